@@ -4,7 +4,7 @@
 
 Of a frozen CNN's mean feature, and of each RUN's image embedding: for all pairs of different photos, and for photos
 and their copies, which are recompressed, cropped, mirrored, downscaled or grey. Prints, for each threshold, the
-number of pairs over it (a few are of one scene) and the share of the copies.
+number of pairs above it (a few are of one scene) and the fraction of the copies.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def jpeg(picture: Pillow.Image, quality: int = 95) -> bytes:
 
 
 def middle(picture: Pillow.Image, share: float) -> Pillow.Image:
-    """The centre crop with `share` of the area."""
+    """The centre crop with a fraction `share` of the area."""
     (w, h), off = picture.size, (1 - share**0.5) / 2
     return picture.crop((round(off * w), round(off * h), round(w - off * w), round(h - off * h)))
 

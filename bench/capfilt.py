@@ -93,7 +93,7 @@ def parse_arguments() -> Study:
 
 
 def check_unchanged(study: Study) -> None:
-    """Records the settings of the sets in the folder. Raises CheckpointError where they were made with others."""
+    """Records the settings of the sets in the folder. Raises CheckpointError if they were made with others."""
     settings = {name: value for name, value in asdict(study).items() if name in ("data", "fraction", "human", "limit")}
     path = study.out / "study.json"
     if path.is_file():

@@ -78,7 +78,7 @@ def read(make: Callable[[Path], DiskCache | FileCache], folder: Path, entries: i
 
 
 def measure(make: Callable[[Path], DiskCache | FileCache], entries: int, numbers: int) -> tuple[float, ...]:
-    """Seconds to write, then what `read` sends, then the number of files."""
+    """Seconds to write, then the values that `read` sends, then the number of files."""
     arrays = {"x": torch.arange(numbers).half()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,7 +1,7 @@
 """Tables and figures of the results pages, from the JSON files beside them: `python -m bench.result_pages`
 
-Each `docs/results/NAME.json` holds one table with its provenance. Its Markdown goes into the pages of docs/ and
-README.md that hold the lines `<!-- table NAME -->` and `<!-- end -->`; where the file has a figure, it goes to
+Each `docs/results/NAME.json` contains one table with its provenance. Its Markdown goes into the pages of docs/ and
+README.md that contain the lines `<!-- table NAME -->` and `<!-- end -->`; if the file has a figure, it goes to
 `docs/images/NAME.svg`.
 
     python -m bench.result_pages --parity FILE    docs/results/parity.json, from `python -m tests.parity --json FILE`
@@ -44,7 +44,7 @@ def records() -> dict[str, Record]:
 
 
 def systems_record() -> Record:
-    """What each system can be pre-trained with and fine-tuned for, as its recipes say."""
+    """The objectives and the fine-tuning tasks of each system, from its recipes."""
     from diptych.cli.arguments import recipe, recipes
     from diptych.config.run import LOSSES
     from diptych.models.configs import PUBLISHED
@@ -86,7 +86,7 @@ def cell(value: Any, digits: int) -> str:
 
 
 def markdown(record: Record) -> str:
-    """The table, and a line that says where its numbers come from."""
+    """The table, and a line with the source of its numbers."""
     names, places = zip(*record["columns"], strict=True)
     words = [
         all(value is None or isinstance(value, str) for value in column) for column in zip(*record["rows"], strict=True)
@@ -105,7 +105,7 @@ def provenance(record: Record) -> str:
 
 
 def with_tables(page: str, tables: dict[str, Record]) -> str:
-    """A page with each of its tables written anew.
+    """A page with each of its tables written again.
 
     Raises:
         KeyError: a table has no results file.
@@ -171,7 +171,7 @@ def _mean_and_error(value: Any) -> tuple[float, float]:
 
 
 def parity_record(report: Record) -> Record:
-    """A row for each system of a parity report: cases, tensors, and the largest error as a share of its tolerance."""
+    """A row for each system of a parity report: cases, tensors, and the largest error relative to its tolerance."""
     systems: dict[str, list[Record]] = {}
     for folder, case in report["folders"].items():
         if not case["passed"]:
@@ -249,7 +249,7 @@ def write(name: str, record: Record) -> None:
 
 
 def rewrite() -> Iterator[Path]:
-    """Writes every table and figure anew; gives the files that changed."""
+    """Writes every table and figure again; returns the files that changed."""
     tables = records()
     for page in pages():
         before = page.read_text(encoding="utf-8")

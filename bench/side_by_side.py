@@ -15,7 +15,7 @@ import torch
 
 @dataclass
 class Timing:
-    """The timings of one candidate. Where other programs share the cores, CPU time is the more reliable."""
+    """The timings of one candidate. If other programs use the cores, CPU time is more reliable."""
 
     wall: list[float] = field(default_factory=list)  # seconds on the clock
     cpu: list[float] = field(default_factory=list)  # seconds of this process on all its threads

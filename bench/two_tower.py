@@ -3,7 +3,7 @@
 Images are features of a frozen CNN (`--image`: encoders/hypercolumns.py, or the last map of
 encoders/efficientnet.py, at `--shorter` pixels), captions MiniLM token states (encoders/minilm.py). Each side is
 pooled and mapped by two layers to a joint space, trained with symmetric InfoNCE. It uses no part of Diptych's
-models: a system of the workbench must reach at least as much on the same features. Evaluated as in papers: every val
+models: a system of the workbench must score at least as high on the same features. Evaluated as in papers: every val
 photo against all captions.
 """
 
@@ -124,7 +124,7 @@ def run(train: Features, val: Features, attended: bool, options: argparse.Namesp
                 * image(grids[owner].float())
                 @ text(words, None if longest is None else real[:, :longest]).T
             )
-            same = owner[:, None] == owner[None]  # a photo's other captions are no negatives
+            same = owner[:, None] == owner[None]  # a photo's other captions are not negatives
             scores = scores.masked_fill(same & ~torch.eye(len(rows), dtype=torch.bool), -torch.inf)
             target = torch.arange(len(rows))
             loss = (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2

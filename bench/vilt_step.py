@@ -2,7 +2,7 @@
 
 Both have the same weights (theirs, through `models.importing`), the same heads, the same batch of ragged photographs
 and captions, and the same three losses: matching and word-patch alignment on one pass, masked words on another.
-Theirs is run as its users run it: padded, and the vocabulary scored at every word, as its ViltForMaskedLM does.
+Theirs runs in its default form: padded, and with logits at every word, as in its ViltForMaskedLM.
 Alignment is solved by our `transport` on both sides, and the masks are drawn outside their step, so that the figures
 are about the model.
 """
@@ -59,7 +59,7 @@ def ragged_batch(size: int, number: int = 0) -> Batch:
 
 
 def useful(batch: Batch) -> float:
-    """The share of a padded batch's tokens that are no padding, every picture padded to the one with most patches."""
+    """The fraction of a padded batch's tokens that are real, with every image padded to the largest."""
     assert batch.text is not None and batch.image is not None
     patches = (batch.image.sizes // PATCH).prod(1)
     real = batch.text.mask.sum() + len(batch) + patches.sum()
@@ -132,7 +132,7 @@ def run(
     """Prints the table and the differences of the losses.
 
     `fresh`: every round has a batch of other shapes, as in training, so that kernels that are compiled for each new
-    shape (bfloat16) cost what they cost there.
+    shape (bfloat16) take as long as there.
     """
     masking = WordMasking(whole_words=False)
     batches = [ragged_batch(size, number) for number in range(1 + rounds * fresh)]

@@ -26,7 +26,7 @@ jaxtyped = jaxtyping.jaxtyped
 
 
 def checked(typechecker: Callable[[Callable], Callable]) -> Callable[[Any], Any]:
-    """`jaxtyping.jaxtyped` for functions whose annotations have shapes; for others the type checker alone.
+    """`jaxtyping.jaxtyped` for functions whose annotations have shapes; for others the type checker only.
 
     Comparing shapes between arguments takes ten times as long as checking types: a third of the tests' time. Functions
     whose annotations cannot be resolved yet, as in a class that is being defined, are left to jaxtyping too.

@@ -25,12 +25,12 @@ SPAN = re.compile(r"`([^`\n]+)`")
 PYTHON = re.compile(r"^(?:<!-- code of (\S+) -->\n)?```(?:python|py)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FILE = re.compile(r"(?<![\w./*{-])((?:[\w*-]+/)+[\w*.-]+\.(?:py|md|json|svg|css|html|npz|txt))(?![\w/])")
-HISTORY = ("CHANGELOG.md",)  # names commands that were
-TO_WRITE = re.compile(r"NAME|DIR|RUN|FILE")  # files that the reader is to make
+HISTORY = ("CHANGELOG.md",)  # names of commands of older versions
+TO_WRITE = re.compile(r"NAME|DIR|RUN|FILE")  # files that the reader creates
 
 
 class Reached(Exception):
-    """A command's words were understood, and its work would begin."""
+    """Raised when a command has parsed its words and would start its work."""
 
 
 WORK = (
@@ -61,7 +61,9 @@ def commands(text: str) -> Iterator[list[str]]:
         line = re.sub(r"^(torchrun|\S*python) .*?-m diptych ", "diptych ", line.strip())
         if line.startswith("diptych ") and not re.search(r"COMMAND|\[|…", line):
             words = shlex.split(line, comments=True)[1:]
-            if len(words) > 1 or words[0] not in COMMANDS:  # a command's name alone is no line to type
+            if (
+                len(words) > 1 or words[0] not in COMMANDS
+            ):  # the name of a command without arguments is not a command line
                 yield words
 
 
@@ -91,7 +93,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def understood(words: list[str]) -> str:
-    """Runs a command up to its work: "" where it gets there, else what it says or its exit status."""
+    """Runs a command up to its work: "" if it gets there, else its message or exit status."""
     try:
         status = main(words)
     except Reached:
@@ -122,24 +124,24 @@ def test_every_command_line_parses(capsys: pytest.CaptureFixture[str]):
         ("diptych pretrain vilt.tiny --out x --steps many", "many"),
     ],
 )
-def test_a_command_line_that_does_not_parse_is_noticed(line: str, message: str, capsys: pytest.CaptureFixture[str]):
+def test_a_command_line_that_does_not_parse_is_detected(line: str, message: str, capsys: pytest.CaptureFixture[str]):
     ((words),) = commands(f"```\n{line}\n```")
     assert understood(words)
     assert message in capsys.readouterr().err
 
 
-def test_bench_and_make_lines_name_what_is_there():
+def test_bench_and_make_lines_name_existing_modules_flags_and_targets():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     wrong = []
     for path in DOCS:
         for line in shell_lines(path.read_text(encoding="utf-8")):
             if path.name not in HISTORY and (made := re.match(r"make ([\w-]+)", line)) and made[1] not in targets:
                 wrong.append(f"{name(path)}: make {made[1]}")
-            if found := re.search(r"-m ((?:bench|tests)[\w.]*)(.*)", line.split("#")[0]):
-                module = ROOT.joinpath(*found[1].split("."))
+            if match := re.search(r"-m ((?:bench|tests)[\w.]*)(.*)", line.split("#")[0]):
+                module = ROOT.joinpath(*match[1].split("."))
                 file = next((f for f in (module.with_suffix(".py"), module / "__main__.py") if f.is_file()), None)
                 source = file.read_text(encoding="utf-8") if file else ""
-                flags = re.findall(r"--[\w-]+", found[2])
+                flags = re.findall(r"--[\w-]+", match[2])
                 wrong += [f"{name(path)}: {line}: {flag}" for flag in flags or [""] if f'"{flag}' not in source]
     assert wrong == []
 
@@ -211,7 +213,7 @@ def test_stale_python_is_noticed(block: str, stale: bool):
 
 
 def missing_files(path: Path, text: str) -> list[str]:
-    """Relative links, and files with a folder before them, that are nowhere in the repository."""
+    """Relative links, and files with a folder before them, that do not exist in the repository."""
     links = [link.partition("#")[0] for link in LINK.findall(text) if "://" not in link and not link.startswith("#")]
     missing = [link for link in links if not (path.parent / link).exists()]
     outside_links = LINK.sub("]", text)
@@ -227,7 +229,7 @@ def test_named_files_exist(path: Path):
     assert missing_files(path, path.read_text(encoding="utf-8")) == []
 
 
-def test_a_missing_file_is_noticed():
+def test_a_missing_file_is_detected():
     text = "[a](docs/nowhere.md) and `models/vilt/figure.py`, but [b](README.md) and `models/vilt/model.py`"
     assert missing_files(ROOT / "README.md", text) == ["docs/nowhere.md", "models/vilt/figure.py"]
 
@@ -246,16 +248,16 @@ def test_tables_are_those_of_the_results_files():
     assert stale == [], "run: python -m bench.result_pages"
 
 
-def test_every_results_file_says_where_it_comes_from_and_is_shown():
-    shown = {table for path in pages() for table in re.findall(r"<!-- table (\w+)", path.read_text(encoding="utf-8"))}
-    assert shown == set(records())
+def test_every_results_file_has_its_provenance_and_a_table():
+    tables = {table for path in pages() for table in re.findall(r"<!-- table (\w+)", path.read_text(encoding="utf-8"))}
+    assert tables == set(records())
     for table, record in records().items():
         assert record.get("source") or (record.get("command") and record.get("date")), table
         assert all(len(row) == len(record["columns"]) for row in record["rows"]), table
         assert "figure" not in record or (ROOT / "docs" / "images" / f"{table}.svg").is_file(), table
 
 
-def test_the_page_on_architecture_holds_the_table_of_levels():
+def test_the_page_on_architecture_has_the_table_of_levels():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     for level, parts in enumerate(LEVELS):
         (row,) = re.findall(rf"^\| {level} \| ([^|]*) \|", text, re.MULTILINE)
@@ -267,7 +269,7 @@ def classes() -> set[str]:
     """Every class and protocol of the package and its tests."""
     files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
     return {
-        found for file in files for found in re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+        name for file in files for name in re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
     }
 
 

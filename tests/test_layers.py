@@ -31,7 +31,7 @@ LEVELS = (
 )
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 
-# Modules of a higher level than their folder: a checkpoint builds task heads, a run holds the config of any model.
+# Modules of a higher level than their folder: a checkpoint builds task heads, a run contains the config of any model.
 HIGHER = (
     (re.compile(r"models\.(\w+\.(resnet_)?checkpoint|importing|initialize|huggingface)\b"), "models/*/checkpoint"),
     (re.compile(r"models\.(\w+\.recipes|common_recipes)\b"), "models/*/recipes"),
@@ -79,7 +79,7 @@ def imported(path: str, tree: ast.AST) -> list[tuple[int, str]]:
 
 
 def wrong_import(part: str, module: str) -> str | None:
-    """Why a file of `part` may not import `module`; None where it may."""
+    """The reason why a file of `part` may not import `module`; None if it may."""
     if module.split(".")[0] in UNSAFE:
         return f"{module}: this can run code from a file"
     if not module.startswith("diptych.") or module.startswith("diptych.__"):
@@ -123,7 +123,7 @@ def test_file_keeps_the_rules(file: Path):
 
 def test_a_file_over_the_limit_is_still_over_it():
     for name in LONG:
-        assert (SRC / name).read_text(encoding="utf-8").count("\n") > LIMIT, f"{name} is short now: strike it from LONG"
+        assert (SRC / name).read_text(encoding="utf-8").count("\n") > LIMIT, f"{name} is short now: remove it from LONG"
 
 
 def test_every_level_is_in_the_tree():

@@ -1,4 +1,4 @@
-"""The benchmark table: finished rows are read back, unfinished ones are resumed, and no number is made up."""
+"""The benchmark table: finished rows are read back, unfinished ones are resumed, and missing numbers stay empty."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def table(
     minutes: float = 9,
     seeds: tuple[int, ...] = (0, 1),
 ) -> dict[str, list[str]]:
-    """The rows of results.md, by name, after `benchmark`."""
+    """Runs `benchmark`; the rows of results.md by name."""
     markdown = run.benchmark(rows, seeds, DATA, out, minutes, EVALUATION)
     assert (out / "results.md").read_text() == markdown
     lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in markdown.splitlines() if "|" in line]
@@ -74,16 +74,16 @@ def few_held_out() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def finished(few_held_out: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both rows with seed 0, and the first with seed 1."""
+    """A folder with both rows for seed 0, and the first for seed 1."""
     out = tmp_path_factory.mktemp("benchmark")
     table(out, seeds=(0,))
     table(out, {"two stages": ROWS["two stages"]}, seeds=(1,))
     return out
 
 
-def test_rows_that_were_not_run_say_so(tmp_path: Path):
-    found = table(tmp_path, minutes=0)
-    assert found == {name: [f"seed 0: {NOT_RUN}; seed 1: {NOT_RUN}", *[NOT_RUN] * 7] for name in ROWS}
+def test_rows_that_were_not_run_are_marked(tmp_path: Path):
+    result = table(tmp_path, minutes=0)
+    assert result == {name: [f"seed 0: {NOT_RUN}; seed 1: {NOT_RUN}", *[NOT_RUN] * 7] for name in ROWS}
     assert not any(cell["stages"] for cell in cells(tmp_path)) and (tmp_path / "report.html").is_file()
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
@@ -92,15 +92,15 @@ def test_rows_that_were_not_run_say_so(tmp_path: Path):
 def test_finished_rows_are_read_back_without_training(finished: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(run, "pretrain", lambda *_: pytest.fail("trained again"))
     monkeypatch.setattr(run, "evaluate", lambda *_: pytest.fail("scored again"))
-    found = table(finished, minutes=0)
-    assert found["two stages"][0] == "0, 1" and found["contrast"][0] == f"0; seed 1: {NOT_RUN}"
-    both, one = found["two stages"], found["contrast"]
+    result = table(finished, minutes=0)
+    assert result["two stages"][0] == "0, 1" and result["contrast"][0] == f"0; seed 1: {NOT_RUN}"
+    both, one = result["two stages"], result["contrast"]
     assert both[2].startswith("toy.words: mlm ") and "; toy.matched: itm " in both[2] and "(0.69)" in both[2]
     assert both[4] == both[6] == "–"
-    assert one[4].count("/") == 4 and "(" in one[4], "recall after re-ranking, and before it in brackets"
-    told = cells(finished)[2]
-    assert told["row"] == "contrast" and told["seed"] == 0
-    (stage,) = told["stages"]
+    assert one[4].count("/") == 4 and "(" in one[4], "recall with re-ranking, and without it in brackets"
+    cell = cells(finished)[2]
+    assert cell["row"] == "contrast" and cell["seed"] == 0
+    (stage,) = cell["stages"]
     (path,) = (finished / "contrast/seed0/last").glob("evaluate-retrieval-*/metrics.json")
     scores = json.loads(path.read_text())
     assert one[3] == f"{100 * stage['scores']['matching']['matching accuracy']:.1f}"
@@ -111,35 +111,35 @@ def test_finished_rows_are_read_back_without_training(finished: Path, monkeypatc
 
 @pytest.mark.slow
 def test_the_mean_and_half_the_range_of_seeds(finished: Path):
-    found = table(finished, minutes=0)
+    result = table(finished, minutes=0)
     values = [100 * cell["stages"][-1]["scores"]["matching"]["matching accuracy"] for cell in cells(finished)[:2]]
-    assert found["two stages"][3] == f"{sum(values) / 2:.1f} ±{abs(values[0] - values[1]) / 2:.1f}"
+    assert result["two stages"][3] == f"{sum(values) / 2:.1f} ±{abs(values[0] - values[1]) / 2:.1f}"
 
 
 @pytest.mark.slow
 def test_a_stage_starts_from_the_one_before(finished: Path):
-    told = json.loads((finished / "two stages/seed1/last/run.json").read_text())["run"]
-    assert told["init_from"] == str(finished / "two stages/seed1/stage1") and told["training"]["seed"] == 1
+    run_json = json.loads((finished / "two stages/seed1/last/run.json").read_text())["run"]
+    assert run_json["init_from"] == str(finished / "two stages/seed1/stage1") and run_json["training"]["seed"] == 1
 
 
 @pytest.mark.slow
 def test_an_interrupted_row_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows, evaluate = {"contrast": ROWS["contrast"]}, run.evaluate
 
-    def interrupted(folder: Path, asked: Evaluation) -> dict[str, float]:
-        if asked.task == "matching":
+    def interrupted(folder: Path, evaluation: Evaluation) -> dict[str, float]:
+        if evaluation.task == "matching":
             raise SystemExit(130)
-        return evaluate(folder, asked)
+        return evaluate(folder, evaluation)
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "evaluate", interrupted)
         with pytest.raises(SystemExit):
             table(tmp_path, rows, seeds=(0,))
     assert "not run" in (tmp_path / "results.md").read_text() and not cells(tmp_path)[0]["stages"]
-    asked: list[str] = []
+    tasks: list[str] = []
     monkeypatch.setattr(run, "pretrain", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr(run, "evaluate", lambda folder, how: asked.append(how.task) or evaluate(folder, how))
-    assert table(tmp_path, rows, seeds=(0,))["contrast"][0] == "0" and asked == ["matching"]
+    monkeypatch.setattr(run, "evaluate", lambda folder, config: tasks.append(config.task) or evaluate(folder, config))
+    assert table(tmp_path, rows, seeds=(0,))["contrast"][0] == "0" and tasks == ["matching"]
 
 
 @pytest.mark.slow
@@ -152,32 +152,32 @@ def test_a_failed_row_is_reported_and_the_others_run(tmp_path: Path, monkeypatch
         pretrain(stage, out)
 
     monkeypatch.setattr(run, "pretrain", failing)
-    found = table(tmp_path, seeds=(0,))
-    assert found["two stages"] == ["seed 0: failed: DataError: no such file", *[NOT_RUN] * 7]
-    assert found["contrast"][0] == "0"
+    result = table(tmp_path, seeds=(0,))
+    assert result["two stages"] == ["seed 0: failed: DataError: no such file", *[NOT_RUN] * 7]
+    assert result["contrast"][0] == "0"
 
 
 @pytest.mark.slow
 def test_a_folder_of_other_settings_is_not_this_row(finished: Path):
     longer = replace(contrasted(), training=replace(SHORT, steps=5))
     before = (finished / "contrast/seed0/last/metrics.jsonl").read_bytes()
-    found = table(finished, {"contrast": (longer,)}, seeds=(0,))
-    assert "failed: RunError: " in found["contrast"][0] and "holds a run of other settings" in found["contrast"][0]
+    result = table(finished, {"contrast": (longer,)}, seeds=(0,))
+    assert "failed: RunError: " in result["contrast"][0] and "holds a run of other settings" in result["contrast"][0]
     assert (finished / "contrast/seed0/last/metrics.jsonl").read_bytes() == before
 
 
 def test_published_rows_follow_with_their_source(tmp_path: Path):
     table(tmp_path, minutes=0)
-    told = (tmp_path / "results.md").read_text()
-    assert told.index("| published |") > told.index("| system |")
-    assert "16.5 / 40.6 / 54.2" in told and "CVPR 2015" in told and "not verified here" in told
+    text = (tmp_path / "results.md").read_text()
+    assert text.index("| published |") > text.index("| system |")
+    assert "16.5 / 40.6 / 54.2" in text and "CVPR 2015" in text and "not verified here" in text
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     rows = ["--rows", "vilt,vilt.small_text+vilt.small"]
     assert main(["benchmark", "--data", DATA, "--out", str(tmp_path), "--minutes", "0", "--seeds", "3", *rows]) == 0
-    told = capsys.readouterr().out
-    assert "| vilt | seed 3: not run |" in told and "| vilt.small_text+vilt.small | seed 3: not run |" in told
+    output = capsys.readouterr().out
+    assert "| vilt | seed 3: not run |" in output and "| vilt.small_text+vilt.small | seed 3: not run |" in output
     assert main(["benchmark", "--data", DATA, "--seeds", "a"]) == 2 and "--seeds" in capsys.readouterr().err
     assert main(["benchmark"]) == 2 and "--data is missing" in capsys.readouterr().err
     assert main(["benchmark", "--data", DATA, "--rows", "vlit"]) == 2 and "did you mean vilt" in capsys.readouterr().err

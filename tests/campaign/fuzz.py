@@ -1,9 +1,9 @@
 """Runs one reader of the table on seeded mutations of its valid inputs: python -m tests.campaign.fuzz READER --inputs 500 --seed 0 --out FILE.
 
-Every input must end in a value or in one of the reader's own errors, within SECONDS of processor time and MEMORY
+Every input must give a value or raise one of the reader's own errors, within SECONDS of processor time and MEMORY
 more than before, run no code (a canary file, and Python's audit events), and open nothing outside its own folder.
-Inputs are read in a child process; what kills it is a failure of the input that it was at, and another goes on
-behind that one.
+Inputs are read in a child process; if it dies, its current input has failed, and another child continues with
+the next input.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from typing import Any
 from tests.campaign.mutations import CANARY, mutated
 from tests.campaign.readers import READERS, Reader
 
-SECONDS = 10  # of processor time for one input
-MEMORY = 1 << 30  # bytes more than before it
-ADDRESSES = 8 << 30  # bytes of address space more than before: what is asked for beyond fails
+SECONDS = 10  # processor time for one input
+MEMORY = 1 << 30  # bytes more than before the input
+ADDRESSES = 8 << 30  # bytes of address space more than before; larger allocations fail
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.", "socket.connect", "socket.bind", "pickle.find_class", "webbrowser.")  # fmt: skip
 WRITES = (
     "os.remove",
@@ -56,27 +56,27 @@ READABLE = (
 
 
 class Watch:
-    """Records, by Python's audit events, code that is run and files opened outside `folder`. It cannot be removed."""
+    """Records, by Python's audit events, executed code and opened files outside `folder`. It cannot be removed."""
 
     def __init__(self, folder: Path):
-        self.folder, self.seen = os.path.realpath(folder), list[str]()
+        self.folder, self.events = os.path.realpath(folder), list[str]()
         sys.addaudithook(self._event)
 
     def _event(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event.startswith(FORBIDDEN):
-            self.seen.append(f"{event} {str(arguments)[:200]}")
+            self.events.append(f"{event} {str(arguments)[:200]}")
         elif event == "open" and isinstance(arguments[0], str | bytes):
             path, mode, flags = arguments
             writes = bool(set(str(mode)) & set("wax+")) or bool((flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
             if not self._inside(path, () if writes else READABLE) and os.fsdecode(path) != os.devnull:
-                self.seen.append(f"open {path!r:.200} {mode}")
+                self.events.append(f"open {path!r:.200} {mode}")
         elif event.startswith(WRITES) and isinstance(arguments[0], str | bytes) and not self._inside(arguments[0], ()):
-            self.seen.append(f"{event} {arguments[0]!r:.200}")
+            self.events.append(f"{event} {arguments[0]!r:.200}")
 
     def _inside(self, path: str | bytes, others: tuple[str, ...]) -> bool:
         try:
             real = os.path.realpath(os.fsdecode(path))
-        except ValueError:  # a NUL in it: the system opens no such thing
+        except ValueError:  # a NUL in the path: the system cannot open it
             return True
         return any(real == folder or real.startswith(folder + os.sep) for folder in (self.folder, *others))
 
@@ -88,7 +88,7 @@ def status(name: str) -> int:
 
 
 def in_child(reader: Reader, workspace: Path, seed: int, numbers: range, pipe: int) -> None:
-    """Reads inputs one after the other; a line of JSON before and behind each."""
+    """Reads inputs in turn; writes a line of JSON before and after each."""
     folder = workspace / "case"
     os.chdir(folder)
     os.environ |= {"DIPTYCH_CACHE": str(folder / "cache"), "HOME": str(folder)}
@@ -105,10 +105,10 @@ def in_child(reader: Reader, workspace: Path, seed: int, numbers: range, pipe: i
 
     for number in numbers:
         tell(number=number)
-        watch.seen.clear()
+        watch.events.clear()
         path = reader.place(folder, input_of(reader, seed, number))
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
-        watch.seen.clear()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is measured from here
+        watch.events.clear()
         before, began = status("VmRSS"), time.process_time()
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
@@ -121,18 +121,18 @@ def in_child(reader: Reader, workspace: Path, seed: int, numbers: range, pipe: i
         except BaseException as error:
             outcome, why = "failed", f"{type(error).__name__}: {error}"[:300]
         signal.setitimer(signal.ITIMER_PROF, 0)
-        grown, seen = status("VmHWM") - before, list(watch.seen)
+        grown, caught = status("VmHWM") - before, list(watch.events)
         if grown > MEMORY:
             outcome, why = "failed", f"took {grown >> 20} MiB; {why}"
         if (folder / CANARY).exists() or (workspace / CANARY).exists():
             outcome, why = "failed", f"code was run; {why}"
-        if seen:
-            outcome, why = "failed", f"{seen[:3]}; {why}"
+        if caught:
+            outcome, why = "failed", f"{caught[:3]}; {why}"
         tell(outcome=outcome, why=why, seconds=time.process_time() - began, grown=grown)
 
 
 def input_of(reader: Reader, seed: int, number: int) -> bytes:
-    """The input of that number: the same wherever it is made."""
+    """The input of that number: the same in every process."""
     if number < len(reader.crafted):
         return reader.crafted[number]
     draw = random.Random(f"{seed}/{reader.name}/{number}")
@@ -141,7 +141,7 @@ def input_of(reader: Reader, seed: int, number: int) -> bytes:
 
 
 def fork(work: Callable[[int], None]) -> tuple[int, Any]:
-    """A child that does `work` and writes to a pipe; its number and the pipe's other end."""
+    """A child process that runs `work` and writes to a pipe; its pid and the pipe's read end."""
     out, into = os.pipe()
     sys.stdout.flush()
     child = os.fork()
@@ -156,8 +156,8 @@ def fork(work: Callable[[int], None]) -> tuple[int, Any]:
 
 
 def campaign(reader: Reader, workspace: Path, seed: int, numbers: range, until: float) -> dict[str, Any]:
-    """What came of all inputs, or of those for which there was time."""
-    found, failures = Counter[str](), list[dict[str, Any]]()
+    """The outcomes of all inputs, or of those for which there was time."""
+    outcomes, failures = Counter[str](), list[dict[str, Any]]()
     slowest, largest, done, number = 0.0, 0, numbers.start, numbers.start
     while done < numbers.stop and time.monotonic() < until:
         rest = range(done, numbers.stop)
@@ -170,16 +170,16 @@ def campaign(reader: Reader, workspace: Path, seed: int, numbers: range, until: 
                         os.kill(child, signal.SIGKILL)
                         break
                     continue
-                found[line["outcome"]] += 1
+                outcomes[line["outcome"]] += 1
                 slowest, largest, done = max(slowest, line["seconds"]), max(largest, line["grown"]), number + 1
                 if line["outcome"] == "failed":
                     failures.append({"number": number, "why": line["why"]})
-        _, ended = os.waitpid(child, 0)
+        _, exit_status = os.waitpid(child, 0)
         if done <= number < numbers.stop and time.monotonic() < until:
-            found["failed"] += 1
-            failures.append({"number": number, "why": f"the process ended: {died(ended)}"})
+            outcomes["failed"] += 1
+            failures.append({"number": number, "why": f"the process ended: {died(exit_status)}"})
             done = number + 1
-    counts = {name: found[name] for name in ("values", "refused", "failed")}
+    counts = {name: outcomes[name] for name in ("values", "refused", "failed")}
     return {
         "reader": reader.name, "seed": seed, "date": f"{date.today()}", "machine": machine(), "inputs": sum(counts.values()), **counts,
         "slowest": round(slowest, 2), "largest": largest, "failures": failures[:20],
@@ -187,41 +187,41 @@ def campaign(reader: Reader, workspace: Path, seed: int, numbers: range, until: 
 
 
 def machine() -> str:
-    """What the numbers depend on."""
+    """The versions that the numbers depend on."""
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
-def died(ended: int) -> str:
-    if not os.WIFSIGNALED(ended):
-        return f"status {os.waitstatus_to_exitcode(ended)}"
-    name = signal.Signals(os.WTERMSIG(ended)).name
+def died(exit_status: int) -> str:
+    if not os.WIFSIGNALED(exit_status):
+        return f"status {os.waitstatus_to_exitcode(exit_status)}"
+    name = signal.Signals(os.WTERMSIG(exit_status)).name
     return f"{name}, more than {SECONDS} s of processor time" if name == "SIGPROF" else name
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("reader", choices=sorted(READERS))
-    asked.add_argument("--inputs", type=int, default=200)
-    asked.add_argument("--first", type=int, default=0)
-    asked.add_argument("--seed", type=int, default=0)
-    asked.add_argument("--seconds", type=float, default=600)
-    asked.add_argument("--out", type=Path, help="where the counts go as JSON")
-    told = asked.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("reader", choices=sorted(READERS))
+    parser.add_argument("--inputs", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--out", type=Path, help="where the counts go as JSON")
+    args = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as made:
         workspace = Path(made)
         (workspace / "case").mkdir()
-        reader = replace(READERS[told.reader](workspace / "case"), name=told.reader)
-        (workspace / "secret.jpg").write_bytes(reader.seeds[0])  # what no reader may open
+        reader = replace(READERS[args.reader](workspace / "case"), name=args.reader)
+        (workspace / "secret.jpg").write_bytes(reader.seeds[0])  # a file that no reader may open
         for data in reader.seeds:
-            reader.read(reader.place(workspace / "case", data))  # a valid input is read, or nothing is tested
-        numbers = range(told.first, told.first + told.inputs)
-        found = campaign(reader, workspace, told.seed, numbers, began + told.seconds)
-    found["seconds"] = round(time.monotonic() - began, 1)
-    if told.out:
-        told.out.write_text(json.dumps(found, indent=1))
-    print(json.dumps(found, indent=1))
-    sys.exit(1 if found["failed"] else 0)
+            reader.read(reader.place(workspace / "case", data))  # a valid input must be read, else nothing is tested
+        numbers = range(args.first, args.first + args.inputs)
+        record = campaign(reader, workspace, args.seed, numbers, began + args.seconds)
+    record["seconds"] = round(time.monotonic() - began, 1)
+    if args.out:
+        args.out.write_text(json.dumps(record, indent=1))
+    print(json.dumps(record, indent=1))
+    sys.exit(1 if record["failed"] else 0)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ TOKENS = (
 
 
 def mutated(data: bytes, others: Sequence[bytes], tokens: Sequence[bytes], draw: random.Random) -> bytes:
-    """`data` after one to four drawn changes. `others`: valid files that pieces are taken from."""
+    """`data` after one to four random changes. `others`: valid files that pieces are taken from."""
     for _ in range(draw.choice((1, 1, 2, 4))):
         data = draw.choice(CHANGES)(data, others, tokens, draw)
     return data
@@ -52,22 +52,22 @@ def edit_length(data: bytes, others: Sequence[bytes], tokens: Sequence[bytes], d
 
 
 def edit_number(data: bytes, others: Sequence[bytes], tokens: Sequence[bytes], draw: random.Random) -> bytes:
-    found = list(re.finditer(rb"-?\d+(?:\.\d+)?", data[:200_000]))
-    if not found:
+    matches = list(re.finditer(rb"-?\d+(?:\.\d+)?", data[:200_000]))
+    if not matches:
         return edit_length(data, others, tokens, draw)
-    place = draw.choice(found)
-    return data[: place.start()] + draw.choice(NUMBERS) + data[place.end() :]
+    match = draw.choice(matches)
+    return data[: match.start()] + draw.choice(NUMBERS) + data[match.end() :]
 
 
 def edit_word(data: bytes, others: Sequence[bytes], tokens: Sequence[bytes], draw: random.Random) -> bytes:
-    """A quoted string, or a word, replaced by one that a reader looks for, by another type, or by a path outside."""
-    found = list(re.finditer(rb'"[^"\n]{0,200}"|[a-z_]{3,40}', data[:200_000]))
+    """A quoted string or a word, replaced by one of the reader's keywords, by another type, or by a path outside."""
+    matches = list(re.finditer(rb'"[^"\n]{0,200}"|[a-z_]{3,40}', data[:200_000]))
     token = draw.choice((*tokens, *TOKENS))
-    if not found:
+    if not matches:
         return insert(data, others, tokens, draw)
-    place = draw.choice(found)
-    quoted = place[0].startswith(b'"') and draw.random() < 0.7
-    return data[: place.start()] + (b'"' + token + b'"' if quoted else token) + data[place.end() :]
+    match = draw.choice(matches)
+    quoted = match[0].startswith(b'"') and draw.random() < 0.7
+    return data[: match.start()] + (b'"' + token + b'"' if quoted else token) + data[match.end() :]
 
 
 def insert(data: bytes, others: Sequence[bytes], tokens: Sequence[bytes], draw: random.Random) -> bytes:
@@ -90,7 +90,7 @@ CHANGES = (flip, flip, truncate, splice, edit_length, edit_length, edit_number, 
 
 
 def png_sealed(data: bytes) -> bytes:
-    """A PNG with the checksums that its chunks should have, so that what is inside them is read."""
+    """A PNG with its chunks' checksums repaired, so that the content of the chunks is read."""
     out, at = bytearray(data), 8
     while at + 12 <= len(out):
         end = at + 8 + int.from_bytes(out[at : at + 4])
@@ -102,7 +102,7 @@ def png_sealed(data: bytes) -> bytes:
 
 
 def tar_sealed(data: bytes) -> bytes:
-    """A tar in which every block that looks like a header has the checksum that it should have."""
+    """A tar with the checksum repaired in every block that looks like a header."""
     out = bytearray(data)
     for at in range(0, len(out) - 511, 512):
         if out[at + 257 : at + 262] == b"ustar":

@@ -60,28 +60,28 @@ class Reader:
 
 
 def under(name: str, folder: Path, data: bytes) -> Path:
-    """Places an input as a file of that name."""
+    """Writes an input as a file of that name."""
     (folder / name).write_bytes(data)
     return folder / name
 
 
 class Refused(Exception):
-    """A command ended with its one line."""
+    """Raised if a command ends with its one-line error."""
 
 
 def command(*words: str) -> None:
-    """Runs a command line, whose output is dropped. Raises Refused; whatever is no refusal shows itself as it is."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
+    """Runs a command line without output. Raises Refused for its one-line error; other exceptions propagate."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:
         status = main(list(words))
     if status:
-        assert status == 2 and said.getvalue().count("\n") >= 1, (status, said.getvalue()[:300])
+        assert status == 2 and errors.getvalue().count("\n") >= 1, (status, errors.getvalue()[:300])
         raise Refused
 
 
-# Pictures
+# Images
 
 
-def picture(format: str, size: tuple[int, int] = (20, 14), mode: str = "RGB", **options: Any) -> bytes:
+def image_bytes(format: str, size: tuple[int, int] = (20, 14), mode: str = "RGB", **options: Any) -> bytes:
     noise = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     out = io.BytesIO()
     Pillow.fromarray(noise).convert(mode).save(out, format, **options)
@@ -95,30 +95,32 @@ def numeric(kind: str) -> bytes:
 
 
 def frames(format: str) -> bytes:
-    return picture(format, save_all=True, append_images=[Pillow.new("RGB", (20, 14), (k * 60, 3, 9)) for k in range(3)])
+    return image_bytes(
+        format, save_all=True, append_images=[Pillow.new("RGB", (20, 14), (k * 60, 3, 9)) for k in range(3)]
+    )
 
 
 EXIF = Pillow.Exif()
 EXIF[0x0112] = 6
-PICTURES: dict[str, Callable[[], list[bytes]]] = {
-    "jpeg": lambda: [picture("JPEG"), picture("JPEG", progressive=True, exif=EXIF), picture("JPEG", mode="CMYK"), picture("JPEG", mode="L", quality=20), picture("JPEG", restart_marker_rows=1)],
+IMAGES: dict[str, Callable[[], list[bytes]]] = {
+    "jpeg": lambda: [image_bytes("JPEG"), image_bytes("JPEG", progressive=True, exif=EXIF), image_bytes("JPEG", mode="CMYK"), image_bytes("JPEG", mode="L", quality=20), image_bytes("JPEG", restart_marker_rows=1)],
     "mpo": lambda: [frames("MPO")],
-    "png": lambda: [picture("PNG", exif=EXIF), picture("PNG", mode="RGBA"), picture("PNG", mode="P", transparency=3), picture("PNG", mode="1"), picture("PNG", mode="LA"), frames("PNG")],
-    "gif": lambda: [picture("GIF", mode="P", comment=b"made by hand"), frames("GIF")],
-    "bmp": lambda: [picture("BMP"), picture("BMP", mode="P"), picture("BMP", mode="1")],
-    "tiff": lambda: [picture("TIFF", compression=way) for way in (None, "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")] + [picture("TIFF", mode="1", compression="group4"), picture("TIFF", mode="RGBA"), picture("TIFF", mode="CMYK"), *map(numeric, ("float32", "int32", "uint16", "int16")), frames("TIFF")],
-    "webp": lambda: [picture("WEBP", exif=EXIF), picture("WEBP", lossless=True, mode="RGBA"), frames("WEBP")],
-    "ppm": lambda: [picture("PPM"), picture("PPM", mode="L"), picture("PPM", mode="1"), b"P3 2 2 9\n" + b"1 2 3 " * 4, b"P2 2 2 9\n1 2 3 4\n", b"P5 2 2 999\n" + bytes(range(8)), b"Pf 2 2 -1.0\n" + VALUES.tobytes()[:16], b"P6 2 2 99\n" + bytes(12)],
+    "png": lambda: [image_bytes("PNG", exif=EXIF), image_bytes("PNG", mode="RGBA"), image_bytes("PNG", mode="P", transparency=3), image_bytes("PNG", mode="1"), image_bytes("PNG", mode="LA"), frames("PNG")],
+    "gif": lambda: [image_bytes("GIF", mode="P", comment=b"made by hand"), frames("GIF")],
+    "bmp": lambda: [image_bytes("BMP"), image_bytes("BMP", mode="P"), image_bytes("BMP", mode="1")],
+    "tiff": lambda: [image_bytes("TIFF", compression=way) for way in (None, "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")] + [image_bytes("TIFF", mode="1", compression="group4"), image_bytes("TIFF", mode="RGBA"), image_bytes("TIFF", mode="CMYK"), *map(numeric, ("float32", "int32", "uint16", "int16")), frames("TIFF")],
+    "webp": lambda: [image_bytes("WEBP", exif=EXIF), image_bytes("WEBP", lossless=True, mode="RGBA"), frames("WEBP")],
+    "ppm": lambda: [image_bytes("PPM"), image_bytes("PPM", mode="L"), image_bytes("PPM", mode="1"), b"P3 2 2 9\n" + b"1 2 3 " * 4, b"P2 2 2 9\n1 2 3 4\n", b"P5 2 2 999\n" + bytes(range(8)), b"Pf 2 2 -1.0\n" + VALUES.tobytes()[:16], b"P6 2 2 99\n" + bytes(12)],
 }  # fmt: skip
 
 
-def pictures(format: str, folder: Path) -> Reader:
+def images(format: str, folder: Path) -> Reader:
     def read(path: Path) -> None:
         for least in (None, 5):
             decode(path.read_bytes(), "x", min_side=least)
 
     seal = png_sealed if format == "png" else None
-    return Reader(format, PICTURES[format](), partial(under, f"a.{format}"), read, seal=seal)
+    return Reader(format, IMAGES[format](), partial(under, f"a.{format}"), read, seal=seal)
 
 
 # Tars
@@ -135,7 +137,7 @@ def tar_of(format: int, members: dict[str, bytes]) -> bytes:
 
 
 def tars(folder: Path) -> Reader:
-    image, long = picture("PNG"), "folder/" * 30
+    image, long = image_bytes("PNG"), "folder/" * 30
     members = {
         "0.png": image,
         "0.txt": b"a dog",
@@ -171,11 +173,11 @@ def tars(folder: Path) -> Reader:
 # Tables and JSON of captions and questions
 
 
-def beside_pictures(name: str, folder: Path, data: bytes) -> Path:
+def beside_images(name: str, folder: Path, data: bytes) -> Path:
     for k in range(0 if (folder / "images").exists() else 3):
         (folder / "images").mkdir(exist_ok=True)
-        under(f"images/{k}.png", folder, picture("PNG"))
-        under(f"images/COCO_val2014_{k:012}.jpg", folder, picture("JPEG"))
+        under(f"images/{k}.png", folder, image_bytes("PNG"))
+        under(f"images/COCO_val2014_{k:012}.jpg", folder, image_bytes("JPEG"))
     return under(name, folder, data)
 
 
@@ -213,22 +215,24 @@ def table(suffix: str) -> bytes:
 
 
 def json_of(
-    name: str, held: object, read: Callable[[Path], None], beside: tuple[str, object] | None = None
+    name: str, value: object, read: Callable[[Path], None], beside: tuple[str, object] | None = None
 ) -> Callable:
     def made(folder: Path) -> Reader:
         def place(folder: Path, data: bytes) -> Path:
-            path = beside_pictures(name, folder, data)
+            path = beside_images(name, folder, data)
             if beside:
                 under(beside[0], folder, json.dumps(beside[1]).encode())
             return path.with_name(QUESTIONS) if beside and name != QUESTIONS else path
 
-        return Reader(name, [json.dumps(held).encode(), json.dumps(held, indent=1).encode()], place, read, tokens=WORDS)
+        return Reader(
+            name, [json.dumps(value).encode(), json.dumps(value, indent=1).encode()], place, read, tokens=WORDS
+        )
 
     return made
 
 
 def tables(suffix: str, read: Callable[[Path], None], folder: Path) -> Reader:
-    return Reader(suffix, [table(suffix)], partial(beside_pictures, f"rows.{suffix}"), read, tokens=WORDS)
+    return Reader(suffix, [table(suffix)], partial(beside_images, f"rows.{suffix}"), read, tokens=WORDS)
 
 
 QUESTIONS, ANNOTATIONS = "v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json"
@@ -244,7 +248,7 @@ def regions() -> dict[str, Any]:
 
 def pickles() -> list[bytes]:
     plain = {"none": None, "numbers": [1, -5, 2**40, 0.5], "text": "é", b"bytes": (b"\xff", True), 7: {"a": {}}}
-    return [pickle.dumps(held, protocol) for held in (regions(), plain) for protocol in (0, 2, 4, 5)]
+    return [pickle.dumps(value, protocol) for value in (regions(), plain) for protocol in (0, 2, 4, 5)]
 
 
 def in_database(folder: Path, data: bytes) -> Path:
@@ -262,12 +266,12 @@ def load_17(path: Path) -> object:
 
 
 def npy() -> list[bytes]:
-    found = []
+    files = []
     for array in (VALUES[:2], np.asfortranarray(VALUES[:2]), VALUES[:2].astype(">f8")):
         out = io.BytesIO()
         np.save(out, array)
-        found.append(out.getvalue())
-    return found
+        files.append(out.getvalue())
+    return files
 
 
 def zipped(members: dict[str, bytes]) -> bytes:
@@ -302,8 +306,8 @@ def whole_npz(folder: Path, data: bytes) -> Path:
 def region_rows() -> list[bytes]:
     from base64 import b64encode
 
-    held = regions()
-    boxes, features = b64encode(held["boxes"].tobytes()), b64encode(VALUES[:2].tobytes())
+    fields = regions()
+    boxes, features = b64encode(fields["boxes"].tobytes()), b64encode(VALUES[:2].tobytes())
     six = [b"17", b"100", b"50", b"2", boxes, features]
     ten = [b"17", b"50", b"100", *[b64encode(bytes(8))] * 4, b"2", boxes, features]
     return [b"\t".join(six) + b"\n", b"\t".join(ten) + b"\n"]
@@ -338,13 +342,13 @@ def vocabularies(suffix: str, folder: Path) -> Reader:
         "json": [json.dumps({"word2idx": words, "idx": len(words)}).encode()],
         "pkl": [pickle.dumps({"word2idx": words, "idx": 6}, protocol) for protocol in (0, 2, 4)],
     }
-    held = seeds[suffix] if suffix in seeds else [sentencepiece_model()]
+    contents = seeds[suffix] if suffix in seeds else [sentencepiece_model()]
 
     def read(path: Path) -> None:
-        found = read_vocabulary(path)
-        found.subwords.decode(found.subwords.encode("a dog runs"))
+        vocabulary = read_vocabulary(path)
+        vocabulary.subwords.decode(vocabulary.subwords.encode("a dog runs"))
 
-    return Reader(f"vocabulary.{suffix}", held, partial(under, f"words.{suffix}"), read, tokens=(*(s.encode() for s in SPECIAL), b"word2idx"))  # fmt: skip
+    return Reader(f"vocabulary.{suffix}", contents, partial(under, f"words.{suffix}"), read, tokens=(*(s.encode() for s in SPECIAL), b"word2idx"))  # fmt: skip
 
 
 def sentencepiece_model() -> bytes:
@@ -379,7 +383,9 @@ def in_pth(folder: Path, data: bytes) -> Path:
     """PyTorch's archive, with these bytes as the pickle in it."""
     with zipfile.ZipFile(io.BytesIO(pth())) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    return under("a.pth", folder, zipped({n: data if n.endswith("data.pkl") else held for n, held in members.items()}))
+    return under(
+        "a.pth", folder, zipped({n: data if n.endswith("data.pkl") else content for n, content in members.items()})
+    )
 
 
 def pickle_of_pth() -> bytes:
@@ -400,13 +406,13 @@ def npz_state(folder: Path) -> Reader:
     return Reader("checkpoint.npz", [out.getvalue()], partial(under, "a.npz"), load_state_dict, (WeightsError,))
 
 
-# Whole folders, read by the command that a user gives
+# Whole folders, read by the command line
 
 TINY = ["pretrain", "vilt.tiny", "--model.dim", "16", "--model.depth", "1", "--model.num_heads", "2", "--model.mlp_dim", "32", "--model.text_length", "24", "--data", "scenes:20", "--batch_size", "4", "--steps", "3", "--log_every", "1", "--checkpoint_every", "2", "--workers", "0", "--precision", "fp32", "--device", "cpu"]  # fmt: skip
 
 
 def run_folder(file: str, words: Callable[[Path], list[str]], folder: Path) -> Reader:
-    """A finished run of which one file is mutated, and the command that then reads it. The other files are put back each time."""
+    """A finished run, one file of which is mutated, and the command that reads it. Other files are restored each time."""
     command(*TINY, "--out", str(folder / "kept"))
 
     def place(folder: Path, data: bytes) -> Path:
@@ -417,13 +423,13 @@ def run_folder(file: str, words: Callable[[Path], list[str]], folder: Path) -> R
     def read(path: Path) -> None:
         command(*words(folder / "run"))
 
-    held = (folder / "kept" / file).read_bytes()
+    content = (folder / "kept" / file).read_bytes()
     large = [
         (b'"width": 16', b'"width": 20000'),
         (b'"depth": 1', b'"depth": 10000000'),
         (b'"heads": 2', b'"heads": 0.5'),
     ]
-    crafted = [held.replace(*pair) for pair in large if pair[0] in held]
+    crafted = [content.replace(*pair) for pair in large if pair[0] in content]
     tokens = (
         b"width",
         b"depth",
@@ -437,7 +443,7 @@ def run_folder(file: str, words: Callable[[Path], list[str]], folder: Path) -> R
         b"rest",
         b"F32",
     )
-    return Reader(f"run/{file}", [held], place, read, (Refused,), tokens, crafted=crafted)
+    return Reader(f"run/{file}", [content], place, read, (Refused,), tokens, crafted=crafted)
 
 
 def again(run: Path) -> list[str]:
@@ -449,7 +455,7 @@ def scored(run: Path) -> list[str]:
 
 
 def hugging_face(file: str, folder: Path) -> Reader:
-    """A folder as Hugging Face keeps a ViT, of which one file is mutated, imported."""
+    """Imports a folder of Hugging Face's ViT, one file of which is mutated."""
     transformers = __import__("transformers")
     config = transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=16, num_labels=3)  # fmt: skip
     transformers.ViTForImageClassification(config).save_pretrained(folder / "kept")
@@ -479,7 +485,7 @@ def plain(name: str, seeds: Callable[[], Sequence[bytes]], place: Callable, read
 
 
 QUICK: dict[str, Callable[[Path], Reader]] = {
-    **{name: partial(pictures, name) for name in PICTURES},
+    **{name: partial(images, name) for name in IMAGES},
     "tar": tars,
     **{f"captions.{suffix}": partial(tables, suffix, read_captions) for suffix in ("csv", "tsv", "jsonl")},
     **{f"questions.{suffix}": partial(tables, suffix, read_questions) for suffix in ("csv", "jsonl")},
@@ -511,4 +517,4 @@ COMMANDS: dict[str, Callable[[Path], Reader]] = {
     "hf model.safetensors": partial(hugging_face, "model.safetensors"),
 }
 READERS = QUICK | COMMANDS
-assert is_user_error(DataError())  # what commands may refuse with is said there
+assert is_user_error(DataError())  # the errors that commands may end with

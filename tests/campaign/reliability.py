@@ -33,7 +33,7 @@ a run that was never killed, bit by bit.
 
 
 def page(records: Sequence[dict[str, Any]]) -> str:
-    """The page, from the records of one campaign. Raises ValueError where they are of several, or there are none."""
+    """The page, from the records of one campaign. Raises ValueError if they are of several, or there are none."""
     about = {(one["seed"], one["date"], one["machine"]) for one in records}
     if len(about) != 1:
         raise ValueError(f"records of {len(about)} campaigns, where one is expected: run `make campaign`")
@@ -55,8 +55,8 @@ def page(records: Sequence[dict[str, Any]]) -> str:
 
 
 def main(records: str, out: str) -> None:
-    found = [json.loads(path.read_text()) for path in sorted(Path(records).glob("*.json"))]
-    Path(out).write_text(page(found), encoding="utf-8")
+    loaded = [json.loads(path.read_text()) for path in sorted(Path(records).glob("*.json"))]
+    Path(out).write_text(page(loaded), encoding="utf-8")
 
 
 if __name__ == "__main__":

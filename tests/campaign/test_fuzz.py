@@ -1,4 +1,4 @@
-"""Every reader of untrusted files, on damaged valid inputs: a value or the reader's own error, nothing else."""
+"""Every reader of untrusted files, on damaged valid inputs: a value or the reader's own error, and no other outcome."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 
 from tests.campaign.fuzz import input_of
 from tests.campaign.mutations import mutated, png_sealed, tar_sealed
-from tests.campaign.readers import COMMANDS, QUICK, Reader, picture, tar_of
+from tests.campaign.readers import COMMANDS, QUICK, Reader, image_bytes, tar_of
 
 HERE = Path(__file__).parent
 SEED = int(os.environ.get("DIPTYCH_CAMPAIGN_SEED", "0"))
-RECORDS = os.environ.get("DIPTYCH_CAMPAIGN", "")  # the folder that gets the counts
-INPUTS, OF_COMMANDS, SECONDS = 1000, 20, 60  # a reader stops at its inputs or at its seconds, whichever comes first
+RECORDS = os.environ.get("DIPTYCH_CAMPAIGN", "")  # the folder for the counts
+INPUTS, OF_COMMANDS, SECONDS = 1000, 20, 60  # a reader stops after its inputs or seconds, whichever comes first
 
 
 @pytest.mark.campaign
@@ -25,18 +25,18 @@ INPUTS, OF_COMMANDS, SECONDS = 1000, 20, 60  # a reader stops at its inputs or a
 @pytest.mark.parametrize(
     ("reader", "inputs"), [*((name, OF_COMMANDS) for name in COMMANDS), *((name, INPUTS) for name in QUICK)]
 )
-def test_every_input_ends_in_a_value_or_in_the_reader_s_own_error(reader: str, inputs: int, tmp_path: Path):
+def test_every_input_gives_a_value_or_the_readers_own_error(reader: str, inputs: int, tmp_path: Path):
     out = Path(RECORDS or tmp_path) / f"fuzz {reader}.json"
     words = [reader, "--inputs", str(inputs), "--seed", str(SEED), "--seconds", str(SECONDS), "--out", str(out)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.campaign.fuzz", *words], capture_output=True, text=True, timeout=900
     )
     assert out.exists(), done.stderr[-3000:]
-    found = json.loads(out.read_text())
-    assert not found["failed"], json.dumps(found["failures"], indent=1)
-    assert done.returncode == 0 and found["values"] + found["refused"] == found["inputs"] > 0
-    if reader in QUICK:  # a run goes on without a damaged line of its log, and from the checkpoint before a damaged one
-        assert found["refused"] > 0, "no input was refused: nothing was damaged"
+    record = json.loads(out.read_text())
+    assert not record["failed"], json.dumps(record["failures"], indent=1)
+    assert done.returncode == 0 and record["values"] + record["refused"] == record["inputs"] > 0
+    if reader in QUICK:  # a run skips a damaged line of its log, or a damaged checkpoint
+        assert record["refused"] > 0, "no input raised: nothing was damaged"
 
 
 def read_strictly(path: Path) -> None:
@@ -92,19 +92,19 @@ for fault in [*FAULTS, b"refused"]:
         (Path(made) / "case").mkdir()
         (Path(made) / "secret.jpg").write_text("")
         reader = Reader("hostile", [b"valid"], partial(under, "a"), hostile, (ValueError,), crafted=[b"valid", fault, b"no"])
-        found = fuzz.campaign(reader, Path(made), 0, range(3), time.monotonic() + 60)
-        print(json.dumps([fault.decode(), found]))
+        outcomes = fuzz.campaign(reader, Path(made), 0, range(3), time.monotonic() + 60)
+        print(json.dumps([fault.decode(), outcomes]))
 """
 
 
 @pytest.mark.slow
-def test_the_campaign_detects_each_fault_that_it_looks_for():
+def test_the_campaign_detects_each_kind_of_fault():
     done = subprocess.run([sys.executable, "-c", RUNNER], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    found = dict(map(json.loads, done.stdout.splitlines()))
-    assert found.pop("refused")["failed"] == 0 and found.keys() == {fault.decode() for fault in FAULTS}
+    records = dict(map(json.loads, done.stdout.splitlines()))
+    assert records.pop("refused")["failed"] == 0 and records.keys() == {fault.decode() for fault in FAULTS}
     for fault, why in FAULTS.items():
-        counts = found[fault.decode()]
+        counts = records[fault.decode()]
         assert (counts["inputs"], counts["values"]) == (3, 1), (fault, counts)
         failures = {one["number"]: one["why"] for one in counts["failures"]}
         assert why in failures[1], (fault, failures)
@@ -113,7 +113,7 @@ def test_the_campaign_detects_each_fault_that_it_looks_for():
 
 
 def test_an_input_depends_only_on_seed_and_number():
-    reader = Reader("x", [picture("PNG"), b"12 dogs"], lambda folder, data: folder, read_strictly, seal=png_sealed)
+    reader = Reader("x", [image_bytes("PNG"), b"12 dogs"], lambda folder, data: folder, read_strictly, seal=png_sealed)
     first = [input_of(reader, 3, number) for number in range(50)]
     assert first == [input_of(reader, 3, number) for number in range(50)]
     assert len(set(first)) > 40 and first != [input_of(reader, 4, number) for number in range(50)]
@@ -122,7 +122,7 @@ def test_an_input_depends_only_on_seed_and_number():
 def test_checksums_are_repaired():
     import random
 
-    png, tar = picture("PNG"), tar_of(0, {"a.txt": b"a dog"})
+    png, tar = image_bytes("PNG"), tar_of(0, {"a.txt": b"a dog"})
     assert png_sealed(png) == png and tar_sealed(tar) == tar
     damaged = bytearray(png)
     damaged[20] ^= 1

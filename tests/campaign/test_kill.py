@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments, again and again, end with the same bits as an uninterrupted run."""
+"""Runs that are killed repeatedly at random moments end with the same bits as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.campaign.test_fuzz import RECORDS, SEED
 from tests.capfilt.tiny_capfilt import files, saved
 from tests.runs.tiny_runs import TRAINING, finished, kill_all, pretrain, rows, started
 
-KILLS = int(os.environ.get("DIPTYCH_CAMPAIGN_KILLS", "10"))  # of each kind of run
-LEAST = 0.2  # of a run's time; before that its process is only starting
+KILLS = int(os.environ.get("DIPTYCH_CAMPAIGN_KILLS", "10"))  # for each kind of run
+LEAST = 0.2  # fraction of a run's time; before it the process is only starting
 
 Same = Callable[[Path, Path], bool]
 
@@ -76,11 +76,11 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(
         ),
     }  # fmt: skip
     made, same = commands[kind]
-    found = killed(made, same, tmp_path, random.Random(f"{SEED}/{kind}"))
+    counts = killed(made, same, tmp_path, random.Random(f"{SEED}/{kind}"))
     if RECORDS:
         about = {"run": kind, "seed": SEED, "date": f"{date.today()}", "machine": machine()}
-        (Path(RECORDS) / f"kill {kind}.json").write_text(json.dumps(about | found, indent=1))
-    assert found["kills"] == KILLS and found["compared"] >= 1 and found["equal"] == found["compared"], found
+        (Path(RECORDS) / f"kill {kind}.json").write_text(json.dumps(about | counts, indent=1))
+    assert counts["kills"] == KILLS and counts["compared"] >= 1 and counts["equal"] == counts["compared"], counts
 
 
 def killed(made: Callable[[Path], list[str]], same: Same, folder: Path, draw: random.Random) -> dict[str, float]:
@@ -91,23 +91,23 @@ def killed(made: Callable[[Path], list[str]], same: Same, folder: Path, draw: ra
     began = time.monotonic()
     whole, out = folder / "whole", folder / "killed"
     finished(made(whole))
-    usual = time.monotonic() - began
-    found = {"kills": 0, "compared": 0, "equal": 0}
+    duration = time.monotonic() - began
+    counts = {"kills": 0, "compared": 0, "equal": 0}
 
     def compare() -> None:
-        found["compared"] += 1
-        found["equal"] += same(out, whole)
+        counts["compared"] += 1
+        counts["equal"] += same(out, whole)
         shutil.rmtree(out)
 
-    while found["kills"] < KILLS:
+    while counts["kills"] < KILLS:
         process = started(made(out))
         try:
-            _, complaint = process.communicate(timeout=usual * draw.uniform(LEAST, 1))
-            assert process.returncode == 0, complaint[-3000:]
+            _, errors = process.communicate(timeout=duration * draw.uniform(LEAST, 1))
+            assert process.returncode == 0, errors[-3000:]
             compare()
         except subprocess.TimeoutExpired:
             kill_all(process)
-            found["kills"] += 1
+            counts["kills"] += 1
     finished(made(out))
     compare()
-    return {**found, "seconds": round(time.monotonic() - began, 1)}
+    return {**counts, "seconds": round(time.monotonic() - began, 1)}

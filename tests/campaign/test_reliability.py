@@ -1,4 +1,4 @@
-"""The reliability page holds the numbers of the campaign's records."""
+"""The reliability page contains the numbers of the campaign's records."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from diptych.data.sources.captions import open_captions
 from diptych.runs.run_folder import RunError
 from diptych.runs.tokenizer import tokenizer_of
 from diptych.training.checkpoint import CheckpointError
-from tests.capfilt.tiny_capfilt import TINY, files, picture, rows, saved, write_tar
+from tests.capfilt.tiny_capfilt import TINY, files, image_bytes, rows, saved, write_tar
 from tests.runs.tiny_runs import ENVIRONMENT
 
 
@@ -77,11 +77,11 @@ def decided(
 ) -> tuple[list[str], list[str]]:
     named = [{"text": f"t{i}", **text} for i, text in enumerate(texts)]
     written = None if synthetic is None else {"text": "new", **synthetic}
-    verdict = decide(IMAGE | {"texts": named, "synthetic": written}, CapFilt(**settings))
-    return [pair["decision"] for pair in verdict.pairs], verdict.texts
+    decision = decide(IMAGE | {"texts": named, "synthetic": written}, CapFilt(**settings))
+    return [pair["decision"] for pair in decision.pairs], decision.texts
 
 
-def test_a_text_stays_where_its_match_is_over_the_threshold():
+def test_a_text_is_kept_if_its_score_exceeds_the_threshold():
     assert decided({"itm": 0.51}, {"itm": 0.5}, {"itm": 0.9}) == (["kept", "dropped", "kept"], ["t0", "t2"])
     assert decided({"itm": 0.51}, {"itm": 0.9}, min_itm=0.6) == (["dropped", "kept"], ["t1"])
 
@@ -102,7 +102,7 @@ def test_a_synthetic_text_may_only_fill_gaps():
     assert decide(row, CapFilt(synthetic="replace")).texts == ["t0", "new"]
 
 
-def test_both_scores_must_pass_where_both_have_thresholds():
+def test_both_scores_must_pass_if_both_have_thresholds():
     both = {"itm": 0.9, "cosine": 0.2}
     assert decided(both)[0] == ["kept"]  # by default the cosine has no threshold
     assert decided(both, min_cosine=0.3)[0] == ["dropped"]
@@ -110,7 +110,7 @@ def test_both_scores_must_pass_where_both_have_thresholds():
     assert decided(both, min_cosine=0.1, min_itm=0.95)[0] == ["dropped"]
 
 
-def test_an_invalid_text_is_dropped_and_an_unscored_one_stays():
+def test_an_invalid_text_is_dropped_and_an_unscored_one_kept():
     assert decided({"bad": "empty"}, synthetic={"itm": 0.9}) == (["re-captioned"], ["new"])
     assert decided({}, synthetic={}) == (["kept"], ["t0", "new"])
     assert decide(IMAGE | {"bad": "broken"}, CapFilt()) == Verdict(
@@ -137,30 +137,34 @@ def test_near_duplicates_equal_those_of_brute_force(monkeypatch: pytest.MonkeyPa
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     stay = random.random(23) > 0.2
     stay[[2, 8]] = True, False
-    seen, found = FeatureIndex(0.9, torch.device("cpu")), []
+    index, duplicates = FeatureIndex(0.9, torch.device("cpu")), []
     for part in (slice(0, 11), slice(11, 23)):
-        places = list(range(23))[part]
-        found += seen.find_and_add(vectors[part], places, stay[part].tolist())
+        numbers = list(range(23))[part]
+        duplicates += index.find_and_add(vectors[part], numbers, stay[part].tolist())
     first: list[int] = []
-    for i, twin in enumerate(found):
+    for i, duplicate in enumerate(duplicates):
         cosines = [float(vectors[i] @ vectors[j]) for j in first]
         over = max(cosines, default=-1.0) > 0.9
-        assert (twin is not None) == over
-        if twin is not None:
-            assert twin.of == first[int(np.argmax(cosines))] and twin.cosine == pytest.approx(max(cosines), abs=1e-4)
+        assert (duplicate is not None) == over
+        if duplicate is not None:
+            assert duplicate.of == first[int(np.argmax(cosines))] and duplicate.cosine == pytest.approx(
+                max(cosines), abs=1e-4
+            )
         elif stay[i]:
             first.append(i)
-    assert found[7] is not None and found[9] is not None and found[9].of == 2  # the first, not the second
-    assert found[20] is None  # its neighbour did not stay
+    assert (
+        duplicates[7] is not None and duplicates[9] is not None and duplicates[9].of == 2
+    )  # the first, not the second
+    assert duplicates[20] is None  # its neighbour was dropped
 
 
 def test_at_most_one_block_of_cosines_is_in_memory(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("diptych.capfilt.near_duplicates.BLOCK", 4)
     vectors = np.eye(30, dtype=np.float32)
-    seen, largest = FeatureIndex(0.9, torch.device("cpu")), []
+    index, largest = FeatureIndex(0.9, torch.device("cpu")), []
     for at in range(0, 30, 3):  # fewer than a block
-        seen.add(vectors[at : at + 3], [at, at + 1, at + 2])
-    assert [len(block) for block in seen.blocks] == [4] * 7 + [2]
+        index.add(vectors[at : at + 3], [at, at + 1, at + 2])
+    assert [len(block) for block in index.blocks] == [4] * 7 + [2]
     product = torch.Tensor.__matmul__
 
     def noted(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -168,8 +172,8 @@ def test_at_most_one_block_of_cosines_is_in_memory(monkeypatch: pytest.MonkeyPat
         return product(a, b)
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", noted)
-    found = seen.nearest(vectors[::-1].copy())  # more than a block
-    assert [twin and twin.of for twin in found] == list(range(29, -1, -1)) and max(largest) <= 16
+    duplicates = index.nearest(vectors[::-1].copy())  # more than a block
+    assert [duplicate and duplicate.of for duplicate in duplicates] == list(range(29, -1, -1)) and max(largest) <= 16
 
 
 # -- end to end ------------------------------------------------------------------------------------------------------------
@@ -177,24 +181,24 @@ def test_at_most_one_block_of_cosines_is_in_memory(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 def test_every_pair_has_a_decision_and_kept_texts_are_in_the_shards(done: Path, noised: Path, config: CapFilt):
-    told, plain = rows(done / "decisions.jsonl"), open_captions(config.data, "train")
-    assert [(r["index"], r["caption"], r["text"]) for r in told] == [
+    decisions, plain = rows(done / "decisions.jsonl"), open_captions(config.data, "train")
+    assert [(r["index"], r["caption"], r["text"]) for r in decisions] == [
         (i % 8, k, text) for i in range(24) for k, text in enumerate(plain.captions(i))
     ]
-    counts = Counter(r["decision"] for r in told)
+    counts = Counter(r["decision"] for r in decisions)
     assert all(counts[d] for d in ("kept", "re-captioned", "dropped")), counts
     out = open_captions(str(done / "train-{00000..00002}.tar"), "train")
     expected: dict[str, list[str]] = {}
-    for r in told:
+    for r in decisions:
         kept = expected.setdefault(r["key"], [])
         kept += [r["text"]] * (r["decision"] == "kept")
-    for key, synthetic in {r["key"]: r["synthetic"] for r in told}.items():
+    for key, synthetic in {r["key"]: r["synthetic"] for r in decisions}.items():
         expected[key] += [synthetic["text"]] * (synthetic["itm"] > config.min_itm)
     expected = {key: texts for key, texts in expected.items() if texts}
-    found = {m.key: list(m.captions) for m in out.members}  # type: ignore[attr-defined]
-    assert found == expected
-    pictures = {plain.where(i).split(", ")[1]: plain.file(i) for i in range(24)}  # type: ignore[attr-defined]
-    assert all(out.file(i) == pictures[m.key] for i, m in enumerate(out.members))  # type: ignore[attr-defined]
+    written = {m.key: list(m.captions) for m in out.members}  # type: ignore[attr-defined]
+    assert written == expected
+    images = {plain.where(i).split(", ")[1]: plain.file(i) for i in range(24)}  # type: ignore[attr-defined]
+    assert all(out.file(i) == images[m.key] for i, m in enumerate(out.members))  # type: ignore[attr-defined]
     summary = json.loads((done / "summary.json").read_text())
     assert {d: summary[d] for d in counts} == counts and summary["images out"] == len(expected)
 
@@ -207,11 +211,11 @@ def test_the_scores_are_those_of_the_filter(done: Path, config: CapFilt):
     for row in rows(done / "decisions.jsonl")[::17]:
         at = 8 * int(row["shard"][-1]) + row["index"]
         image = stack([transform(source.image(at), judge.image_settings)], judge.image_settings)
-        for told in (row, row["synthetic"]):
+        for decided in (row, row["synthetic"]):
             with torch.no_grad():
                 tokens, text = (
                     model.encode_image(image),
-                    model.encode_text(tokenizer_of(judge.run).encode([told["text"]])),
+                    model.encode_text(tokenizer_of(judge.run).encode([decided["text"]])),
                 )
                 probability = heads["itm"](model.fuse(text, tokens).pooled).softmax(1)[0, 1]  # type: ignore[index]
                 contrast: Any = heads["itc"]  # type: ignore[index]
@@ -219,8 +223,8 @@ def test_the_scores_are_those_of_the_filter(done: Path, config: CapFilt):
                     contrast.project_image(model.pooled_features(tokens)[0])
                     @ contrast.project_text(model.pooled_features(text)[0]).T
                 )
-            assert told["itm"] == pytest.approx(probability.item(), abs=1e-5)
-            assert told["cosine"] == pytest.approx(cosine.item(), abs=1e-5)
+            assert decided["itm"] == pytest.approx(probability.item(), abs=1e-5)
+            assert decided["cosine"] == pytest.approx(cosine.item(), abs=1e-5)
 
 
 @pytest.mark.slow
@@ -228,8 +232,8 @@ def test_the_report_shows_images_of_each_decision(done: Path):
     page = (done / "report.html").read_text()
     images = {(r["decision"], r["key"]) for r in rows(done / "decisions.jsonl")}
     for decision in ("kept", "re-captioned", "dropped"):
-        shown = page.count(f"<h3><bdi>{decision}</bdi></h3>")
-        assert shown == min(8, sum(d == decision for d, _ in images)) > 0
+        count = page.count(f"<h3><bdi>{decision}</bdi></h3>")
+        assert count == min(8, sum(d == decision for d, _ in images)) > 0
     assert page.count("<svg") == 2  # as many as there are scores
 
 
@@ -248,18 +252,18 @@ def test_generated_captions_depend_only_on_seed_and_sample(done: Path, config: C
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("alone", ["captioner", "filter"])
-def test_captioner_and_filter_work_alone(config: CapFilt, tmp_path: Path, alone: str):
-    told = capfilt(replace(config, **{"captioner": "", "filter": ""} | {alone: config.filter}), tmp_path)
-    assert told["re-captioned"] == 0 and (told["dropped"] == 0) == (alone == "captioner")
-    assert told["images synthetic that pass"] == (24 if alone == "captioner" else 0)
+@pytest.mark.parametrize("used", ["captioner", "filter"])
+def test_captioner_and_filter_work_separately(config: CapFilt, tmp_path: Path, used: str):
+    summary = capfilt(replace(config, **{"captioner": "", "filter": ""} | {used: config.filter}), tmp_path)
+    assert summary["re-captioned"] == 0 and (summary["dropped"] == 0) == (used == "captioner")
+    assert summary["images synthetic that pass"] == (24 if used == "captioner" else 0)
 
 
 @pytest.mark.slow
 def test_data_that_is_not_in_tars_is_written_as_tars(config: CapFilt, tmp_path: Path):
-    told = capfilt(replace(config, data="scenes:24", split="train", shard_size=10, min_itm=0.0), tmp_path)
+    summary = capfilt(replace(config, data="scenes:24", split="train", shard_size=10, min_itm=0.0), tmp_path)
     assert sorted(p.name for p in tmp_path.glob("*.tar")) == [f"train-{i:05d}.tar" for i in range(3)]
-    assert told["kept"] == 120 and len(open_captions(str(tmp_path / "train-*.tar"), "train")) == 24
+    assert summary["kept"] == 120 and len(open_captions(str(tmp_path / "train-*.tar"), "train")) == 24
 
 
 # -- resumed and parallel --------------------------------------------------------------------------------------------------
@@ -317,9 +321,9 @@ def test_two_processes_write_the_same_files_as_one(done: Path, config: CapFilt, 
         )
         for rank in (0, 1)
     ]
-    said = [process.communicate(timeout=240)[0] for process in started]
+    outputs = [process.communicate(timeout=240)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0]
-    assert "kept" in said[0] and said[1] == ""
+    assert "kept" in outputs[0] and outputs[1] == ""
     assert files(tmp_path) == files(done)
 
 
@@ -329,22 +333,22 @@ def test_two_processes_write_the_same_files_as_one(done: Path, config: CapFilt, 
 @pytest.mark.slow
 def test_bad_samples_are_skipped_and_listed(role: str, tmp_path: Path):
     (tmp_path / "secret.txt").write_text("secret")
-    members = {"../../escape.jpg": picture(0), "../../escape.txt": b"a red house"}
-    members |= {"broken.jpg": b"no picture", "broken.txt": b"a cup", "lonely.jpg": picture(1)}
+    members = {"../../escape.jpg": image_bytes(0), "../../escape.txt": b"a red house"}
+    members |= {"broken.jpg": b"not an image", "broken.txt": b"a cup", "lonely.jpg": image_bytes(1)}
     members |= {
-        "empty.jpg": picture(2),
+        "empty.jpg": image_bytes(2),
         "empty.txt": b" ",
-        "linked.jpg": picture(3),
-        "good.jpg": picture(4),
+        "linked.jpg": image_bytes(3),
+        "good.jpg": image_bytes(4),
         "good.txt": b"a cup",
     }
     write_tar(tmp_path / "cc.tar", members, {"linked.txt": str(tmp_path / "secret.txt")})
     config = CapFilt(
         str(tmp_path / "cc.tar"), role, role, min_itm=0.0, batch_size=5, workers=0, device="cpu", precision="fp32"
     )
-    told = capfilt(config, tmp_path / "out")
+    summary = capfilt(config, tmp_path / "out")
     skipped = {row["where"].split(", ")[1]: row["reason"] for row in rows(tmp_path / "out" / "skipped.jsonl")}
-    assert skipped.keys() == {"broken", "lonely", "linked"} and told["skipped"] == 3
+    assert skipped.keys() == {"broken", "lonely", "linked"} and summary["skipped"] == 3
     assert skipped["broken"].startswith("not a readable image") and skipped["lonely"].startswith("no caption")
     decisions = {row["where"].split(", ")[1]: row for row in rows(tmp_path / "out" / "decisions.jsonl")}
     assert decisions["empty"]["decision"] == "re-captioned" and "empty caption" in decisions["empty"]["reason"]
@@ -358,7 +362,9 @@ def test_bad_samples_are_skipped_and_listed(role: str, tmp_path: Path):
 @pytest.mark.slow
 def test_damaged_data_does_not_end_a_run(config: CapFilt, tmp_path: Path):
     """Tars: truncated, overwritten in the middle, without a usable sample, with too large images, too long captions."""
-    good = {f"{i}.{suffix}": data for i in range(4) for suffix, data in (("jpg", picture(i)), ("txt", b"a red house"))}
+    good = {
+        f"{i}.{suffix}": data for i in range(4) for suffix, data in (("jpg", image_bytes(i)), ("txt", b"a red house"))
+    }
     for name in ("a", "b", "whole"):
         write_tar(tmp_path / f"{name}.tar", good)
     data = (tmp_path / "a.tar").read_bytes()
@@ -368,24 +374,29 @@ def test_damaged_data_does_not_end_a_run(config: CapFilt, tmp_path: Path):
     (tmp_path / "none.tar").write_bytes(b"no tar at all" * 100)
     huge = io.BytesIO()
     Pillow.new("1", (12_000, 12_000)).save(huge, "PNG")
-    large = {"huge.png": huge.getvalue(), "huge.txt": b"a cup", "long.jpg": picture(1), "long.txt": b"x" * 1_000_001}
+    large = {
+        "huge.png": huge.getvalue(),
+        "huge.txt": b"a cup",
+        "long.jpg": image_bytes(1),
+        "long.txt": b"x" * 1_000_001,
+    }
     large |= {
-        "/abs/olute.jpg": picture(2),
+        "/abs/olute.jpg": image_bytes(2),
         "/abs/olute.txt": b"a cup",
-        "bad/../../up.jpg": picture(3),
+        "bad/../../up.jpg": image_bytes(3),
         "bad/../../up.txt": b"a",
     }
     write_tar(tmp_path / "hard.tar", large)
     spec = str(tmp_path / "{a,b,none,hard,whole}.tar")
-    told = capfilt(replace(config, data=spec, min_itm=0.0, against=spec, against_split=""), tmp_path / "out")
+    summary = capfilt(replace(config, data=spec, min_itm=0.0, against=spec, against_split=""), tmp_path / "out")
     skipped = {
         Path(row["where"].split(", ")[0]).stem + row["where"].rpartition(".tar")[2]: row["reason"]
         for row in rows(tmp_path / "out" / "skipped.jsonl")
     }
-    assert skipped.keys() == {"a", "a, 2", "b", "none", "hard, huge", "hard, long"} and told["skipped"] == 6
+    assert skipped.keys() == {"a", "a, 2", "b", "none", "hard, huge", "hard, long"} and summary["skipped"] == 6
     assert all("the rest is lost" in skipped[tar] for tar in ("a", "b", "none"))
     assert "12000 x 12000 pixels" in skipped["hard, huge"] and "1000001 bytes" in skipped["hard, long"]
-    assert told["images out"] == 2 + 2 + 4 + 2
+    assert summary["images out"] == 2 + 2 + 4 + 2
     for tar, n in {"a": 2, "b": 2, "none": 0, "hard": 2, "whole": 4}.items():
         with tarfile.open(tmp_path / "out" / f"{tar}.tar") as written:
             names = written.getnames()
@@ -396,26 +407,30 @@ def test_damaged_data_does_not_end_a_run(config: CapFilt, tmp_path: Path):
 def test_duplicates_and_leaks_are_listed_or_dropped(config: CapFilt, tmp_path: Path):
     members: dict[str, bytes] = {}
     for key, seed in (("a", 1), ("b", 2), ("c", 1), ("d", 3)):
-        members |= {f"{key}.jpg": picture(seed), f"{key}.txt": b"a red house"}
+        members |= {f"{key}.jpg": image_bytes(seed), f"{key}.txt": b"a red house"}
     write_tar(tmp_path / "cc.tar", members)
-    write_tar(tmp_path / "held-test.tar", {"x.jpg": picture(3), "x.txt": b"a cup"})
+    write_tar(tmp_path / "heldout-test.tar", {"x.jpg": image_bytes(3), "x.txt": b"a cup"})
     config = replace(config, data=str(tmp_path / "cc.tar"), min_itm=0.0, duplicate_cosine=0.99999, synthetic="replace")
-    config = replace(config, against=str(tmp_path / "held-test.tar"))
-    told = capfilt(config, tmp_path / "listed")
+    config = replace(config, against=str(tmp_path / "heldout-test.tar"))
+    summary = capfilt(config, tmp_path / "listed")
     similar = {row["key"]: row for row in rows(tmp_path / "listed" / "similar.jsonl")}
-    assert similar.keys() == {"c", "d"} and (told["duplicates"], told["leaks"], told["images out"]) == (1, 1, 4)
+    assert similar.keys() == {"c", "d"} and (summary["duplicates"], summary["leaks"], summary["images out"]) == (
+        1,
+        1,
+        4,
+    )
     assert (similar["c"]["kind"], similar["c"]["of"]) == ("duplicate", "cc/a")
-    assert similar["d"]["kind"] == "leak" and similar["d"]["of"].endswith("held-test.tar, x")
+    assert similar["d"]["kind"] == "leak" and similar["d"]["of"].endswith("heldout-test.tar, x")
     leak, duplicate = (tmp_path / "listed" / "report.html").read_text().split('<article class="near-duplicates">')[1:]
-    for shown, row in ((leak, similar["d"]), (duplicate, similar["c"])):
-        assert shown.count("<img") == 2 and row["of"] in shown and row["where"] in shown
-    older = tmp_path / "listed" / "parts" / "cc.similar.jsonl"  # of a run that did not yet say where the picture lies
+    for section, row in ((leak, similar["d"]), (duplicate, similar["c"])):
+        assert section.count("<img") == 2 and row["of"] in section and row["where"] in section
+    older = tmp_path / "listed" / "parts" / "cc.similar.jsonl"  # an older version's, without the location
     older.write_text("".join(json_line({k: v for k, v in row.items() if k != "of_shard"}) for row in similar.values()))
-    assert capfilt(config, tmp_path / "listed") == told
+    assert capfilt(config, tmp_path / "listed") == summary
     assert 'class="near-duplicates"' not in (tmp_path / "listed" / "report.html").read_text()
-    told = capfilt(replace(config, duplicates="drop", leaks="drop"), tmp_path / "dropped")
+    summary = capfilt(replace(config, duplicates="drop", leaks="drop"), tmp_path / "dropped")
     out = open_captions(str(tmp_path / "dropped" / "cc.tar"), "train")
-    assert told["images out"] == 2 and told["dropped"] == 2
+    assert summary["images out"] == 2 and summary["dropped"] == 2
     assert {m.key for m in out.members} <= {"a", "b"}  # type: ignore[attr-defined]
 
 
@@ -438,12 +453,12 @@ def test_scored_reuses_scores_with_other_filter_settings(config: CapFilt, done: 
         {n: b for n, b in files(tmp_path / out).items() if n.endswith(".tar") or "/" not in n}
         for out in ("anew", "scored")
     ]
-    for found in same:
-        found.pop("capfilt.json")
+    for listing in same:
+        listing.pop("capfilt.json")
     assert same[0] == same[1] and not list((tmp_path / "scored" / "parts").glob("*.npy"))
     with pytest.raises(CheckpointError, match="seed = 0, not 1"):
         capfilt(replace(other, scored=str(done), seed=1), tmp_path / "x")
-    with pytest.raises(RunError, match=r"bootstrap\.json: cannot be read"):
+    with pytest.raises(RunError, match=r"capfilt\.json: cannot be read"):
         capfilt(replace(other, scored=str(tmp_path)), tmp_path / "x")
     (tmp_path / "anew" / "parts" / "train-00001.jsonl").unlink()
     with pytest.raises(RunError, match="1 of 3 shards are not scored yet"):
@@ -451,43 +466,43 @@ def test_scored_reuses_scores_with_other_filter_settings(config: CapFilt, done: 
     assert not (tmp_path / "x").exists()
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def error_line(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert main(["capfilt", *words]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    return said
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
 
 
 @pytest.mark.slow
 def test_errors_are_one_line(config: CapFilt, role: str, pretrained: Path, noised: Path, tmp_path: Path, capsys):
     data, out = config.data, ("--out", str(tmp_path / "out"), "--workers", "0")
-    assert "give --captioner RUN, --filter RUN" in refused(capsys, data, *out)
-    assert "ViLT that was not trained to generate captions (its objectives: itm, mlm" in refused(
+    assert "give --captioner RUN, --filter RUN" in error_line(capsys, data, *out)
+    assert "ViLT that was not trained to generate captions (its objectives: itm, mlm" in error_line(
         capsys, data, "--captioner", str(pretrained), *out
     )
-    assert "no run.json there" in refused(capsys, data, "--filter", str(tmp_path), *out)
-    assert "no such shard" in refused(capsys, str(tmp_path / "x.tar"), "--filter", role, *out)
-    assert "would be overwritten" in refused(capsys, data, "--filter", role, "--out", str(noised))
-    assert "did you mean --captioner" in refused(capsys, data, "--captoiner", role, *out)
+    assert "no run.json there" in error_line(capsys, data, "--filter", str(tmp_path), *out)
+    assert "no such shard" in error_line(capsys, str(tmp_path / "x.tar"), "--filter", role, *out)
+    assert "would be overwritten" in error_line(capsys, data, "--filter", role, "--out", str(noised))
+    assert "did you mean --captioner" in error_line(capsys, data, "--captoiner", role, *out)
     lm = saved(tmp_path / "lm", replace(TINY, objectives=Objectives(lm=1.0)))
-    assert "was not trained to match images and texts (its objectives: lm)" in refused(
+    assert "was not trained to match images and texts (its objectives: lm)" in error_line(
         capsys, data, "--filter", lm, *out
     )
-    assert not (tmp_path / "out").exists()  # so that the corrected command does not differ in its settings
+    assert not (tmp_path / "out").exists()  # so that the settings of the corrected command are equal
     write_tar(tmp_path / "broken.tar", {"1.jpg": b"x", "1.txt": b"a cup"})
-    assert "none of 1 samples can be used" in refused(capsys, str(tmp_path / "broken.tar"), "--filter", role, *out)
+    assert "none of 1 samples can be used" in error_line(capsys, str(tmp_path / "broken.tar"), "--filter", role, *out)
 
 
 @pytest.mark.slow
-def test_a_filter_with_itc_alone_needs_min_cosine(config: CapFilt, tmp_path: Path):
+def test_a_filter_with_itc_only_needs_min_cosine(config: CapFilt, tmp_path: Path):
     contrast = saved(tmp_path / "itc", replace(TINY, objectives=Objectives(itc=1.0)))
     config = replace(config, captioner="", filter=contrast)
     with pytest.raises(RunError, match="give --min_cosine"):
         capfilt(config, tmp_path / "a")
-    told = capfilt(replace(config, min_cosine=0.0), tmp_path / "b")
-    found = rows(tmp_path / "b" / "decisions.jsonl")
-    assert all("itm" not in r and (r["decision"] == "kept") == (r["cosine"] > 0) for r in found)
-    assert told["kept"] + told["dropped"] == 120
+    summary = capfilt(replace(config, min_cosine=0.0), tmp_path / "b")
+    decisions = rows(tmp_path / "b" / "decisions.jsonl")
+    assert all("itm" not in r and (r["decision"] == "kept") == (r["cosine"] > 0) for r in decisions)
+    assert summary["kept"] + summary["dropped"] == 120
 
 
 def test_the_truth_of_corrupted_captions_is_that_of_the_clean_data(noised: Path, tmp_path: Path):

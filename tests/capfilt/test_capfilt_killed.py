@@ -33,7 +33,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> CapFilt:
 
 @pytest.fixture(scope="module")
 def whole(config: CapFilt, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a run leaves that nothing happened to."""
+    """The output of an uninterrupted run."""
     out = tmp_path_factory.mktemp("whole")
     capfilt(config, out)
     return out
@@ -72,20 +72,20 @@ def test_killed_in_each_pass_it_resumes_to_the_same_bytes(config: CapFilt, whole
         done.append(len(list(tmp_path.glob("parts/*.npy"))))
     assert 1 <= done[0] <= done[1] <= done[2] == 6
     process = start(*words(config, tmp_path))
-    _, complaint = process.communicate(timeout=240)
-    assert process.returncode == 0, complaint
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
     assert files(tmp_path) == files(whole)
 
 
 @pytest.mark.slow
 def test_two_killed_and_resumed_ranks_write_the_same_files_as_one(config: CapFilt, whole: Path, tmp_path: Path):
-    """With other numbers of loading processes too; and one process finishes what two began."""
+    """Also with other numbers of workers; and one process finishes what two began."""
     command = (*TORCHRUN, *words(config, tmp_path / "two", "--workers", "1"))
     assert killed(start(*command), tmp_path / "two", "parts/*.jsonl")
     process = start(*command)
-    said, complaint = process.communicate(timeout=280)
-    assert process.returncode == 0, complaint[-3000:]
-    assert said.count("re-captioned") == 1  # one process speaks
+    output, errors = process.communicate(timeout=280)
+    assert process.returncode == 0, errors[-3000:]
+    assert output.count("re-captioned") == 1  # only one process prints
     assert files(tmp_path / "two") == files(whole)
     assert killed(start(*TORCHRUN, *words(config, tmp_path / "one")), tmp_path / "one", "parts/*.jsonl")
     capfilt(config, tmp_path / "one")
@@ -97,11 +97,11 @@ def test_workers_and_batch_size_do_not_change_the_output(config: CapFilt, whole:
     capfilt(replace(config, workers=2), tmp_path / "workers")
     assert files(tmp_path / "workers") == files(whole)
     capfilt(replace(config, batch_size=7), tmp_path / "batch")
-    told = [
+    summaries = [
         [(r["key"], r["caption"], r["decision"], r["synthetic"]["text"]) for r in rows(out / "decisions.jsonl")]
         for out in (whole, tmp_path / "batch")
     ]
-    assert told[0] == told[1]
+    assert summaries[0] == summaries[1]
     assert json.loads((whole / "summary.json").read_text()) == json.loads(
         (tmp_path / "batch" / "summary.json").read_text()
     )

@@ -13,21 +13,21 @@ def all_captions(source) -> list[str]:
     return [text for i in range(len(source)) for text in source.captions(i)]
 
 
-@pytest.mark.parametrize("share,dealt", [(0.0, 0), (0.3, 12), (0.5, 20), (1.0, 40)])
-def test_the_share_of_captions_is_swapped_and_none_is_lost(share, dealt):
+@pytest.mark.parametrize("share,num_swapped", [(0.0, 0), (0.3, 12), (0.5, 20), (1.0, 40)])
+def test_the_share_of_captions_is_swapped_and_none_is_lost(share, num_swapped):
     plain = Colours(20)
     source = CorruptedCaptions(plain, share, seed=3)
     assert Counter(all_captions(source)) == Counter(all_captions(plain))
     others = 0
     for i in range(20):
-        for text, (image, place) in zip(source.captions(i), source.owners(i), strict=True):
-            assert plain.captions(image)[place] == text
+        for text, (image, k) in zip(source.captions(i), source.owners(i), strict=True):
+            assert plain.captions(image)[k] == text
             others += image != i
-    assert others == dealt
+    assert others == num_swapped
 
 
 def test_a_caption_is_never_swapped_to_a_copy_of_its_image():
-    """Images 2n and 2n + 1 show one picture."""
+    """Images 2n and 2n + 1 are copies."""
 
     class Copies(Colours):
         def pictures(self) -> list[int]:

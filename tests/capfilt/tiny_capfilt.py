@@ -1,4 +1,4 @@
-"""CapFilt small enough for a test: an untrained BLIP as captioner and filter, and tars by hand."""
+"""CapFilt small enough for a test: an untrained BLIP as captioner and filter, and generated tars."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TINY = Pretrain(
 
 
 def saved(out: Path, run: Pretrain = TINY) -> str:
-    """An untrained run's folder, with weights so large that texts are told apart."""
+    """An untrained run's folder, with weights so large that scores of texts differ."""
     module = build(run)
     with torch.no_grad():
         for p in module.parameters():
@@ -49,7 +49,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def files(out: Path) -> dict[str, bytes]:
-    """All that comes out but the page, which tells its command."""
+    """All output files except the page, which contains its command."""
     return {
         p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != "report.html"
     }
@@ -67,7 +67,7 @@ def write_tar(path: Path, members: dict[str, bytes], links: dict[str, str] | Non
             tar.addfile(info)
 
 
-def picture(seed: int) -> bytes:
+def image_bytes(seed: int) -> bytes:
     out, noise = io.BytesIO(), np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)
     Pillow.fromarray(noise).resize((64, 48)).save(out, "JPEG")
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""Reading of checkpoints: every format gives the same tensors; unsafe, damaged and other files are refused."""
+"""Reading of checkpoints: every format gives the same tensors; unsafe, damaged and other files raise."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write(path: Path, form: str) -> Path:
 FORMS = ("x.safetensors", "x.npz", "x.pth", "x.pt", "x.bin", "x.ckpt", "old.pth")
 
 
-def refused(path: Path) -> str:
+def error_of(path: Path) -> str:
     with pytest.raises(WeightsError) as error:
         load_state_dict(path)
     message = str(error.value)
@@ -66,36 +66,36 @@ class Payload:
 
 
 @pytest.mark.parametrize("form", ["zip", "old", "bare", "nested"])
-def test_a_pickle_that_would_run_code_is_refused_and_runs_none(tmp_path: Path, form: str):
+def test_a_pickle_that_would_run_code_raises_without_running_it(tmp_path: Path, form: str):
     payload, path = Payload(tmp_path / "made"), tmp_path / "x.pth"
-    held = {"state_dict": {**WEIGHTS, "callback": payload}} if form == "nested" else {"w": payload}
+    content = {"state_dict": {**WEIGHTS, "callback": payload}} if form == "nested" else {"w": payload}
     if form == "bare":
         path.write_bytes(pickle.dumps(payload))
     else:
-        torch.save(held, path, _use_new_zipfile_serialization=form != "old")
-    assert "only tensors and plain values are unpickled" in refused(path)
+        torch.save(content, path, _use_new_zipfile_serialization=form != "old")
+    assert "only tensors and plain values are unpickled" in error_of(path)
     assert not (tmp_path / "made").exists()
     pickle.loads(pickle.dumps(payload))
-    assert (tmp_path / "made").exists(), "the payload has no effect, so this test shows nothing"
+    assert (tmp_path / "made").exists(), "the payload has no effect, so this test proves nothing"
 
 
-def test_an_npz_of_objects_is_refused(tmp_path: Path):
+def test_an_npz_of_objects_raises(tmp_path: Path):
     np.savez(tmp_path / "x.npz", a=np.array([Payload(tmp_path / "made")], dtype=object))
-    refused(tmp_path / "x.npz")
+    error_of(tmp_path / "x.npz")
     assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.97])
-def test_a_truncated_file_is_refused(tmp_path: Path, form: str, share: float):
+def test_a_truncated_file_raises(tmp_path: Path, form: str, share: float):
     path = write(tmp_path, form)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    refused(path)
+    error_of(path)
 
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_a_damaged_file_is_read_or_refused_with_a_weights_error(
+def test_a_damaged_file_is_read_or_raises_a_weights_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ):
     path = write(tmp_path_factory.mktemp("damaged"), data.draw(st.sampled_from(FORMS)))
@@ -111,32 +111,32 @@ def test_a_damaged_file_is_read_or_refused_with_a_weights_error(
         assert all(isinstance(tensor, Tensor) for tensor in tensors.values())
 
 
-def test_a_file_that_would_exhaust_memory_is_refused(tmp_path: Path):
+def test_a_file_that_would_exhaust_memory_raises(tmp_path: Path):
     np.savez_compressed(tmp_path / "bomb.npz", a=np.zeros(2**24, dtype=np.float32))
-    assert "64 MiB" in refused(tmp_path / "bomb.npz")
+    assert "64 MiB" in error_of(tmp_path / "bomb.npz")
     torch.save({"a": torch.zeros(1).expand(10**9, 10**6)}, tmp_path / "stretched.pth")
-    assert "shape (1000000000, 1000000), larger than its storage" in refused(tmp_path / "stretched.pth")
+    assert "shape (1000000000, 1000000), larger than its storage" in error_of(tmp_path / "stretched.pth")
     sparse = torch.sparse_coo_tensor(torch.zeros(2, 1), torch.ones(1), (10**6, 10**6), check_invariants=True)
     torch.save({"a": sparse}, tmp_path / "sparse.pth")
-    assert "a: it is a sparse tensor; save it as a dense tensor" in refused(tmp_path / "sparse.pth")
+    assert "a: it is a sparse tensor; save it as a dense tensor" in error_of(tmp_path / "sparse.pth")
 
 
 @pytest.mark.parametrize(
     ("content", "message"), [([1, 2], "a list"), ({"epoch": 3}, "no tensors"), (torch.ones(2), "a Tensor")]
 )
-def test_a_file_of_something_else_is_refused(tmp_path: Path, content: object, message: str):
+def test_a_file_of_another_kind_raises(tmp_path: Path, content: object, message: str):
     torch.save(content, tmp_path / "x.pth")
-    assert message in refused(tmp_path / "x.pth")
+    assert message in error_of(tmp_path / "x.pth")
 
 
 def test_a_text_file_is_reported_as_such(tmp_path: Path):
     (tmp_path / "x.ckpt").write_text("# Notes on weights\n" * 100)
-    assert "not a file of PyTorch: is it text" in refused(tmp_path / "x.ckpt")
+    assert "not a file of PyTorch: is it text" in error_of(tmp_path / "x.ckpt")
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
-    assert "no such file" in refused(tmp_path / "none.pth")
-    assert "no such file" in refused(tmp_path)
+    assert "no such file" in error_of(tmp_path / "none.pth")
+    assert "no such file" in error_of(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Our reader of PyTorch's files: tensors equal those of torch.load; a file that declares more than it holds is refused
+"""Our reader of PyTorch's files: tensors equal those of torch.load; a file that declares more than it contains raises
 before memory is allocated.
 """
 
@@ -40,23 +40,23 @@ def views_of(x: Tensor) -> list[Tensor]:
 
 @st.composite
 def states(draw: st.DrawFn) -> dict[str, Any]:
-    held: dict[str, Any] = {}
+    state: dict[str, Any] = {}
     for i in range(draw(st.integers(1, 3))):
         dtype = draw(st.sampled_from(TYPES))
         x = torch.arange(24).reshape(draw(st.sampled_from(((2, 3, 4), (4, 6), (24, 1))))).to(dtype)
         for j in draw(st.sets(st.integers(0, 6), min_size=1)):
-            held[f"w{i}.{j}"] = views_of(x)[j]
-    return held
+            state[f"w{i}.{j}"] = views_of(x)[j]
+    return state
 
 
 @given(states(), st.booleans(), st.sampled_from([2, 3, 4]))
 @settings(max_examples=40, deadline=None)
 def test_tensors_equal_what_torch_reads(
-    tmp_path_factory: pytest.TempPathFactory, held: dict, archive: bool, protocol: int
+    tmp_path_factory: pytest.TempPathFactory, state: dict, archive: bool, protocol: int
 ):
     path = tmp_path_factory.mktemp("torch") / "x.pth"
-    torch.save(held, path, _use_new_zipfile_serialization=archive, pickle_protocol=protocol)
-    theirs, ours = torch.load(path, weights_only=True) if protocol == 2 else held, load_state_dict(path)
+    torch.save(state, path, _use_new_zipfile_serialization=archive, pickle_protocol=protocol)
+    theirs, ours = torch.load(path, weights_only=True) if protocol == 2 else state, load_state_dict(path)
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
@@ -124,7 +124,7 @@ def test_objects_of_training_frameworks_are_skipped(tmp_path: Path, protocol: in
 
 
 @pytest.mark.parametrize("name", ["pathlib\nos.system", "lightning.os\nsystem.x", "posix\nsystem"])
-def test_code_under_the_name_of_an_allowed_package_is_refused(name: str, tmp_path: Path):
+def test_code_under_the_name_of_an_allowed_package_raises(name: str, tmp_path: Path):
     (tmp_path / "x.pth").write_bytes(archived(f"c{name}\n(S'exit 1'\ntR.".encode(), {}))
     with pytest.raises(WeightsError, match="it names"):
         load_all_state_dicts(tmp_path / "x.pth")
@@ -212,21 +212,21 @@ for path in sys.argv[1:]:
         read_states(pathlib.Path(path))
     except WeightsError as error:
         assert "MemoryError" not in str(error) and "Unable to allocate" not in str(error), error
-        print(path, "refused:", error)
+        print(path, "rejected:", error)
     else:
         print(path, "read")
 """
 
 
 @pytest.mark.parametrize("name", CRAFTED)
-def test_a_file_that_declares_more_than_it_holds_is_refused(name: str, tmp_path: Path):
+def test_a_file_that_declares_more_than_it_contains_raises(name: str, tmp_path: Path):
     (tmp_path / name).write_bytes(CRAFTED[name])
     with pytest.raises(WeightsError) as error:
         load_all_state_dicts(tmp_path / name)
     assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_memo_keys_that_collide_are_refused_at_the_first_that_no_pickle_needs(tmp_path: Path):
+def test_colliding_memo_keys_raise_at_the_first_implausible_one(tmp_path: Path):
     (tmp_path / "memo_of_one_hash.pth").write_bytes(CRAFTED["memo_of_one_hash.pth"])  # 20 s if all were stored
     with pytest.raises(WeightsError, match="it uses a memo index beyond 1000000"):
         load_all_state_dicts(tmp_path / "memo_of_one_hash.pth")
@@ -245,7 +245,7 @@ def test_crafted_files_need_at_most_512_mib(tmp_path: Path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("refused:") == len(CRAFTED)
+    assert done.stdout.count("rejected:") == len(CRAFTED)
 
 
 def test_a_file_with_the_declared_size_is_read(tmp_path: Path):
@@ -259,14 +259,14 @@ def test_a_file_with_the_declared_size_is_read(tmp_path: Path):
 def test_deeply_nested_and_cyclic_values_are_skipped(tmp_path: Path):
     loop: dict[str, Any] = {"w": torch.ones(2)}
     loop["self"] = loop
-    laughs: list[Any] = [{"w": torch.ones(2)}]
+    nested_lists: list[Any] = [{"w": torch.ones(2)}]
     for _ in range(60):
-        laughs = [laughs, laughs]
-    torch.save({"model": loop, "laughs": laughs}, tmp_path / "x.pth")
+        nested_lists = [nested_lists, nested_lists]
+    torch.save({"model": loop, "laughs": nested_lists}, tmp_path / "x.pth")
     assert [one.key_path for one in load_all_state_dicts(tmp_path / "x.pth")] == ["model"]
 
 
-def test_dict_keys_that_collide_are_refused(tmp_path: Path):
+def test_colliding_dict_keys_raise(tmp_path: Path):
     torch.save({"w": torch.ones(1), "state": {i * (2**61 - 1): 0 for i in range(1, 50)}}, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match=r"an integer key beyond 2\*\*60"):
         load_all_state_dicts(tmp_path / "x.pth")

@@ -18,6 +18,6 @@ from diptych.config.serialization import from_json
         ({"model": []}, r"run.model: expected one of ViTConfig, .*, got \[\]"),
     ],
 )
-def test_a_value_that_is_no_object_is_rejected(value: Any, message: str):
+def test_a_value_that_is_not_an_object_is_rejected(value: Any, message: str):
     with pytest.raises(ValueError, match=message):
         from_json(Pretrain, value)

@@ -48,7 +48,7 @@ def test_half_of_the_images_are_replaced_by_others_uniformly():
     assert counts.min() > 0.75 * counts.mean() and counts.max() < 1.25 * counts.mean()
 
 
-def test_the_true_image_stays_and_the_shown_one_says_whether_it_matches():
+def test_the_true_image_is_kept_and_matched_tells_whether_the_other_is_the_same():
     examples = PairExamples(Colours(8), TOKENIZER, SMALL)
     ids = list(range(16))
     batch = examples.collate([examples.load(i, 0, 1) for i in ids], ids, 0, 1)
@@ -62,20 +62,20 @@ def test_draws_depend_on_seed_step_and_id_only():
     examples = PairExamples(Colours(8), TOKENIZER, SMALL)
 
     def drawn(seed: int, step: int) -> list[int]:
-        shown = [examples.load(i, seed, step).matching_image for i in range(16)]
-        return [-1 if s is None else shade(s) for s in shown]
+        images = [examples.load(i, seed, step).matching_image for i in range(16)]
+        return [-1 if s is None else shade(s) for s in images]
 
     assert drawn(1, 2) == drawn(1, 2) != drawn(1, 3) and drawn(1, 2) != drawn(2, 2)
 
 
-def test_always_and_never():
+def test_all_or_no_images_are_replaced():
     always = PairExamples(Colours(2), TOKENIZER, SMALL, matching=1.0)
     assert [shade(always.load(i, 0, 0).matching_image) for i in range(4)] == [1, 1, 0, 0]
-    alone = PairExamples(Colours(1), TOKENIZER, SMALL, matching=1.0)
-    assert alone.load(0, 0, 0).matching_image is None  # there is no other image
+    single = PairExamples(Colours(1), TOKENIZER, SMALL, matching=1.0)
+    assert single.load(0, 0, 0).matching_image is None  # there is no other image
 
 
-def test_a_bad_replacement_is_drawn_again_and_a_bad_image_is_not():
+def test_a_bad_replacement_is_drawn_again_but_a_bad_image_is_not():
     examples = PairExamples(Colours(6, bad=frozenset({2})), TOKENIZER, SMALL, matching=1.0)
     assert all(shade(examples.load(i, 0, s).matching_image) != 2 for s in range(30) for i in (0, 1, 6, 7))
     with pytest.raises(BadSample, match="image 2: broken"):
@@ -83,12 +83,12 @@ def test_a_bad_replacement_is_drawn_again_and_a_bad_image_is_not():
 
 
 @pytest.mark.parametrize("caption,why", [("", "empty"), ("\ud800", "not valid Unicode")])
-def test_texts_no_model_can_read(caption, why):
+def test_texts_that_cannot_be_tokenized_are_bad_samples(caption, why):
     with pytest.raises(BadSample, match=why):
         PairExamples(Colours(3, caption=caption), TOKENIZER, SMALL).load(0, 0, 0)
 
 
-def test_augmentation_is_drawn_anew_each_step(tmp_path):
+def test_augmentation_differs_at_each_step(tmp_path):
     write_karpathy(tmp_path, 4)
     source = open_captions(str(tmp_path), "train")
     examples = PairExamples(

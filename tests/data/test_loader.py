@@ -38,7 +38,7 @@ def ids(steps: list[list[Loaded]]) -> list[list[int]]:
 
 
 def equal(one: Loaded, other: Loaded) -> bool:
-    """Whether two batches are the same, bit by bit."""
+    """Whether two batches are bitwise equal."""
     a, b = one.batch, other.batch
     assert a.image and b.image and a.text and b.text and a.matching and b.matching
     tensors = [
@@ -54,12 +54,12 @@ def equal(one: Loaded, other: Loaded) -> bool:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_number_of_workers_changes_nothing(workers):
     examples = pairs(bad=frozenset({4}))
-    here, there = run(examples), run(examples, workers=workers)
-    assert len(here) == len(there) == 6
-    assert all(equal(a, b) for x, y in zip(here, there, strict=True) for a, b in zip(x, y, strict=True))
+    in_process, in_workers = run(examples), run(examples, workers=workers)
+    assert len(in_process) == len(in_workers) == 6
+    assert all(equal(a, b) for x, y in zip(in_process, in_workers, strict=True) for a, b in zip(x, y, strict=True))
 
 
-def test_a_loader_started_later_goes_on_as_if_never_stopped():
+def test_a_loader_started_later_continues_as_if_never_stopped():
     whole, rest = run(pairs()), run(pairs(), start=4)
     assert ids(rest) == ids(whole)[4:] and rest[0][0].batch.step == 4
     assert equal(rest[0][0], whole[4][0])
@@ -84,14 +84,14 @@ def test_a_bad_sample_is_replaced_and_reported():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_nothing_readable_stops_with_one_line(workers):
+def test_data_without_readable_images_is_a_one_line_error(workers):
     with pytest.raises(DataError, match=r"17 samples in a row could not be used \(last: image \d+: broken\)") as caught:
         run(pairs(4, frozenset(range(4)), matching=0.0), batch_size=4, workers=workers)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
-def test_opening_a_loader_draws_nothing_from_torch():
+def test_opening_a_loader_does_not_use_torchs_random_state():
     torch.manual_seed(0)
     state = torch.get_rng_state()
     run(pairs(), steps=1, workers=1)
@@ -101,8 +101,8 @@ def test_opening_a_loader_draws_nothing_from_torch():
 class Interrupting(Colours):
     def image(self, index: int):
         os.kill(os.getpid(), signal.SIGINT)
-        if not getattr(self, "told", False):
-            self.told = True
+        if not getattr(self, "signalled", False):
+            self.signalled = True
             os.kill(os.getpid(), signal.SIGTERM)
         return super().image(index)
 
@@ -114,7 +114,7 @@ def test_workers_leave_ctrl_c_and_a_first_sigterm_to_the_main_process():
 
 
 @pytest.mark.slow
-def test_an_error_that_nobody_caught_ends_the_process_and_its_workers():
+def test_an_uncaught_error_ends_the_process_and_its_workers():
     code = """if __name__ == "__main__":
     from diptych.data import loader
     made = loader.run(range(100), range(100), 2)
@@ -125,7 +125,7 @@ def test_an_error_that_nobody_caught_ends_the_process_and_its_workers():
 
 
 class Dying(Colours):
-    """Its fourth picture ends whoever reads it, as a second SIGTERM does."""
+    """Reading its fourth image ends the process, as a second SIGTERM does."""
 
     def image(self, index: int) -> Pillow.Image:
         if index == 3:
@@ -135,50 +135,50 @@ class Dying(Colours):
 
 
 @pytest.mark.slow
-def test_a_worker_that_died_is_told_where_the_next_batch_is_asked_for():
+def test_a_dead_worker_raises_when_the_next_batch_is_requested():
     made = training_loader(
         PairExamples(Dying(20), TOKENIZER, SMALL, 0.0), batch_size=8, seed=3, start=0, steps=60, workers=1
     )
     with pytest.raises(WorkerDied, match="lower --workers"):
         for _ in made:
             end = time.monotonic() + 0.05
-            while time.monotonic() < end:  # nothing is raised here
+            while time.monotonic() < end:  # no exception is raised here
                 pass
 
 
 @pytest.mark.quick("2")
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_a_sweep_gives_every_example_once(world):
+def test_an_evaluation_pass_gives_every_example_once(world):
     examples = pairs(11)
     parts = [list(evaluation_loader(examples, 4, rank=r, world=world, workers=0)) for r in range(world)]
-    seen = [i for part in parts for loaded in part for i in loaded.batch.ids.tolist()]
-    assert sorted(seen) == list(range(22))
+    ids = [i for part in parts for loaded in part for i in loaded.batch.ids.tolist()]
+    assert sorted(ids) == list(range(22))
     if world == 1:
-        assert seen == sorted(seen)
+        assert ids == sorted(ids)
 
 
-def test_shuffled_examples_are_the_same_ones_and_no_picture_s_captions_stand_together():
+def test_shuffling_keeps_all_examples_and_separates_captions_of_an_image():
     plain = pairs(40)
     mixed = Shuffled(plain, 1)
-    seen = [i for x in evaluation_loader(mixed, 8, workers=0) for i in x.batch.ids.tolist()]
-    assert sorted(seen) == list(range(80)) and seen != sorted(seen)
-    together = sum(a // 2 == b // 2 for a, b in pairwise(seen))
+    ids = [i for x in evaluation_loader(mixed, 8, workers=0) for i in x.batch.ids.tolist()]
+    assert sorted(ids) == list(range(80)) and ids != sorted(ids)
+    together = sum(a // 2 == b // 2 for a, b in pairwise(ids))
     assert together < 10, "40 in the order of the data"
     batch = next(evaluation_loader(mixed, 8, seed=5, workers=0)).batch
-    used = batch.ids.tolist()
-    again = plain.collate([plain.load(i, 5, 0) for i in used], used, 5, 0)
-    assert equal(Loaded(batch), Loaded(again)) and [mixed.length(0)] == [plain.length(used[0])]
+    order = batch.ids.tolist()
+    again = plain.collate([plain.load(i, 5, 0) for i in order], order, 5, 0)
+    assert equal(Loaded(batch), Loaded(again)) and [mixed.length(0)] == [plain.length(order[0])]
 
 
-def test_the_last_of_a_sweep_is_never_by_itself():
+def test_the_last_batch_of_a_pass_never_has_one_example():
     sizes = {
         n: [len(x.batch) for x in evaluation_loader(pairs(n), 3, workers=0)] for n in (1, 2, 3, 4, 5)
-    }  # two captions an image
+    }  # two captions per image
     assert sizes == {1: [2], 2: [4], 3: [3, 3], 4: [3, 3, 2], 5: [3, 3, 4]}
     assert [len(x.batch) for x in evaluation_loader(pairs(2), 1, workers=0)] == [1, 1, 1, 1]
 
 
-def test_a_sweep_leaves_bad_samples_out_and_reports_each():
+def test_an_evaluation_pass_omits_bad_samples_and_reports_each():
     swept = list(evaluation_loader(pairs(12, frozenset({0, 1, 5, 10, 11})), 4, workers=1))
     assert sum(len(x.batch) for x in swept) == 24 - 10
     assert sorted(s.id for x in swept for s in x.skipped) == [0, 1, 2, 3, 10, 11, 20, 21, 22, 23]
@@ -186,22 +186,22 @@ def test_a_sweep_leaves_bad_samples_out_and_reports_each():
         list(evaluation_loader(pairs(2, frozenset({0, 1})), 4, workers=0))
 
 
-def test_rate_says_workers_and_speed():
+def test_rate_gives_workers_and_speed():
     assert rate(pairs(bad=frozenset({1})), workers=2).endswith("samples/s (2 workers)")
 
 
 BROKEN = [Skipped(0, "row 0", "broken")]
 
 
-def test_a_tally_stops_a_run_at_its_share():
-    tally = SkipCounter(limit=0.01)
+def test_a_skip_counter_stops_a_run_at_its_limit():
+    counter = SkipCounter(limit=0.01)
     for _ in range(10):
-        tally.add(20, BROKEN)  # ten bad in 210: still fewer than 1 % of the first thousand
-    assert (tally.num_samples, tally.num_skipped, list(tally.skipped)) == (210, 10, [0])
+        counter.add(20, BROKEN)  # ten bad ones in 210: fewer than 1 % of the first thousand
+    assert (counter.num_samples, counter.num_skipped, list(counter.skipped)) == (210, 10, [0])
     with pytest.raises(DataError, match=r"11 of 231 .* more than 1.0% \(first: row 0: broken\)"):
-        tally.add(20, BROKEN)
+        counter.add(20, BROKEN)
     with pytest.raises(DataError):
-        tally.check()
+        counter.check()
 
 
 def test_a_short_run_stops_at_the_share_of_its_own_samples():
@@ -211,8 +211,8 @@ def test_a_short_run_stops_at_the_share_of_its_own_samples():
         counter.add(31, BROKEN)
 
 
-def test_a_tally_lets_good_data_pass():
-    tally = SkipCounter(limit=0.05)
-    tally.add(20, BROKEN)
-    tally.check()
-    assert np.isclose(tally.num_skipped / tally.num_samples, 1 / 21)
+def test_a_skip_counter_accepts_good_data():
+    counter = SkipCounter(limit=0.05)
+    counter.add(20, BROKEN)
+    counter.check()
+    assert np.isclose(counter.num_skipped / counter.num_samples, 1 / 21)

@@ -15,25 +15,25 @@ IMAGES = torch.arange(5.0)[:, None, None, None].expand(5, 3, 2, 2)
 TEXTS = ["a", "b", "c", "d", "e"]
 
 
-def test_the_first_are_mixed_with_those_behind_them():
+def test_the_first_samples_are_mixed_with_the_next():
     images, texts = mixed(IMAGES, TEXTS, 2, 0.75)
     assert images[:, 0, 0, 0].tolist() == [0.75 * 0 + 0.25 * 2, 0.75 * 1 + 0.25 * 3, 2, 3, 4]
     assert texts == ["a c", "b d", "c", "d", "e"]
     assert TEXTS == ["a", "b", "c", "d", "e"]
 
 
-def test_nothing_mixed_leaves_the_batch_as_it_is():
+def test_mixing_no_samples_leaves_the_batch_unchanged():
     images, texts = mixed(IMAGES, TEXTS, 0)
     assert torch.equal(images, IMAGES) and texts == TEXTS
 
 
-def test_each_needs_another_of_its_own():
+def test_each_sample_needs_its_own_partner():
     for number in (3, -1):
         with pytest.raises(ValueError, match=f"{number} of 5 samples"):
             mixed(IMAGES, TEXTS, number)
 
 
-def test_in_turn_a_partner_may_be_mixed_already():
+def test_in_turn_a_partner_may_already_be_mixed():
     images, texts = mixed_in_turn(IMAGES[:3], TEXTS[:3], [1, 0, 2], 0.5)
     assert images[:, 0, 0, 0].tolist() == [0.5, 0.75, 2]
     assert texts == ["a b", "b a b", "c c"]
@@ -47,7 +47,7 @@ def pairs(n: int = 8, matching: float = 0.0, images: ImageSettings = SMALL) -> P
 
 
 @pytest.mark.slow
-def test_in_training_a_share_of_pairs_is_mixed_with_any_other():
+def test_in_training_a_fraction_of_pairs_is_mixed_with_any_other():
     examples, plain = MixedPairs(pairs(), chance=0.25, share=0.75), pairs()
     assert len(examples) == len(plain) == 16 and examples.length(3) == plain.length(3)
     partners = []
@@ -58,7 +58,7 @@ def test_in_training_a_share_of_pairs_is_mixed_with_any_other():
                 assert (pair.image == own.image).all()
                 continue
             assert pair.caption.startswith(f"{own.caption} ")
-            other = round((pair.image[0, 0, 0] - 0.75 * own.image[0, 0, 0]) / 0.25)  # each picture's grey is its number
+            other = round((pair.image[0, 0, 0] - 0.75 * own.image[0, 0, 0]) / 0.25)  # each image's grey is its number
             assert pair.caption in (
                 f"{own.caption} {plain.caption(2 * other)}",
                 f"{own.caption} {plain.caption(2 * other + 1)}",
@@ -68,7 +68,7 @@ def test_in_training_a_share_of_pairs_is_mixed_with_any_other():
     assert set(partners) == set(range(8))
 
 
-def test_a_mixed_pair_is_the_same_in_any_batch_and_as_the_function_makes_it():
+def test_a_mixed_pair_does_not_depend_on_the_batch_and_equals_the_functions():
     examples, plain = MixedPairs(pairs(), chance=1.0), pairs()
     first, again = examples.load(5, 3, 4), MixedPairs(pairs(), chance=1.0).load(5, 3, 4)
     assert first.caption == again.caption and (first.image == again.image).all()
@@ -83,7 +83,7 @@ def test_a_mixed_pair_is_the_same_in_any_batch_and_as_the_function_makes_it():
     torch.testing.assert_close(batch.image.pixels[0], expected)
 
 
-def test_pictures_of_two_sizes_are_not_mixed():
+def test_images_of_two_sizes_are_not_mixed():
     class Growing(Colours):
         def image(self, index: int):
             return super().image(index).resize((32, 16 * (1 + index)))

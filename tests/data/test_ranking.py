@@ -13,7 +13,7 @@ from diptych.data.ranking import RankedExamples
 from diptych.data.sources.base import BadSample, DataError, NoSplit
 from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import Tokenizer
-from tests.data.tiny_data import Colours, picture_bytes
+from tests.data.tiny_data import Colours, image_bytes
 
 SMALL = ImageSettings(shorter_side=16, patch_size=16)
 
@@ -22,7 +22,7 @@ def ranked(n: int = 6, num_negatives: int = 5) -> RankedExamples:
     return RankedExamples(Colours(n), Tokenizer(16), SMALL, num_negatives)
 
 
-def test_false_texts_are_captions_of_other_images():
+def test_negative_texts_are_captions_of_other_images():
     examples = ranked()
     for index in range(len(examples)):
         pair, others = examples.load(index, 0, 3)
@@ -31,12 +31,12 @@ def test_false_texts_are_captions_of_other_images():
         assert not own & set(others)
 
 
-def test_captions_of_a_copy_are_not_false_texts(tmp_path: Path):
-    """Pictures 0 and 1, each under two names with a caption of its own under each."""
+def test_captions_of_a_copy_are_not_negative_texts(tmp_path: Path):
+    """Images 0 and 1, each under two names with a caption of its own under each."""
     rows = [{"image": f"{name}{n}.jpg", "caption": f"{name} {n}"} for n in (0, 1) for name in ("photo", "copy")]
     for n in (0, 1):
         for name in ("photo", "copy"):
-            (tmp_path / f"{name}{n}.jpg").write_bytes(picture_bytes(n))
+            (tmp_path / f"{name}{n}.jpg").write_bytes(image_bytes(n))
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     examples = RankedExamples(open_captions(str(tmp_path), "train"), Tokenizer(16), SMALL, 3)
     for step in range(10):
@@ -47,26 +47,26 @@ def test_captions_of_a_copy_are_not_false_texts(tmp_path: Path):
         RankedExamples(open_captions(str(tmp_path), "train"), Tokenizer(16), SMALL, 3)
 
 
-def test_a_batch_holds_as_many_false_texts_for_each_sample_one_after_the_other():
+def test_a_batch_contains_the_negative_texts_of_each_sample_in_order():
     examples, ids = ranked(), [3, 8]
     loaded = [examples.load(i, 0, 1) for i in ids]
     batch = examples.collate(loaded, ids, 0, 1)
     assert batch.negative_texts is not None and batch.matching is None and len(batch.negative_texts) == 10
-    said = [examples.pairs.tokenizer.decode(row) for row in batch.negative_texts.ids.tolist()]
-    assert said == [*loaded[0][1], *loaded[1][1]]
+    texts = [examples.pairs.tokenizer.decode(row) for row in batch.negative_texts.ids.tolist()]
+    assert texts == [*loaded[0][1], *loaded[1][1]]
 
 
-def test_draws_are_keyed():
+def test_negatives_depend_on_seed_step_and_sample():
     examples = ranked()
     assert examples.load(2, 0, 1)[1] == examples.load(2, 0, 1)[1] != examples.load(2, 0, 2)[1]
 
 
-def test_one_image_cannot_be_ranked():
+def test_one_image_has_no_negatives_and_raises():
     with pytest.raises(DataError, match="at least two images"):
         ranked(1)
 
 
-def test_a_caption_that_is_no_text_is_nobody_s_false_text():
+def test_a_caption_that_cannot_be_tokenized_is_never_a_negative_text():
     class Broken(Colours):
         def captions(self, index: int) -> tuple[str, ...]:
             return ("\ud83d", " ") if index == 1 else super().captions(index)
@@ -80,21 +80,21 @@ def test_a_caption_that_is_no_text_is_nobody_s_false_text():
 
 
 class Described:
-    """Pictures with these captions."""
+    """Images with these captions."""
 
     name, split = "described", "train"
 
     def __init__(self, *captions: tuple[str, ...]):
-        self.said = captions
+        self.listed = captions
 
     def __len__(self) -> int:
-        return len(self.said)
+        return len(self.listed)
 
     def image(self, index: int) -> Pillow.Image:
         return Pillow.new("RGB", (16, 16), (index,) * 3)
 
     def captions(self, index: int) -> tuple[str, ...]:
-        return self.said[index]
+        return self.listed[index]
 
     def where(self, index: int) -> str:
         return f"row {index}"
@@ -114,14 +114,14 @@ def of(*captions: tuple[str, ...], num_negatives: int = 5) -> RankedExamples:
         (("a",), ("a", " ")),
     ],
 )
-def test_data_without_any_false_text_is_refused(captions):
+def test_data_without_any_negative_text_raises(captions):
     with pytest.raises(
         NoSplit, match=r"described \(train\): no negative text for any image: .* at least two images with different"
     ):
         of(*captions)
 
 
-def test_a_sample_without_false_texts_is_a_bad_sample():
+def test_a_sample_without_negative_texts_is_a_bad_sample():
     examples = of(("a", "b"), ("A",), ("b", "b"))
     for index in (0, 1):
         with pytest.raises(BadSample, match="row 0: no negative text: every caption of the data is one of its own"):
@@ -129,19 +129,19 @@ def test_a_sample_without_false_texts_is_a_bad_sample():
     assert examples.load(2, 0, 0)[1] == ["b"] * 5 and set(examples.load(3, 0, 0)[1]) <= {"a", "A"}
 
 
-def test_a_caption_of_the_picture_itself_is_no_false_text():
+def test_a_caption_of_the_image_itself_is_not_a_negative_text():
     examples = of(("a dog", "dogs"), ("A  dog",), ("dogs",), ("a cat",))
     assert {text for step in range(20) for text in examples.load(0, 0, step)[1]} == {"a cat"}
 
 
-def test_every_sample_has_as_many_false_texts_as_there_should_be():
-    examples = of(("one",), *[("two",)] * 500, num_negatives=3)  # 12 draws of which one must be the first
+def test_every_sample_has_the_configured_number_of_negative_texts():
+    examples = of(("one",), *[("two",)] * 500, num_negatives=3)  # 12 draws, one of which must be the first
     loaded = [examples.load(i, 0, 0) for i in (0, 7, 300)]
     assert [texts for _, texts in loaded] == [["two"] * 3, ["one"] * 3, ["one"] * 3]
     assert len(examples.collate(loaded, [0, 7, 300], 0, 0).negative_texts or ()) == 9
 
 
-def test_no_false_texts_at_all_are_refused():
+def test_zero_negative_texts_raise():
     with pytest.raises(DataError, match="negative_texts must be at least 1: got 0"):
         of(("a",), ("b",), num_negatives=0)
 
@@ -154,15 +154,15 @@ def test_no_false_texts_at_all_are_refused():
         max_size=5,
     )
 )
-def test_a_false_text_is_of_another_picture_alone_or_there_is_a_reason(captions):
+def test_a_negative_text_is_of_another_image_only_or_the_sample_is_bad(captions):
     try:
         examples = of(*captions, num_negatives=2)
     except NoSplit:
-        assert len({frozenset(text.lower() for text in said if text in "aAbc") for said in captions}) == 1
+        assert len({frozenset(text.lower() for text in texts if text in "aAbc") for texts in captions}) == 1
         return
     for index in range(len(examples)):
         own = {text.lower() for text in captions[examples.pairs.owner[index]]}
-        others = {text.lower() for said in captions for text in said if text in "aAbc"} - own
+        others = {text.lower() for texts in captions for text in texts if text in "aAbc"} - own
         try:
             negatives = examples.load(index, 0, 0)[1]
         except BadSample:

@@ -1,4 +1,4 @@
-"""Small datasets made on the spot: coloured pictures with captions, in every format the loaders read."""
+"""Small generated datasets: coloured images with captions, in every format that the loaders read."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from PIL import Image as Pillow
 from diptych.data.sources.base import BadSample, Question
 
 
-def picture_bytes(seed: int = 0, size: tuple[int, int] = (40, 30), format: str = "JPEG", **options) -> bytes:
-    """The file of a smooth random picture, `size` in (width, height)."""
+def image_bytes(seed: int = 0, size: tuple[int, int] = (40, 30), format: str = "JPEG", **options) -> bytes:
+    """The file of a smooth random image; `size` is (width, height)."""
     small = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), dtype=np.uint8)
     out = io.BytesIO()
     Pillow.fromarray(small).resize(size, Pillow.Resampling.BICUBIC).save(out, format, **options)
     return out.getvalue()
 
 
-def write_pictures(folder: Path, n: int) -> list[str]:
-    """`n` pictures of two shapes in ``folder/images``; their names."""
+def write_images(folder: Path, n: int) -> list[str]:
+    """Writes `n` images of two shapes into ``folder/images``; their names."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     names = [f"{i:03d}.jpg" for i in range(n)]
     for i, name in enumerate(names):
-        (folder / "images" / name).write_bytes(picture_bytes(i, (40, 30) if i % 2 else (30, 44)))
+        (folder / "images" / name).write_bytes(image_bytes(i, (40, 30) if i % 2 else (30, 44)))
     return names
 
 
 def write_karpathy(folder: Path, n: int = 12, captions: int = 2) -> Path:
-    """A Karpathy folder of `n` train pictures; captions grow longer with the image's number."""
+    """Writes a Karpathy folder of `n` train images; captions grow longer with the image's number."""
     images = [
         {
             "filename": name,
             "split": "train" if i % 2 else "restval",
             "sentences": [{"raw": f"picture {i} " + "word " * ((i + j) % 7)} for j in range(captions)],
         }
-        for i, name in enumerate(write_pictures(folder, n))
+        for i, name in enumerate(write_images(folder, n))
     ]
     path = folder / "dataset_tiny.json"
     path.write_text(json.dumps({"images": images}))
@@ -45,7 +45,7 @@ def write_karpathy(folder: Path, n: int = 12, captions: int = 2) -> Path:
 
 
 class Colours:
-    """Images each of one grey, so that a picture tells its number; image `bad` cannot be read."""
+    """Images of one grey each, which encodes the image's number; image `bad` cannot be read."""
 
     name, split = "colours", "train"
 

@@ -54,27 +54,27 @@ def test_states_equal_the_published_encoder(frozen: FrozenMiniLM, text: Text):
 
 @pytest.mark.slow
 def test_a_texts_states_do_not_depend_on_the_batch(frozen: FrozenMiniLM, text: Text):
-    together, fresh = frozen(text), FrozenMiniLM()
+    batched, fresh = frozen(text), FrozenMiniLM()
     for i in (2, 0, 1):
         n = int(text.mask[i].sum())
-        torch.testing.assert_close(fresh(text[i : i + 1])[0, :n], together[i, :n], rtol=0, atol=0)
-        assert not together[i, n:].any()
+        torch.testing.assert_close(fresh(text[i : i + 1])[0, :n], batched[i, :n], rtol=0, atol=0)
+        assert not batched[i, n:].any()
 
 
 @pytest.mark.slow
 def test_states_are_cached_but_not_of_masked_texts(text: Text, monkeypatch: pytest.MonkeyPatch):
     frozen, read = FrozenMiniLM(depth=1), []
     plain = frozen._encode
-    monkeypatch.setattr(frozen, "_encode", lambda given, *a, **k: (read.append(len(given)), plain(given, *a, **k))[1])
+    monkeypatch.setattr(frozen, "_encode", lambda ids, *a, **k: (read.append(len(ids)), plain(ids, *a, **k))[1])
     first = frozen(text)
     assert torch.equal(frozen(text[torch.tensor([1, 0])]), first[[1, 0]]) and read == [16, 16]
     hidden = text.ids.clone()
     hidden[:2, 2] = MASK
     frozen(Text(hidden, text.mask))
     frozen(Text(hidden, text.mask))
-    assert read == [16, 16, 2, 2], "each time anew, without the third, which is remembered"
-    forgetful = FrozenMiniLM(depth=1, max_bytes=0)
-    assert torch.equal(forgetful(text), first)
+    assert read == [16, 16, 2, 2], "computed each time, except the third, which is cached"
+    without_cache = FrozenMiniLM(depth=1, max_bytes=0)
+    assert torch.equal(without_cache(text), first)
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_states_are_cached_on_disk_for_later_runs(text: Text, tmp_path: Path, mo
 def test_transient_texts_are_encoded_but_not_cached(text: Text, monkeypatch: pytest.MonkeyPatch):
     frozen, read = FrozenMiniLM(depth=1), []
     plain = frozen._encode
-    monkeypatch.setattr(frozen, "_encode", lambda given, *a, **k: (read.append(len(given)), plain(given, *a, **k))[1])
+    monkeypatch.setattr(frozen, "_encode", lambda ids, *a, **k: (read.append(len(ids)), plain(ids, *a, **k))[1])
     first = frozen(text, transient=True)
     assert torch.equal(frozen(text, transient=True), first) and read == [3, 3]
     torch.testing.assert_close(frozen(text), first, rtol=1e-3, atol=1e-3)
@@ -107,22 +107,22 @@ def test_causal_states_do_not_depend_on_later_tokens(text: Text):
     changed[:, 3] = 2000
     after = frozen(Text(changed, text.mask))
     torch.testing.assert_close(after[:, :3], whole[:, :3], rtol=1e-3, atol=1e-3)
-    assert ((after - whole)[:, 3:].abs().amax(2)[text.mask[:, 3:]] > 1e-2).all(), "later ones know of it"
+    assert ((after - whole)[:, 3:].abs().amax(2)[text.mask[:, 3:]] > 1e-2).all(), "later states depend on it"
     assert not torch.allclose(whole, FrozenMiniLM(depth=2)(text), atol=1e-2)
 
 
 @pytest.mark.slow
 def test_stages_are_concatenated_with_similar_magnitudes(frozen: FrozenMiniLM, text: Text):
-    said = FrozenMiniLM(stages=(0, 3, 6))(text)
-    assert said.shape == (*text.ids.shape, 3 * 384) == (*text.ids.shape, FrozenMiniLM(stages=(0, 3, 6)).width)
+    features = FrozenMiniLM(stages=(0, 3, 6))(text)
+    assert features.shape == (*text.ids.shape, 3 * 384) == (*text.ids.shape, FrozenMiniLM(stages=(0, 3, 6)).width)
     last = frozen.blocks[5]
     assert isinstance(last, PostNormBlock)
     for stage, norm in ((0, frozen.words.norm), (2, last.norm2)):
         scale = norm.weight.square().mean().sqrt()
         layers = frozen if stage else FrozenMiniLM(depth=0)
         expected = (layers(text) - norm.bias) / scale * text.mask[:, :, None]
-        torch.testing.assert_close(said[:, :, stage * 384 : (stage + 1) * 384], expected, rtol=1e-2, atol=2e-2)
-    assert (said[text.mask].view(-1, 3, 384).std((0, 2)) - 1).abs().max() < 0.3
+        torch.testing.assert_close(features[:, :, stage * 384 : (stage + 1) * 384], expected, rtol=1e-2, atol=2e-2)
+    assert (features[text.mask].view(-1, 3, 384).std((0, 2)) - 1).abs().max() < 0.3
     with pytest.raises(ValueError, match=r"stages must be in \[0, 3\]"):
         FrozenMiniLM(depth=3, stages=(0, 4))
 

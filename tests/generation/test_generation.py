@@ -87,22 +87,22 @@ WORDS = 6
 
 def best_of_all(model: Speaker, start: int, rules: GenerationConfig, i: int, power: float) -> tuple[list[int], float]:
     """The best of all possible texts, by enumeration."""
-    here = context(2).index_samples(torch.tensor([i]))
-    found = []
+    sample_context = context(2).index_samples(torch.tensor([i]))
+    candidates = []
     for n in range(1, rules.max_length):
         for text in product(range(WORDS), repeat=n):
             if END in text[:-1] or (n < rules.max_length - 1 and text[-1] != END):
                 continue
-            found.append((start, *text))
+            candidates.append((start, *text))
     scores = {}
     with torch.no_grad():
-        for n in {len(text) for text in found}:
-            texts = torch.tensor([text for text in found if len(text) == n])
+        for n in {len(text) for text in candidates}:
+            texts = torch.tensor([text for text in candidates if len(text) == n])
             read = Text(texts, torch.ones_like(texts, dtype=torch.bool))
-            said = model.next_token_logits(
-                read, here.index_samples(torch.zeros(len(texts), dtype=torch.long))
+            logits = model.next_token_logits(
+                read, sample_context.index_samples(torch.zeros(len(texts), dtype=torch.long))
             ).log_softmax(-1)
-            total = said[:, :-1].gather(2, texts[:, 1:, None]).sum((1, 2))
+            total = logits[:, :-1].gather(2, texts[:, 1:, None]).sum((1, 2))
             lengths = n - (texts[:, -1] == END).long()
             scores |= dict(zip(map(tuple, texts.tolist()), (total / lengths**power).tolist(), strict=True))
     best = max(scores, key=lambda text: scores[text])
@@ -110,7 +110,7 @@ def best_of_all(model: Speaker, start: int, rules: GenerationConfig, i: int, pow
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0])
-def test_with_enough_beams_the_best_text_is_found(power: float):
+def test_enough_beams_give_the_best_text(power: float):
     model, rules = Speaker(WORDS).eval(), GenerationConfig(END, PAD, max_length=4)
     written = beam_search(model, context(2), prompt([5], [3]), rules, BeamConfig(WORDS**2, length_penalty=power))
     for i, start in enumerate((5, 3)):
@@ -221,20 +221,20 @@ def test_decoding_with_a_cache_equals_decoding_without(packed: bool):
     """The same texts with and without a cache, with packed and padded context; each token is computed once."""
     model, start = Speaker().eval(), prompt([5, 6], [7, 2], [3, 3])
     with packing(packed):
-        here = context(3)
-        found = []
+        layout = context(3)
+        results = []
         for use_cache in (True, False):
             model.columns = 0
             draws = torch.rand(3, RULES.max_length, generator=torch.Generator().manual_seed(0))
             beams = beam_search(
-                model, here, start, RULES, BeamConfig(4, num_beam_groups=2, diversity_penalty=0.3), use_cache
+                model, layout, start, RULES, BeamConfig(4, num_beam_groups=2, diversity_penalty=0.3), use_cache
             )
-            found.append((greedy(model, here, start, RULES, use_cache), beams.ids))
-            found[-1] += (sample(model, here, start, RULES, draws, use_cache=use_cache),)
-            found[-1] += (model.columns,)
-    for a, b in zip(*(x[:3] for x in found), strict=True):
+            results.append((greedy(model, layout, start, RULES, use_cache), beams.ids))
+            results[-1] += (sample(model, layout, start, RULES, draws, use_cache=use_cache),)
+            results[-1] += (model.columns,)
+    for a, b in zip(*(x[:3] for x in results), strict=True):
         assert torch.equal(a, b)
-    assert found[0][3] < found[1][3]
+    assert results[0][3] < results[1][3]
 
 
 def test_contextual_frozen_embeddings_get_the_prefix(monkeypatch: pytest.MonkeyPatch):
@@ -249,23 +249,23 @@ def test_contextual_frozen_embeddings_get_the_prefix(monkeypatch: pytest.MonkeyP
     with torch.no_grad():
         torch.testing.assert_close(read(use_cache=True), read(use_cache=False), rtol=1e-5, atol=2e-5)
         monkeypatch.setattr(FrozenTextEmbedding, "with_prefix", lambda *_: nullcontext())
-        assert (read(use_cache=True) - read(use_cache=False)).abs().max() > 1e-4, "else this test could not fail"
+        assert (read(use_cache=True) - read(use_cache=False)).abs().max() > 1e-4, "otherwise this test could not fail"
 
 
 def test_a_samples_text_does_not_depend_on_the_batch():
     model, start = Speaker().eval(), prompt([5], [7], [3])
-    together = beam_search(model, context(3), start, RULES, BeamConfig(3))
+    batched = beam_search(model, context(3), start, RULES, BeamConfig(3))
     for i in range(3):
-        alone = beam_search(model, context(3).index_samples(torch.tensor([i])), start[i : i + 1], RULES, BeamConfig(3))
-        assert together.scores[i].item() == pytest.approx(alone.scores.item(), rel=1e-5)
-        n = alone.ids.shape[1]
-        assert torch.equal(together.ids[i, :n], alone.ids[0])
-        assert (together.ids[i, n:] == PAD).all()
+        single = beam_search(model, context(3).index_samples(torch.tensor([i])), start[i : i + 1], RULES, BeamConfig(3))
+        assert batched.scores[i].item() == pytest.approx(single.scores.item(), rel=1e-5)
+        n = single.ids.shape[1]
+        assert torch.equal(batched.ids[i, :n], single.ids[0])
+        assert (batched.ids[i, n:] == PAD).all()
     draws = torch.rand(3, RULES.max_length, generator=torch.Generator().manual_seed(0))
     sampled = sample(model, context(3), start, RULES, draws)
     for i in range(3):
-        alone = sample(model, context(3).index_samples(torch.tensor([i])), start[i : i + 1], RULES, draws[i : i + 1])
-        assert torch.equal(sampled[i, : alone.shape[1]], alone[0])
+        single = sample(model, context(3).index_samples(torch.tensor([i])), start[i : i + 1], RULES, draws[i : i + 1])
+        assert torch.equal(sampled[i, : single.shape[1]], single[0])
 
 
 @pytest.mark.parametrize("draw,token", [(0.0, 1), (0.499, 1), (0.501, 2), (0.799, 2), (0.801, 3), (0.99999, 3)])

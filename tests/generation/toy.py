@@ -45,10 +45,10 @@ class Speaker(nn.Module):
         self.columns = 0  # total columns computed
 
     def next_token_logits(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tensor:
-        seen = 0 if cache is None else cache.length
+        past = 0 if cache is None else cache.length
         n = text.ids.shape[1]
         self.columns += n
-        tokens = self.words(text, seen)
+        tokens = self.words(text, past)
         for block in self.blocks:
-            tokens = block(tokens, context, causal(n, seen + n), cache)
+            tokens = block(tokens, context, causal(n, past + n), cache)
         return self.out(tokens.to_padded())

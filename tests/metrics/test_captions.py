@@ -34,14 +34,14 @@ WORDS = [
 ]
 
 
-def drawn(seed: int, pictures: int, most: int = 5) -> tuple[list[list[str]], list[list[list[str]]]]:
+def drawn(seed: int, num_images: int, most: int = 5) -> tuple[list[list[str]], list[list[list[str]]]]:
     """Captions from a small vocabulary, so that they overlap; some empty or repeated."""
     random_ = random.Random(seed)
 
     def text(least: int) -> list[str]:
         return random_.choices(WORDS, k=random_.randint(least, 14))
 
-    references = [[text(1) for _ in range(random_.randint(1, most))] for _ in range(pictures)]
+    references = [[text(1) for _ in range(random_.randint(1, most))] for _ in range(num_images)]
     candidates = [random_.choice([text(0), random_.choice(others), text(0)[:3]]) for others in references]
     return candidates, references
 
@@ -56,12 +56,12 @@ def official(candidates: list[list[str]], references: list[list[list[str]]]) -> 
     )
 
 
-@pytest.mark.parametrize(("seed", "pictures", "most"), [(0, 40, 5), (1, 7, 1), (2, 200, 3), (3, 2, 5)])
-def test_equal_to_the_official_scorers(seed: int, pictures: int, most: int):
-    candidates, references = drawn(seed, pictures, most)
+@pytest.mark.parametrize(("seed", "num_images", "most"), [(0, 40, 5), (1, 7, 1), (2, 200, 3), (3, 2, 5)])
+def test_equal_to_the_official_scorers(seed: int, num_images: int, most: int):
+    candidates, references = drawn(seed, num_images, most)
     blue, rouge, cider = official(candidates, references)
     assert bleu(candidates, references) == pytest.approx(blue, rel=0, abs=1e-6)
-    assert sum(map(rouge_l, candidates, references)) / pictures == pytest.approx(rouge, rel=0, abs=1e-6)
+    assert sum(map(rouge_l, candidates, references)) / num_images == pytest.approx(rouge, rel=0, abs=1e-6)
     assert cider_d(candidates, references) == pytest.approx(cider, rel=0, abs=1e-6)
     assert max(cider) > 0.1 and rouge > 0.1  # not all scores are zero
 
@@ -69,20 +69,20 @@ def test_equal_to_the_official_scorers(seed: int, pictures: int, most: int):
 def test_raw_captions_are_tokenized_first():
     candidates = ["A dog's ball.", "Two cats (black) sit!", "it isn't here"]
     references = [["The dog's red ball", "A ball ..."], ["two cats sit, black", "Cats."], ["It is not here"]]
-    found = caption_scores(candidates, references)
+    scores = caption_scores(candidates, references)
     words = [caption_words(text) for text in candidates], [[caption_words(t) for t in texts] for texts in references]
     blue, rouge, cider = official(*words)
-    assert found.bleu == pytest.approx(blue) and found.rouge_l == pytest.approx(rouge)
-    assert found.each == pytest.approx(cider) and found.cider_d == pytest.approx(sum(cider) / 3)
+    assert scores.bleu == pytest.approx(blue) and scores.rouge_l == pytest.approx(rouge)
+    assert scores.each == pytest.approx(cider) and scores.cider_d == pytest.approx(sum(cider) / 3)
 
 
-def test_worked_by_hand():
-    said, true = ["a", "red", "ball"], [["a", "blue", "ball", "rolls"]]
-    assert bleu([said], [true])[0] == pytest.approx(2 / 3 * math.exp(1 - 4 / 3))
+def test_worked_example():
+    candidate, true = ["a", "red", "ball"], [["a", "blue", "ball", "rolls"]]
+    assert bleu([candidate], [true])[0] == pytest.approx(2 / 3 * math.exp(1 - 4 / 3))
     precision, recall = 2 / 3, 2 / 4
-    assert rouge_l(said, true) == pytest.approx(2.44 * precision * recall / (recall + 1.44 * precision))
+    assert rouge_l(candidate, true) == pytest.approx(2.44 * precision * recall / (recall + 1.44 * precision))
     # two images without common words: a candidate equal to its one reference, of 3 words, has cosine 1 for n = 1, 2, 3
-    assert cider_d([said, ["x"]], [[said], [["y"]]]) == pytest.approx([10 * 3 / 4, 0])
+    assert cider_d([candidate, ["x"]], [[candidate], [["y"]]]) == pytest.approx([10 * 3 / 4, 0])
 
 
 def test_an_exact_match_scores_best_and_no_overlap_zero():

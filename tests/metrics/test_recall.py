@@ -7,15 +7,15 @@ from diptych.metrics.recall import chance, recall
 
 
 def by_hand(scores, owner, k):
-    """The definition, one query at a time: sort with wrong candidates first among equals, look at the first k."""
+    """The definition, one query at a time: sort with wrong candidates first among ties, look at the first k."""
 
-    def found(row, right):
+    def hits(row, right):
         order = sorted(range(len(row)), key=lambda j: (-row[j], j in right))
         return bool(set(order[:k]) & right)
 
     images, texts = range(len(scores)), range(len(owner))
-    i2t = [found(scores[i], {t for t in texts if owner[t] == i}) for i in images]
-    t2i = [found([scores[i][t] for i in images], {owner[t]}) for t in texts]
+    i2t = [hits(scores[i], {t for t in texts if owner[t] == i}) for i in images]
+    t2i = [hits([scores[i][t] for i in images], {owner[t]}) for t in texts]
     return sum(i2t) / len(i2t), sum(t2i) / len(t2i)
 
 
@@ -50,7 +50,7 @@ def test_worked_example():
     assert result.chance_image_to_text == {1: pytest.approx(0.5), 2: pytest.approx(5 / 6)}  # 1 - C(2,2)/C(4,2)
 
 
-def test_chance_by_hand():
+def test_chance_of_a_worked_example():
     blind = chance([1, 3], (1, 2, 9))
     assert blind.image_to_text == {1: pytest.approx((1 / 4 + 3 / 4) / 2), 2: pytest.approx((1 / 2 + 1) / 2), 9: 1.0}
     assert blind.text_to_image == {1: 0.5, 2: 1.0, 9: 1.0}

@@ -58,8 +58,8 @@ def test_normalisation(answer, normal):
 
 @pytest.mark.parametrize(("count", "score"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
 def test_ten_annotators(count, score):
-    people = ["yes"] * count + ["no"] * (10 - count)
-    assert vqa_accuracy("yes", people) == pytest.approx(score)
+    answers = ["yes"] * count + ["no"] * (10 - count)
+    assert vqa_accuracy("yes", answers) == pytest.approx(score)
 
 
 def test_a_single_answer_is_plain_equality():
@@ -98,7 +98,7 @@ def test_choice_letters_stay_distinct_answers():
 
 
 @pytest.mark.parametrize(
-    ("people", "any_text", "of_list"),
+    ("human_answers", "any_text", "of_list"),
     [
         (["yes"] * 10, 1.0, 1.0),
         (["Yes"] * 10, 1.0, 0.0),  # unanimous, so capitals count, and a normalised list has none
@@ -114,37 +114,37 @@ def test_choice_letters_stay_distinct_answers():
         (["blue", "green", "grey"] * 3 + ["maroon"], 0.9, 0.0),
     ],
 )
-def test_the_best_possible_accuracy(people, any_text, of_list):
+def test_the_best_possible_accuracy(human_answers, any_text, of_list):
     answers = ["yes", "2", "a"]
-    assert best_accuracy(people) == pytest.approx(any_text)
-    assert best_accuracy(people, AnswerList.of(answers)) == pytest.approx(of_list)
+    assert best_accuracy(human_answers) == pytest.approx(any_text)
+    assert best_accuracy(human_answers, AnswerList.of(answers)) == pytest.approx(of_list)
 
 
 @given(
     st.lists(st.sampled_from(["yes", "Yes", "no", "two", "2", "a", "A", "the", "?"]), min_size=1, max_size=11),
     st.lists(st.sampled_from(["yes", "no", "2", "a", "the", "red"]), max_size=6),
 )
-def test_the_best_possible_accuracy_is_the_best_of_all_answers(people, answers):
-    every = [*people, *answers, *map(normalise_answer, people), "another"]
-    assert best_accuracy(people) == pytest.approx(max(vqa_accuracy(answer, people) for answer in every))
-    own = max((vqa_accuracy(answer, people) for answer in answers), default=0.0)
-    assert best_accuracy(people, AnswerList.of(answers)) == pytest.approx(own)
+def test_the_best_possible_accuracy_is_the_best_of_all_answers(human_answers, answers):
+    every = [*human_answers, *answers, *map(normalise_answer, human_answers), "another"]
+    assert best_accuracy(human_answers) == pytest.approx(max(vqa_accuracy(answer, human_answers) for answer in every))
+    own = max((vqa_accuracy(answer, human_answers) for answer in answers), default=0.0)
+    assert best_accuracy(human_answers, AnswerList.of(answers)) == pytest.approx(own)
 
 
 @given(
     st.lists(st.sampled_from(["yes", "no", "two", "2"]), min_size=2, max_size=11), st.sampled_from(["yes", "2", "red"])
 )
-def test_accuracy_is_the_mean_over_the_ways_to_leave_one_out(people, answer):
-    form = str if len(set(people)) == 1 else normalise_answer
-    matches = [form(other) == form(answer) for other in people]
-    each = [min(1, sum(m for j, m in enumerate(matches) if j != i) / 3) for i in range(len(people))]
-    assert vqa_accuracy(answer, people) == pytest.approx(sum(each) / len(people))
+def test_accuracy_is_the_mean_over_the_ways_to_leave_one_out(answers, answer):
+    form = str if len(set(answers)) == 1 else normalise_answer
+    matches = [form(other) == form(answer) for other in answers]
+    each = [min(1, sum(m for j, m in enumerate(matches) if j != i) / 3) for i in range(len(answers))]
+    assert vqa_accuracy(answer, answers) == pytest.approx(sum(each) / len(answers))
 
 
 @given(st.lists(st.sampled_from(["yes", "no", "maybe"]), min_size=10, max_size=10))
-def test_more_votes_never_score_less(people):
-    ranked = sorted({"yes", "no", "maybe"}, key=people.count)
-    scores = [vqa_accuracy(a, people) for a in ranked]
+def test_more_votes_never_score_less(answers):
+    ranked = sorted({"yes", "no", "maybe"}, key=answers.count)
+    scores = [vqa_accuracy(a, answers) for a in ranked]
     assert scores == pytest.approx(sorted(scores))
-    targets = soft_scores(people, normalise_answer)  # training targets equal the metric
+    targets = soft_scores(answers, normalise_answer)  # training targets equal the metric
     assert scores == pytest.approx([targets.get(answer, 0.0) for answer in ranked])

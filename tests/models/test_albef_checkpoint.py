@@ -40,13 +40,13 @@ def attention(name: str) -> Shapes:
     return shapes
 
 
-def bert(layers: int, alone: int) -> Shapes:
-    """The shapes of BERT; the first `alone` layers have no cross-attention."""
+def bert(layers: int, text_layers: int) -> Shapes:
+    """The shapes of BERT; the first `text_layers` layers have no cross-attention."""
     shapes: Shapes = {"embeddings.position_ids": (1, TEXTS), **layer("embeddings.LayerNorm", WIDTH)}
     for name, rows in (("word", WORDS), ("position", TEXTS), ("token_type", 2)):
         shapes[f"embeddings.{name}_embeddings.weight"] = (rows, WIDTH)
     for i in range(layers):
-        block = attention("attention") | (attention("crossattention") if i >= alone else {})
+        block = attention("attention") | (attention("crossattention") if i >= text_layers else {})
         block |= layer("intermediate.dense", HIDDEN, WIDTH) | layer("output.dense", WIDTH, HIDDEN)
         shapes |= under(f"encoder.layer.{i}", block | layer("output.LayerNorm", WIDTH))
     return shapes
@@ -57,7 +57,7 @@ def words() -> Shapes:
     return under("cls.predictions", head | layer("decoder", WORDS, WIDTH))
 
 
-def twice(*parts: Shapes) -> Shapes:
+def doubled(*parts: Shapes) -> Shapes:
     """The shapes of the student and of its momentum model."""
     student = {name: shape for part in parts for name, shape in part.items()}
     return student | {name.replace(".", "_m.", 1): shape for name, shape in student.items()}
@@ -76,7 +76,7 @@ def classifier(answers: int) -> Shapes:
 # By task: shapes, and millions of parameters, all and trained, where they are published.
 PUBLISHED: dict[str, tuple[Shapes, float | None, float | None]] = {
     "pretraining": (
-        twice(
+        doubled(
             under("visual_encoder", image(256)),
             under("text_encoder", under("bert", bert(12, 6)) | words()),
             PROJECTIONS,
@@ -85,16 +85,16 @@ PUBLISHED: dict[str, tuple[Shapes, float | None, float | None]] = {
         419.9, 209.9,
     ),
     "retrieval": (
-        twice(PIXELS, under("text_encoder", bert(12, 6)), PROJECTIONS)
+        doubled(PIXELS, under("text_encoder", bert(12, 6)), PROJECTIONS)
         | QUEUES | {"idx_queue": (1, 64)} | layer("itm_head", 2, WIDTH),
         None, None,
     ),
     "vqa": (
-        twice(PIXELS, under("text_encoder", bert(12, 6)), under("text_decoder", under("bert", bert(6, 0)) | words())),
+        doubled(PIXELS, under("text_encoder", bert(12, 6)), under("text_decoder", under("bert", bert(6, 0)) | words())),
         580.1, 290.0,
     ),
-    "entailment": (twice(PIXELS, under("text_encoder", bert(12, 6)), classifier(3)), None, None),
-    "nlvr2": (twice(PIXELS, TWO_IMAGES, classifier(2)), None, 259.1),
+    "entailment": (doubled(PIXELS, under("text_encoder", bert(12, 6)), classifier(3)), None, None),
+    "nlvr2": (doubled(PIXELS, TWO_IMAGES, classifier(2)), None, 259.1),
     "assignment": (
         PIXELS | TWO_IMAGES | PROJECTIONS | {"temp": ()} | layer("ta_head", 3, WIDTH), None, None
     ),
@@ -148,7 +148,7 @@ def test_both_position_grids_of_a_momentum_model_are_resized():
     assert sorted(resized) == [f"{who}.model.image.patches.position" for who in ("student", "teacher")]
 
 
-def test_an_incomplete_checkpoint_or_an_unknown_task_is_refused():
+def test_an_incomplete_checkpoint_or_an_unknown_task_raises():
     with pytest.raises(WeightsError, match="neither decoder nor head nor queue"):
         map_official("albef", meta(PIXELS | under("text_encoder", bert(12, 6))), {})
     shapes, *_ = PUBLISHED["entailment"]

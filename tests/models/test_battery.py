@@ -32,7 +32,7 @@ FIRST = list({re.split("[ ,]", name)[0]: name for name in reversed(SYSTEMS)}.val
 
 
 def cases(parts: Callable[[System], Mapping], n: int) -> list:
-    """(name, part) of every system; all are slow but the `n`-th part of each paper's first entry."""
+    """(name, part) of every system; all are slow except the `n`-th part of each paper's first entry."""
     return [
         pytest.param(name, part, marks=() if name in FIRST and part == list(parts(system))[n] else pytest.mark.slow)
         for name, system in SYSTEMS.items()
@@ -88,13 +88,13 @@ def outputs(name: str, method: str, model: nn.Module, batch: Batch, packed: bool
 
 def assert_same(a: list[list[Tensor]], b: list[list[Tensor]]) -> None:
     for x, y in zip(a, b, strict=True):
-        for mine, theirs in zip(x, y, strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+        for ours, theirs in zip(x, y, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture
 def doubles(name: str) -> Iterator[None]:
-    """Float64 throughout, for float32 rounding differs between CPUs; the visual tokenizer compares its codes in
+    """Float64 throughout, since float32 rounding differs between CPUs; the visual tokenizer compares its codes in
     float32.
     """
     torch.set_default_dtype(torch.float32 if name == "tokenizer" else torch.float64)
@@ -238,10 +238,10 @@ def memory_and_results(
 ) -> tuple[int, dict[str, Tensor], dict[str, Tensor]]:
     """Bytes saved for the backward pass, losses and gradients of a step after a `change` to it."""
     change(amplified(step).eval())
-    held: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
     def note(t: Tensor) -> Tensor:
-        held[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        saved[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
@@ -249,7 +249,7 @@ def memory_and_results(
         total = total_of(step, losses)
     total.backward()
     grads = {name: torch.zeros(()) if p.grad is None else full_tensor(p.grad) for name, p in step.named_parameters()}
-    return sum(held.values()), losses, grads
+    return sum(saved.values()), losses, grads
 
 
 def assert_same_results(got: tuple, wanted: tuple) -> None:

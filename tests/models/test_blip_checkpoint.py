@@ -135,7 +135,7 @@ def test_a_large_vit_is_inferred_from_the_shapes():
     assert (arguments["dim"], arguments["depth"], arguments["num_heads"]) == (768, 12, 12)
 
 
-def test_a_checkpoint_of_no_known_task_is_refused():
+def test_a_checkpoint_of_an_unknown_task_raises():
     with pytest.raises(WeightsError, match="neither decoder nor head nor queue"):
         map_official("blip", meta(ENCODERS), {})
 

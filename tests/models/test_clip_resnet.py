@@ -62,7 +62,7 @@ def test_a_strided_bottleneck_averages_in_both_branches():
 
 
 def test_attention_pooling_equals_torch_s_multi_head_attention():
-    """By torch's own function, with the same weights: what the official code calls."""
+    """With torch's own function and the same weights, as in the official code."""
     clip, image = model(), images()
     pool: AttentionPool = clip.pool
     projections = pool.attention.query, pool.attention.key, pool.attention.value
@@ -111,5 +111,5 @@ def test_padding_of_the_canvas_changes_no_features():
         with packing(packed):
             (in_batch,) = clip.pooled_features(clip.encode_image(mixed))
             for i, (h, w) in enumerate(mixed.sizes.tolist()):
-                (alone,) = clip.pooled_features(clip.encode_image(Image.from_full(pixels[i : i + 1, :, :h, :w])))
-                torch.testing.assert_close(in_batch[i : i + 1], alone, rtol=1e-4, atol=1e-5)
+                (single,) = clip.pooled_features(clip.encode_image(Image.from_full(pixels[i : i + 1, :, :h, :w])))
+                torch.testing.assert_close(in_batch[i : i + 1], single, rtol=1e-4, atol=1e-5)

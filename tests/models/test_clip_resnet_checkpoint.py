@@ -92,7 +92,7 @@ def test_names_are_translated_both_ways_and_other_sizes_are_inferred():
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
 
 
-def test_a_resnet_with_a_missing_stage_is_refused():
+def test_a_resnet_with_a_missing_stage_raises():
     state = {name: tensor for name, tensor in small().items() if not name.startswith("visual.layer3.")}
     with pytest.raises(WeightsError, match=r"stages of \(1, 2, 0, 1\) blocks"):
         map_official("clip_resnet", state, {"num_heads": 4})

@@ -1,4 +1,4 @@
-"""CoCa's text decoder: what its [CLS] attends to, and incremental decoding."""
+"""CoCa's text decoder: the tokens that its [CLS] attends to, and incremental decoding."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_cls_attends_to_the_pad_after_its_text_as_in_the_released_weights():
     with torch.no_grad():
         coca.text.word.weight[0] += torch.arange(16) % 3
     moved = (text_features(coca, batch) - before).abs().amax(1) > 1e-3
-    assert moved.tolist() == [True, False], "a text that fills all positions has no pad after it"
+    assert moved.tolist() == [True, False], "a text that fills all positions has no padding after it"
 
 
 def test_padding_changes_no_text_features():
@@ -71,7 +71,7 @@ def test_padding_changes_no_text_features():
 
 
 def test_a_token_with_the_padding_s_id_masks_the_next_token():
-    """As open_clip's mask does: the id 0 is a "!" too."""
+    """As in open_clip's mask: the id 0 is also a "!"."""
     coca = model()
     a, b = text([3, 0, 7, 5]), text([3, 0, 8, 5])
     a, b = (coca.encode_text(x).select(name="words").to_padded() for x in (a, b))
@@ -91,6 +91,6 @@ def test_incremental_decoding_gives_the_same_logits(chunks: tuple[int, ...]):
     torch.testing.assert_close(torch.cat(out, 1), at_once, rtol=1e-4, atol=1e-5)
 
 
-def test_a_text_longer_than_the_position_table_is_refused():
+def test_a_text_longer_than_the_position_table_raises():
     with pytest.raises(ValueError, match="text of 7 tokens, but the model has positions for 6"):
         model().encode_text(text([3], columns=7))

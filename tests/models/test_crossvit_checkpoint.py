@@ -126,7 +126,7 @@ def test_timm_s_layout_is_the_same_model(tmp_path: Path):
     assert all(torch.equal(ours.state[name], theirs.state[name]) for name in ours.state)
 
 
-def test_inconsistent_sizes_and_unknown_weights_are_refused():
+def test_inconsistent_sizes_and_unknown_weights_raise():
     state = official_state(**SMALL, stages=((1, 1, 0),), stem=False)
     with pytest.raises(
         WeightsError, match=r"the number of heads is \[2\]; expected one number for both branches, or one for each"

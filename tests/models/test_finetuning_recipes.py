@@ -42,15 +42,15 @@ def small(run: Finetune) -> tuple[Finetune, Batch]:
     draw = torch.Generator().manual_seed(1)
     false = torch.randint(10, VOCABULARY, (2 * B, 6), generator=draw)
     labels = {"targets": torch.rand(B, 3, generator=draw), "class": torch.tensor([0, 1, 1, 0])}
-    held = replace(batch(like), negative_texts=Text(false, torch.ones_like(false, dtype=torch.bool)), labels=labels)
-    return run, held
+    inputs = replace(batch(like), negative_texts=Text(false, torch.ones_like(false, dtype=torch.bool)), labels=labels)
+    return run, inputs
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_the_first_step_has_a_loss_and_gradients(name: str):
-    run, held = small(recipe(name, "Finetune"))
+    run, inputs = small(recipe(name, "Finetune"))
     module = build(run, FACTS).train()
-    losses = module(held, module.num_terms(held))
+    losses = module(inputs, module.num_terms(inputs))
     loss = losses[run.task]
     assert loss.isfinite() and loss > 0
     loss.backward()

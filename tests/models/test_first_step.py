@@ -100,30 +100,30 @@ def batch(run: Pretrain) -> Batch:
     text = Text(ids, torch.ones_like(ids, dtype=torch.bool))
     image = Image.from_full(torch.randn(B, 3, 32, 32, generator=draw))
     labels = {"image": torch.arange(B)}
-    held = Batch(0, 0, torch.arange(B), text=text if reads_text(run.objectives) else None, labels=labels)
+    inputs = Batch(0, 0, torch.arange(B), text=text if reads_text(run.objectives) else None, labels=labels)
     if not reads_images(run.objectives):
-        return held
+        return inputs
     matched = torch.tensor([True, False, True, False])
     if not reads_regions(run):
-        return replace(held, image=image, matching=Matching(image, matched))
+        return replace(inputs, image=image, matching=Matching(image, matched))
     boxes, real = torch.rand(B, 3, 5, generator=draw), torch.ones(B, 3, dtype=torch.bool)
     classes = torch.full((B, 3, REGION_CLASSES), 1 / REGION_CLASSES)
     regions = Regions(torch.randn(B, 3, FEATURE_DIM, generator=draw), boxes, real, classes)
     regions = (
         regions if isinstance(run.model, SCANConfig | VisualBERTConfig | VSEppConfig) else regions.with_whole_image()
     )
-    return replace(held, regions=regions, matching=Matching(regions, matched))
+    return replace(inputs, regions=regions, matching=Matching(regions, matched))
 
 
-class Guide(FrozenCNN):
-    """In the place of the CNN, which is an extra."""
+class FakeCNN(FrozenCNN):
+    """Replaces the CNN, which is an optional dependency."""
 
     stride = 16
 
     def __init__(self) -> None:
         pass
 
-    def __call__(self, image: Image, known: ImageKeys | None = None) -> TeacherFeatures:
+    def __call__(self, image: Image, keys: ImageKeys | None = None) -> TeacherFeatures:
         rows, columns = (side // self.stride for side in image.pixels.shape[-2:])
         draw = torch.Generator().manual_seed(1)
         return TeacherFeatures(
@@ -133,8 +133,8 @@ class Guide(FrozenCNN):
 
 @pytest.fixture
 def tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The run folder of a visual tokenizer, all of whose codes are in use."""
-    monkeypatch.setattr(building, "frozen_cnn", Guide)
+    """The run folder of a visual tokenizer all of whose codes are in use."""
+    monkeypatch.setattr(building, "frozen_cnn", FakeCNN)
     run = toy(recipe("beit3.small_visual_tokenizer"))
     module = building.build(run)
     module.get_buffer("model.codebook.idle").zero_()
@@ -172,7 +172,7 @@ def test_a_run_on_codes_names_a_visual_tokenizer_with_that_many_codes(tokenizer:
         building.build(replace(run, objectives=replace(run.objectives, codebook_size=9)))
 
 
-def test_a_collapsed_visual_tokenizer_is_refused(tokenizer: str):
+def test_a_collapsed_visual_tokenizer_raises(tokenizer: str):
     module = building.build(toy(recipe("beit3.small_visual_tokenizer")))
     idle = module.get_buffer("model.codebook.idle").zero_()
     idle[1:] = 10
@@ -207,10 +207,10 @@ def test_a_collapsed_visual_tokenizer_is_refused(tokenizer: str):
         ),
     ],
 )
-def test_objectives_that_a_model_lacks_are_refused_in_one_line(name: str, objectives: Objectives, message: str):
-    with pytest.raises(RunError, match=message) as refused:
+def test_objectives_that_a_model_lacks_are_a_one_line_error(name: str, objectives: Objectives, message: str):
+    with pytest.raises(RunError, match=message) as error:
         building.build(replace(toy(recipe(name)), objectives=objectives))
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
 def test_regions_are_not_blended():
@@ -230,7 +230,7 @@ def variants() -> list[Any]:
 
 @pytest.mark.quick("vilt.tiny", "blip *")
 @pytest.mark.parametrize(("name", "others"), variants())
-def test_every_loss_takes_a_step_or_is_refused_when_the_run_is_built(name: str, others: dict, tokenizer: str):
+def test_every_loss_takes_a_step_or_raises_when_the_run_is_built(name: str, others: dict, tokenizer: str):
     run = toy(recipe(name))
     run = replace(run, model=replace(run.model, **others), visual_tokenizer=tokenizer, heads=("*",), teacher=Teacher())
     losses, taken = [row[0] for row in NEEDS] + ["mlm"], 0
@@ -240,8 +240,8 @@ def test_every_loss_takes_a_step_or_is_refused_when_the_run_is_built(name: str, 
         )
         try:
             module = building.build(one_loss).train()
-        except RunError as refused:
-            assert f"set objectives.{loss} to 0" in str(refused) or 'set embedders.image to "own"' in str(refused)
+        except RunError as error:
+            assert f"set objectives.{loss} to 0" in str(error) or 'set embedders.image to "own"' in str(error)
             continue
         module(batch(one_loss))[loss].backward()
         taken += 1

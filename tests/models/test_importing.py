@@ -27,7 +27,7 @@ def load(state: dict[str, Tensor], folder: Path, system: str = "vilt", **options
     return load_official(system, folder / "x.ckpt", **arguments)
 
 
-def refused(state: dict[str, Tensor], folder: Path, system: str = "vilt", **options: Any) -> str:
+def error_of(state: dict[str, Tensor], folder: Path, system: str = "vilt", **options: Any) -> str:
     with pytest.raises(WeightsError) as error:
         load(state, folder, system, **options)
     message = str(error.value)
@@ -76,20 +76,20 @@ def test_names_are_translated_both_ways(system: str, vit_folder: Path, vilt_fold
 
 def test_weights_that_do_not_fit_are_named(vilt_folder: Path, tmp_path: Path):
     state = vilt_state(vilt_folder)
-    assert "unexpected weights: invented.weight" in refused(state | {"invented.weight": torch.ones(1)}, tmp_path)
+    assert "unexpected weights: invented.weight" in error_of(state | {"invented.weight": torch.ones(1)}, tmp_path)
     short = {name: tensor for name, tensor in state.items() if name != "transformer.blocks.2.attn.proj.bias"}
-    assert "missing: model.transformer.blocks.2.attention.out.bias" in refused(short, tmp_path)
+    assert "missing: model.transformer.blocks.2.attention.out.bias" in error_of(short, tmp_path)
     odd = state | {"pooler.dense.weight": torch.ones(40, 41)}
-    assert "pooler.dense.weight is (40, 41), the model has (40, 40)" in refused(odd, tmp_path)
+    assert "pooler.dense.weight is (40, 41), the model has (40, 40)" in error_of(odd, tmp_path)
     flat = state | {"transformer.cls_token": torch.ones(40)}
-    assert "transformer.cls_token is (40,)" in refused(flat, tmp_path)
+    assert "transformer.cls_token is (40,)" in error_of(flat, tmp_path)
     integers = state | {"pooler.dense.bias": torch.ones(40, dtype=torch.long)}
-    assert "model.transformer.pooler.dense.bias is (40,) of integers" in refused(integers, tmp_path)
+    assert "model.transformer.pooler.dense.bias is (40,) of integers" in error_of(integers, tmp_path)
     gap = {name.replace("blocks.3.", "blocks.7."): tensor for name, tensor in state.items()}
-    assert "blocks.3." in refused(gap, tmp_path)
+    assert "blocks.3." in error_of(gap, tmp_path)
 
 
-def test_another_model_s_checkpoint_is_refused(vit_folder: Path, vilt_folder: Path):
+def test_another_model_s_checkpoint_raises(vit_folder: Path, vilt_folder: Path):
     with pytest.raises(WeightsError, match=r"missing weights: transformer\.cls_token; is this another model's"):
         load_official("vilt", vit_folder / "checkpoint.pth", num_heads=4)
     with pytest.raises(WeightsError, match=r"missing weights: cls_token; is this another model's"):
@@ -99,8 +99,8 @@ def test_another_model_s_checkpoint_is_refused(vit_folder: Path, vilt_folder: Pa
 
 
 def test_the_number_of_heads_is_required_if_it_cannot_be_inferred(vilt_folder: Path, tmp_path: Path):
-    assert "give --num_heads" in refused(vilt_state(vilt_folder), tmp_path, num_heads=None)
-    assert "does not divide into 7 heads" in refused(vilt_state(vilt_folder), tmp_path, num_heads=7)
+    assert "give --num_heads" in error_of(vilt_state(vilt_folder), tmp_path, num_heads=None)
+    assert "does not divide into 7 heads" in error_of(vilt_state(vilt_folder), tmp_path, num_heads=7)
 
 
 @pytest.mark.parametrize(("system", "resize"), [("vit", resize_bicubic), ("vilt", resize_bilinear)])
@@ -119,13 +119,13 @@ def test_a_square_position_grid_is_resized_by_the_system_s_own_rule(system, resi
 def test_positions_of_a_grid_that_is_not_square_need_the_grid(vilt_folder: Path, tmp_path: Path):
     state = vilt_state(vilt_folder)
     state["transformer.pos_embed"] = torch.randn(1, 1 + 15, 40)
-    assert "has 15 cells, but that is not a square number; give --grid ROWSxCOLUMNS of 15 cells" in refused(
+    assert "has 15 cells, but that is not a square number; give --grid ROWSxCOLUMNS of 15 cells" in error_of(
         state, tmp_path
     )
     imported = load(state, tmp_path, grid=(5, 3))
     assert imported.arguments["grid"] == (5, 3)
     assert torch.equal(imported.state["model.patches.position"], state["transformer.pos_embed"])
-    assert "has 15 cells, but 4 x 4 is 16" in refused(state, tmp_path, grid=(4, 4))
+    assert "has 15 cells, but 4 x 4 is 16" in error_of(state, tmp_path, grid=(4, 4))
 
 
 def test_half_precision_is_imported_as_float32(vilt_folder: Path, tmp_path: Path):
@@ -133,7 +133,7 @@ def test_half_precision_is_imported_as_float32(vilt_folder: Path, tmp_path: Path
     assert {tensor.dtype for tensor in load(state, tmp_path).state.values()} == {torch.float32}
 
 
-def test_nothing_is_loaded_where_one_weight_does_not_fit(vilt_folder: Path):
+def test_nothing_is_loaded_if_one_weight_does_not_fit(vilt_folder: Path):
     imported = load_official("vilt", vilt_folder / "checkpoint.pth", num_heads=4)
     step = imported.build()
     before = {name: tensor.clone() for name, tensor in step.state_dict().items()}

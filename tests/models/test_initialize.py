@@ -38,9 +38,9 @@ def test_patches_blocks_and_norm_are_the_vit_s_and_the_rest_is_unchanged():
     unchanged = before.keys() - set(loaded)
     assert {"words.word.weight", "modality.weight", "transformer.pooler.dense.weight"} < unchanged
     assert all(torch.equal(b.state_dict()[name], before[name]) for name in unchanged)
-    picture = Image.from_full(torch.randn(2, 3, 12, 12))
-    ours = b.eval().transformer.encode_unimodal(b.encode_image(picture)).to_padded()
-    torch.testing.assert_close(ours, a.eval().encode_image(picture).to_padded())
+    image = Image.from_full(torch.randn(2, 3, 12, 12))
+    ours = b.eval().transformer.encode_unimodal(b.encode_image(image)).to_padded()
+    torch.testing.assert_close(ours, a.eval().encode_image(image).to_padded())
 
 
 def test_positions_of_another_size_are_resized():
@@ -62,7 +62,7 @@ def test_positions_of_another_size_are_resized():
         ({"patch_size": 8}, r"patches\.project\.weight is"),
     ],
 )
-def test_another_shape_is_refused_by_name_and_nothing_is_loaded(change: dict[str, int], named: str):
+def test_another_shape_raises_with_its_name_and_nothing_is_loaded(change: dict[str, int], named: str):
     b = vilt()
     before = {name: tensor.clone() for name, tensor in b.state_dict().items()}
     with pytest.raises(WeightsError, match=named):

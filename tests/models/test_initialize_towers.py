@@ -131,7 +131,7 @@ def test_a_vlmo_initialised_from_a_vit_has_the_same_image_features():
         initialize_image_encoder(model, ViT(ViTConfig(8, 1, 2, 16, 4, (3, 3), num_classes=0)).state_dict())
 
 
-def test_weights_that_do_not_fit_are_refused():
+def test_weights_that_do_not_fit_raise():
     model = ALBEF(ALBEFConfig(**SIZE, **IMAGE, text_depth=2, fusion_depth=2, embed_dim=4))  # type: ignore[arg-type]
     before = {name: tensor.clone() for name, tensor in named_weights(model).items()}
     with pytest.raises(WeightsError, match=r"lacks encoder\.layer\.3"):
@@ -156,7 +156,7 @@ def test_a_bert_with_prefixed_names_is_loaded(old: bool, tmp_path: Path):
     assert all(torch.equal(tensor, wrapped.state_dict()[name]) for name, tensor in plain.state_dict().items())
 
 
-def test_nonfinite_weights_are_refused_by_name(tmp_path: Path):
+def test_nonfinite_weights_raise_with_their_names(tmp_path: Path):
     model = ALBEF(ALBEFConfig(**SIZE, **IMAGE, text_depth=2, fusion_depth=2, embed_dim=4))  # type: ignore[arg-type]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     weights = bert()

@@ -39,7 +39,7 @@ JOBS: dict[str, list[tuple[str, dict[str, Any], Heads, bool]]] = {
     ],
 }
 """In the order of the published counts: the task, the settings that differ from the defaults, the shapes of head
-weights, and whether the count is of the student alone.
+weights, and whether the count is of the student only.
 """
 
 
@@ -57,8 +57,8 @@ def counted(system: str, task: str, arguments: dict[str, Any], heads: Heads) -> 
 def test_published_parameter_counts_are_those_of_the_built_models(system: str):
     figures = PUBLISHED[system].parameters
     assert len(figures) == len(JOBS[system])
-    for (what, figure), (task, arguments, heads, alone) in zip(figures.items(), JOBS[system], strict=True):
+    for (what, figure), (task, arguments, heads, without_teacher) in zip(figures.items(), JOBS[system], strict=True):
         whole, student = counted(system, task, arguments, heads)
-        assert figure == (student if alone else whole), what
+        assert figure == (student if without_teacher else whole), what
         if whole != student:
-            assert f"{whole if alone else student:,}" in what or task in ("vqa", "nlvr2"), what
+            assert f"{whole if without_teacher else student:,}" in what or task in ("vqa", "nlvr2"), what

@@ -67,7 +67,7 @@ def test_from_json_names_a_field_that_does_not_fit():
         from_json(Pretrain, values | {"model": {"dim": 3}})
 
 
-def test_json_holds_the_kind_of_a_model_and_unknown_kinds_are_refused():
+def test_json_has_the_kind_of_a_model_and_unknown_kinds_raise():
     run, values = vilt.tiny(), to_json(vilt.tiny())
     assert values["model"]["kind"] == "ViLTConfig" and "kind" not in values["training"]
     values["model"] = {"kind": "ViLTConfig", "dim": 96}
@@ -104,10 +104,10 @@ def test_fine_tuning_normalises_images_as_pre_training(name: str):
 
 
 def test_published_facts_name_existing_models():
-    for name, known in PUBLISHED.items():
-        module, model = known.model
+    for name, published in PUBLISHED.items():
+        module, model = published.model
         assert module == name and hasattr(import_module(f"diptych.models.{module}.model"), model)
-        assert all(len(file.sha256) in (0, 64) for file in known.weights)
+        assert all(len(file.sha256) in (0, 64) for file in published.weights)
 
 
 def test_the_demo_compares_at_equal_budgets():

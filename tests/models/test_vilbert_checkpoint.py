@@ -141,21 +141,21 @@ def test_the_region_targets_follow_from_the_head_s_width(official: dict[str, Ten
 
 
 def test_weights_and_settings_that_do_not_fit_are_named(official: dict[str, Tensor]):
-    def refused(state: dict[str, Tensor], **config: object) -> str:
+    def error_of(state: dict[str, Tensor], **config: object) -> str:
         with pytest.raises(WeightsError) as error:
             map_official("vilbert", state, CONFIG | config)
         return str(error.value)
 
     for odd in ([4, 2], [2], [2, 6], [-1, 4], "24", [True, 4]):
-        assert "2 co-attention blocks cannot be placed" in refused(official, t_biattention_id=odd)
-    assert "cannot be placed" in refused(official, v_biattention_id=[0, 4])
+        assert "2 co-attention blocks cannot be placed" in error_of(official, t_biattention_id=odd)
+    assert "cannot be placed" in error_of(official, v_biattention_id=[0, 4])
     gate = {"bert.encoder.v_layer.0.attention.self.dyLinear_q.weight": torch.ones(48, 32)}
-    assert "unexpected weights: bert.encoder.v_layer.0" in refused(official | gate)
+    assert "unexpected weights: bert.encoder.v_layer.0" in error_of(official | gate)
     untied = official | {"cls.predictions.decoder.weight": torch.ones(210, 32)}
-    assert "must be tied differ: cls.predictions.decoder.weight" in refused(untied)
+    assert "must be tied differ: cls.predictions.decoder.weight" in error_of(untied)
     lacking = {name: tensor for name, tensor in official.items() if "c_layer.1.biattention.key2" not in name}
-    assert "meetings.1.text.attention.key" in refused(lacking)
-    assert "does not divide into 7 heads" in refused(official, bi_num_attention_heads=7)
+    assert "meetings.1.text.attention.key" in error_of(lacking)
+    assert "does not divide into 7 heads" in error_of(official, bi_num_attention_heads=7)
 
 
 def test_a_downstream_checkpoint_has_the_heads_of_its_file(official: dict[str, Tensor]):

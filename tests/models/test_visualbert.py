@@ -38,8 +38,8 @@ def ours_of(theirs: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
         for kind in ("weight", "bias"):
             parts = [theirs[f"encoder.layer.{i}.attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
             state[f"transformer.blocks.{i}.attention.qkv.{kind}"] = torch.cat(parts)
-    kind, place = "embeddings.visual_token_type_embeddings.weight", "embeddings.visual_position_embeddings.weight"
-    state["regions.kind.weight"] = theirs[kind][1:2] + theirs[place][:1]
+    kind, position = "embeddings.visual_token_type_embeddings.weight", "embeddings.visual_position_embeddings.weight"
+    state["regions.kind.weight"] = theirs[kind][1:2] + theirs[position][:1]
     return state
 
 

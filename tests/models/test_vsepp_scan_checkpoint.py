@@ -36,7 +36,7 @@ def test_one_state_is_not_split():
 
 
 @pytest.mark.parametrize("odd", [[{}], [1, 2], [{"a": torch.ones(1)}] * 3, ({}, {}, {})])
-def test_lists_of_anything_else_are_refused(tmp_path: Path, odd: object):
+def test_lists_of_anything_else_raise(tmp_path: Path, odd: object):
     torch.save({"model": odd}, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match="holds no tensors"):
         load_state_dict(tmp_path / "x.pth")

@@ -1,4 +1,4 @@
-"""ALBEF's and BLIP's files without the momentum model: the student is imported alone; a part of it is an error."""
+"""ALBEF's and BLIP's files without the momentum model: the student is imported; a part of the teacher is an error."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_a_student_without_its_momentum_model_is_imported(name: str):
     assert (imported.task, imported.arguments) == (full.task, full.arguments)
     step, student = imported.build(), student_of(full.build())
     assert type(step) is type(student) and not hasattr(step, "student")
-    mine, theirs = step.state_dict(), student.state_dict()
-    assert mine.keys() == theirs.keys() and all(torch.equal(mine[n], theirs[n]) for n in mine)
+    ours, theirs = step.state_dict(), student.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
     back = imported.names.to_official(imported.state) | imported.ignored_tensors
     assert same(back, stripped)
 
@@ -64,7 +64,7 @@ def same(a: State, b: State) -> bool:
         (("image_queue", "text_queue", "queue_ptr"), r"does not fit: missing: teacher\.model\.image"),
     ],
 )
-def test_a_part_of_the_momentum_model_is_refused(remaining: tuple[str, ...], message: str):
+def test_a_part_of_the_momentum_model_raises(remaining: tuple[str, ...], message: str):
     stripped = {n: t for n, t in state_of("albef_pretrain").items() if n in remaining or not is_momentum(n)}
     with pytest.raises(WeightsError, match=message):
         map_official("albef", stripped, config_of("albef_pretrain"))

@@ -48,10 +48,10 @@ def test_an_images_embedding_does_not_depend_on_its_padding(packed: bool):
     embed = patches()
     pixels = torch.randn(1, 3, 8, 4, dtype=torch.float64)
     with packing(packed):
-        alone = embed(Image.from_full(pixels)).pack().values
+        single = embed(Image.from_full(pixels)).pack().values
         padded = F.pad(pixels, (0, 8, 0, 4))
         tokens = embed(Image(padded, torch.tensor([[8, 4]])))
-    torch.testing.assert_close(tokens.pack().values, alone)
+    torch.testing.assert_close(tokens.pack().values, single)
     assert len(tokens.pack().values) == 1 + 2
 
 

@@ -86,9 +86,11 @@ class Recorded:
 
         return factory and build
 
-    def of(self, given: InputEmbeddings) -> InputEmbeddings:
-        image, text, word = (self.recording(factory) for factory in (given.image, given.text, given.word))
-        return replace(given, image=image, text=text, word=word)
+    def of(self, embeddings: InputEmbeddings) -> InputEmbeddings:
+        image, text, word = (
+            self.recording(factory) for factory in (embeddings.image, embeddings.text, embeddings.word)
+        )
+        return replace(embeddings, image=image, text=text, word=word)
 
 
 def own_parts(model: nn.Module) -> tuple[set[str], set[str]]:
@@ -109,7 +111,7 @@ def image_of(run: Pretrain) -> Image | Regions:
 
 
 def outputs(run: Pretrain, model: Any) -> list[Tensor]:
-    """What the model computes of a batch: each modality alone and, where it fuses them, the pooled pair."""
+    """The model's outputs for a batch: each modality separately and, if it fuses them, the pooled pair."""
     ids = torch.randint(10, VOCABULARY, (B, 6), generator=torch.Generator().manual_seed(1))
     image, text = image_of(run), Text(ids, torch.ones_like(ids, dtype=torch.bool))
     if isinstance(run.model, CrossViTConfig):
@@ -121,12 +123,12 @@ def outputs(run: Pretrain, model: Any) -> list[Tensor]:
     if isinstance(run.model, ViLBERTConfig) and run.model.num_tasks:
         text = replace(text, task=torch.arange(B) % 2)
     visual, textual = model.encode_image(image), model.encode_text(text)
-    found = [visual.to_padded(), textual.to_padded()]
+    values = [visual.to_padded(), textual.to_padded()]
     if isinstance(run.model, BLIPConfig) and run.model.variant == "nlvr2":
-        found.append(model((image, image), text).pooled)
+        values.append(model((image, image), text).pooled)
     elif isinstance(model, FusionEncoder):
-        found.append(model.fuse(textual, visual).pooled)
-    return found
+        values.append(model.fuse(textual, visual).pooled)
+    return values
 
 
 @pytest.fixture(autouse=True)

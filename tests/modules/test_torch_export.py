@@ -2,7 +2,7 @@
 
 It does not work for a whole encoder: image sizes are data, and the shape of the position grid depends on them;
 `packing` is a ContextVar. torch.compile breaks the graph at both (and gave the same values when tried, with its eager
-backend: that takes too long for a test).
+backend; that takes too long for a test).
 """
 
 from __future__ import annotations

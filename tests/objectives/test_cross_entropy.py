@@ -25,9 +25,9 @@ def head(kind: str) -> MLMHead | nn.Linear:
 
 
 def gradients(module: nn.Module, rows: Tensor) -> list[Tensor]:
-    found = [p.grad for p in (*module.parameters(), rows)]
-    assert all(g is not None for g in found)
-    return [g.clone() for g in found if g is not None]
+    grads = [p.grad for p in (*module.parameters(), rows)]
+    assert all(g is not None for g in grads)
+    return [g.clone() for g in grads if g is not None]
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -38,18 +38,18 @@ def test_losses_and_gradients_equal_the_unchunked_cross_entropy(
     monkeypatch.setattr(words, "CHUNK_SIZE", 3)  # the last rows are fewer
     module, draws = head(kind).double(), torch.Generator().manual_seed(0)
     rows = torch.randn(ROWS, WIDTH, generator=draws, dtype=torch.double).requires_grad_()
-    asked = torch.randint(WORDS, (ROWS,), generator=draws)
-    loss, right = chunked_cross_entropy(module, rows, asked, smoothing)
+    targets = torch.randint(WORDS, (ROWS,), generator=draws)
+    loss, right = chunked_cross_entropy(module, rows, targets, smoothing)
     (3 * loss).backward()
-    mine = gradients(module, rows)
+    ours = gradients(module, rows)
     module.zero_grad()
     rows.grad = None
     scores = module(rows)
-    whole = F.cross_entropy(scores, asked, reduction="sum", label_smoothing=smoothing)
+    whole = F.cross_entropy(scores, targets, reduction="sum", label_smoothing=smoothing)
     (3 * whole).backward()
     assert loss.item() == pytest.approx(whole.item(), rel=1e-12)
-    assert right.item() == (scores.argmax(1) == asked).sum().item()
-    for a, b in zip(mine, gradients(module, rows), strict=True):
+    assert right.item() == (scores.argmax(1) == targets).sum().item()
+    for a, b in zip(ours, gradients(module, rows), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
@@ -86,18 +86,18 @@ def test_without_rows_loss_and_gradients_are_zero():
 
 
 def test_under_autocast_products_are_in_half_precision_and_sums_in_float32():
-    module, rows, asked = head("own"), torch.randn(ROWS, WIDTH, requires_grad=True), torch.arange(ROWS)
+    module, rows, targets = head("own"), torch.randn(ROWS, WIDTH, requires_grad=True), torch.arange(ROWS)
     with torch.autocast("cpu", torch.bfloat16):
-        loss, _ = chunked_cross_entropy(module, rows, asked)
+        loss, _ = chunked_cross_entropy(module, rows, targets)
         loss.backward()
-        mine = gradients(module, rows)
+        ours = gradients(module, rows)
         module.zero_grad()
         rows.grad = None
-        whole = F.cross_entropy(module(rows).float(), asked, reduction="sum")
+        whole = F.cross_entropy(module(rows).float(), targets, reduction="sum")
     whole.backward()
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(whole.item(), rel=1e-6)
-    exact = chunked_cross_entropy(module, rows, asked)[0].item()
+    exact = chunked_cross_entropy(module, rows, targets)[0].item()
     assert loss.item() != pytest.approx(exact, rel=1e-6)  # otherwise low precision had no effect and nothing was tested
-    for a, b in zip(mine, gradients(module, rows), strict=True):
+    for a, b in zip(ours, gradients(module, rows), strict=True):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=0.05, atol=0.02)

@@ -107,8 +107,8 @@ def test_saved_activations_do_not_grow_with_encoder_depth():
 
 def test_no_more_than_a_chunk_is_encoded_at_once():
     step = clip_step(4)
-    seen: list[int] = []
+    sizes: list[int] = []
     model: Any = step.model
-    model.image.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    model.image.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     step(batch_of(SAMPLES))["itc"].backward()
-    assert seen == [4, 4, 4, 4, 2, 2, 4, 4, 4, 4], "there, and back in the other order"
+    assert sizes == [4, 4, 4, 4, 2, 2, 4, 4, 4, 4], "the second pass is in reverse order"

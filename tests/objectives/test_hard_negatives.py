@@ -24,32 +24,32 @@ def keyed(b: int, seed: int = 0) -> KeyedChoices:
 
 
 def test_negatives_are_sampled_in_proportion_to_their_weight():
-    likeness = torch.tensor([-torch.inf, 0.0, math.log(3.0), -torch.inf]).expand(4000, 4)
-    drawn = keyed(4000).sample_negatives("image", likeness)
+    log_weights = torch.tensor([-torch.inf, 0.0, math.log(3.0), -torch.inf]).expand(4000, 4)
+    drawn = keyed(4000).sample_negatives("image", log_weights)
     share = drawn.bincount(minlength=4) / 4000
     assert share[0] == share[3] == 0
     assert share[2].item() == pytest.approx(0.75, abs=0.03)
-    assert torch.equal(drawn, keyed(4000).sample_negatives("image", likeness))
-    assert not torch.equal(drawn, keyed(4000).sample_negatives("text", likeness))
-    assert not torch.equal(drawn, keyed(4000, seed=1).sample_negatives("image", likeness))
+    assert torch.equal(drawn, keyed(4000).sample_negatives("image", log_weights))
+    assert not torch.equal(drawn, keyed(4000).sample_negatives("text", log_weights))
+    assert not torch.equal(drawn, keyed(4000, seed=1).sample_negatives("image", log_weights))
 
 
 def test_tiny_weights_can_be_sampled_and_no_candidate_is_an_error():
-    likeness = torch.full((2, 3), -900.0)
-    likeness[:, 0] = -torch.inf
-    assert (keyed(2).sample_negatives("text", likeness) > 0).all()
+    log_weights = torch.full((2, 3), -900.0)
+    log_weights[:, 0] = -torch.inf
+    assert (keyed(2).sample_negatives("text", log_weights) > 0).all()
     with pytest.raises(ValueError, match="has no negative text, only positives"):
         keyed(2).sample_negatives("text", torch.full((2, 2), -torch.inf))
     with pytest.raises(ValueError, match="FixedChoices has no negative_images"):
-        FixedChoices().sample_negatives("image", likeness)
+        FixedChoices().sample_negatives("image", log_weights)
 
 
 @pytest.mark.parametrize("even", [0.0, 1e-4])
 def test_weights_are_the_softmax_plus_a_uniform_share_without_positives(even: float):
     logits = torch.tensor([[50.0, 1.0, 2.0], [0.0, 40.0, 0.0], [1.0, 3.0, -2.0]])
-    found = HardNegativeITM(uniform_mix=even).log_weights(logits, torch.eye(3, dtype=torch.bool)).exp()
+    weights = HardNegativeITM(uniform_mix=even).log_weights(logits, torch.eye(3, dtype=torch.bool)).exp()
     expected = (logits.softmax(1) + even).fill_diagonal_(0)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(weights, expected)
 
 
 def test_chance_loss_is_the_entropy_of_one_match_in_three():
@@ -66,9 +66,9 @@ def test_within_modality_logits_ignore_the_teacher():
     theirs.cached(("features", "itc", 0), lambda: Features(text, image))
     views = Views(model, heads, batch, draws, teacher_output=TeacherOutput(theirs, 0.5, Features(image, text)))
     views.cached(("features", "itc", 0), lambda: Features(image, text))
-    found = within_modality_logits(views, "itc")
-    torch.testing.assert_close(found.to_text, 2 * image @ text.T)
-    torch.testing.assert_close(found.to_image, 2 * text @ image.T)
+    logits = within_modality_logits(views, "itc")
+    torch.testing.assert_close(logits.to_text, 2 * image @ text.T)
+    torch.testing.assert_close(logits.to_image, 2 * text @ image.T)
     negatives = HardNegativeITM(compare=within_modality_logits).negatives(views)
     assert negatives.images[[0, 2]].tolist() == negatives.texts[[0, 2]].tolist() == [1, 1]
     assert negatives.images[1] != 1 and negatives.texts[1] != 1

@@ -55,18 +55,18 @@ def by_hand(image: Tensor, text: Tensor, scale: float) -> float:
 
 def test_itc_is_the_mean_over_directions_and_heads():
     views = views_of()
-    found = {}
+    losses = {}
     for readout, (name, sign) in enumerate((("itc", 1), ("other", -1))):
         head = views.heads[name]
         assert isinstance(head, ITCHead)
         pixels, ids = views.image_input.pixels[:, 0, 0], views.text_input.ids.float()
-        found[name] = by_hand(head.image(sign * pixels).detach(), head.text(sign * ids).detach(), 1 / 0.07)
-        alone = contrast_logits(views, name, readout)
-        assert alone.first == 0 and alone.to_text.shape == (5, 5)
+        losses[name] = by_hand(head.image(sign * pixels).detach(), head.text(sign * ids).detach(), 1 / 0.07)
+        logits = contrast_logits(views, name, readout)
+        assert logits.first == 0 and logits.to_text.shape == (5, 5)
     one = ITC().loss_sums(views)["itc"].item()
     both = ITC(head_names=("itc", "other")).loss_sums(views)["itc"].item()
-    assert one == pytest.approx(found["itc"], rel=1e-5)
-    assert both == pytest.approx((found["itc"] + found["other"]) / 2, rel=1e-5)
+    assert one == pytest.approx(losses["itc"], rel=1e-5)
+    assert both == pytest.approx((losses["itc"] + losses["other"]) / 2, rel=1e-5)
 
 
 def test_the_sigmoid_loss_has_siglips_scale_and_bias():
@@ -106,9 +106,9 @@ def _on_rank(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     rows = torch.arange(6.0).view(3, 2)[:2] if rank == 0 else torch.arange(6.0).view(3, 2)[2:]
     rows.requires_grad_()
-    everyone, first = all_gather(rows)
-    (everyone * (rank + 1) * torch.arange(1.0, 4)[:, None]).sum().backward()
-    torch.save((everyone.detach(), first, rows.grad), f"{folder}/{rank}.pt")
+    gathered, first = all_gather(rows)
+    (gathered * (rank + 1) * torch.arange(1.0, 4)[:, None]).sum().backward()
+    torch.save((gathered.detach(), first, rows.grad), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -117,7 +117,7 @@ def test_gathered_rows_of_two_ranks_equal_one_batch_with_gradients(tmp_path: Pat
     """Unequal parts, two rows and one. Each row's gradient is summed over the ranks that use it."""
     mp.spawn(_on_rank, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
     for rank, (first, weights) in enumerate(((0, [1.0, 2.0]), (2, [3.0]))):
-        everyone, at, gradient = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        gathered, at, gradient = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert at == first
-        assert torch.equal(everyone, torch.arange(6.0).view(3, 2))
+        assert torch.equal(gathered, torch.arange(6.0).view(3, 2))
         assert torch.equal(gradient, 3 * torch.tensor(weights)[:, None].expand(-1, 2))

@@ -39,14 +39,14 @@ SMALL = VisualTokenizer(VisualTokenizerConfig(
 @pytest.mark.parametrize(("rows", "columns", "least"), [(14, 14, 16), (7, 7, 4), (3, 4, 16), (1, 1, 16), (1, 9, 2)])
 def test_a_fixed_fraction_of_patches_is_masked_in_blocks(rows: int, columns: int, least: int):
     wanted = max(1, round(0.4 * rows * columns))
-    seen = np.zeros((rows, columns))
+    counts = np.zeros((rows, columns))
     alike = []
     for seed in range(60):
         hidden = block_mask(rows, columns, BlockMasking(0.4, least), np.random.default_rng(seed))
         assert hidden.shape == (rows, columns) and hidden.sum() == wanted
-        seen += hidden
+        counts += hidden
         alike.append((hidden[:, 1:] == hidden[:, :-1]).mean() if columns > 1 else 1.0)
-    assert (seen > 0).all(), "every patch can be hidden"
+    assert (counts > 0).all(), "every patch can be masked"
     if rows * columns == 196:  # independent masking would make neighbours equal in 0.4² + 0.6² = 52 % of the cases
         assert np.mean(alike) > 0.75
 
@@ -55,13 +55,13 @@ def test_block_masks_depend_on_the_sample_only_and_not_on_padding():
     batch = batch_of(8)
     assert batch.image is not None
     extents = batch.image.extents(8)
-    found = KeyedChoices(batch).mask_patches(extents, (3, 4), BlockMasking(min_block=2)).view(8, 3, 4)
+    masks = KeyedChoices(batch).mask_patches(extents, (3, 4), BlockMasking(min_block=2)).view(8, 3, 4)
     order = torch.arange(8).flip(0)
     turned = KeyedChoices(replace(batch, ids=batch.ids[order])).mask_patches(
         extents[order], (5, 6), BlockMasking(min_block=2)
     )
-    assert torch.equal(turned.view(8, 5, 6)[:, :3, :4], found[order])
-    for hidden, (height, width) in zip(found, extents.tolist(), strict=True):
+    assert torch.equal(turned.view(8, 5, 6)[:, :3, :4], masks[order])
+    for hidden, (height, width) in zip(masks, extents.tolist(), strict=True):
         assert hidden.sum() == hidden[:height, :width].sum() == max(1, round(0.4 * height * width))
 
 
@@ -72,23 +72,23 @@ def tokenizer_step(seed: int = 0) -> Pretraining:
 
 
 def trained(step: Pretraining, steps: range, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
-    found = []
+    history = []
     for k in steps:
         losses = step.train()(replace(batch_of(16, seed=k % 4), step=k))
         losses["vqkd"].backward()
         optimizer.step()
         optimizer.zero_grad()
-        found.append({name: value.item() for name, value in losses.items()})
-    return found
+        history.append({name: value.item() for name, value in losses.items()})
+    return history
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_visual_tokenizer_trains_and_uses_its_codebook(seed: int):
     step = tokenizer_step(seed)
-    found = trained(step, range(60), adamw(step, Optimizer(learning_rate=3e-3)))
-    assert found[-1]["vqkd/apart"] < 0.7 * found[0]["vqkd/apart"]
-    assert found[-1]["unused"] < 0.5 * step.chance_losses["unused"].value
+    history = trained(step, range(60), adamw(step, Optimizer(learning_rate=3e-3)))
+    assert history[-1]["vqkd/apart"] < 0.7 * history[0]["vqkd/apart"]
+    assert history[-1]["unused"] < 0.5 * step.chance_losses["unused"].value
     assert step.chance_losses["unused"].value == pytest.approx(0.8) and step.weights["unused"] == 0
     before = {name: value.clone() for name, value in step.state_dict().items()}
     step.eval()(batch_of(4))
@@ -106,8 +106,8 @@ def test_the_visual_tokenizer_learns_the_same_codes_in_half_precision():
     assert all(buffer.dtype == other.get_buffer(name).dtype for name, buffer in book.named_buffers())
     x = F.normalize(torch.randn(400, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     with torch.autocast("cpu", torch.bfloat16):
-        found = half.model.codebook.nearest(x)  # type: ignore[union-attr]
-    assert torch.equal(found, half.model.codebook.nearest(x))  # type: ignore[union-attr]
+        codes = half.model.codebook.nearest(x)  # type: ignore[union-attr]
+    assert torch.equal(codes, half.model.codebook.nearest(x))  # type: ignore[union-attr]
 
 
 def test_the_target_is_the_feature_less_its_mean():
@@ -117,19 +117,19 @@ def test_the_target_is_the_feature_less_its_mean():
     model, image = step.eval().model, batch.image
     assert isinstance(model, VisualTokenizer) and image is not None
     tokens = model.encode_image(image)
-    seen = F.normalize(Colours()(image).grid.flatten(1, 2)[tokens.mask], dim=1)
-    torch.testing.assert_close(model.feature_mean.mean, seen.mean(0))
-    told = model.decode_codes(model.quantize(tokens)[0]).pack().values
-    by_hand = 1 - F.cosine_similarity(told, seen - seen.mean(0))
+    features = F.normalize(Colours()(image).grid.flatten(1, 2)[tokens.mask], dim=1)
+    torch.testing.assert_close(model.feature_mean.mean, features.mean(0))
+    decoded = model.decode_codes(model.quantize(tokens)[0]).pack().values
+    by_hand = 1 - F.cosine_similarity(decoded, features - features.mean(0))
     torch.testing.assert_close(step(batch)["vqkd/apart"], by_hand.mean())
     assert step.chance_losses["vqkd"].value == 1.0
 
 
 def test_diagnostics_report_a_collapsed_codebook():
-    doctor = Diagnostics(tokenizer_step().chance_losses, patience=5)
-    (finding,) = doctor.watch({"step": 5, "unused": 0.9})
+    diagnostics = Diagnostics(tokenizer_step().chance_losses, patience=5)
+    (finding,) = diagnostics.watch({"step": 5, "unused": 0.9})
     assert finding.verdict == "stuck" and "the codebook has collapsed" in finding.message
-    (finding,) = Diagnostics(doctor.chance_losses, patience=5).watch({"step": 5, "unused": 0.7})
+    (finding,) = Diagnostics(diagnostics.chance_losses, patience=5).watch({"step": 5, "unused": 0.7})
     assert finding.verdict == "learning"
 
 
@@ -151,10 +151,10 @@ def test_the_tokenizer_gets_pixels_in_its_own_normalisation():
     image = batch_of(5).image
     assert image is not None
     other = ((0.4, 0.5, 0.6), (0.3, 0.3, 0.2))
-    seen = FrozenTokenizer(SMALL, input_norm=other)(replace(image, pixels=renormalize(image.pixels, CENTRED, other)))
-    assert (seen == FrozenTokenizer(SMALL)(image)).float().mean() > 0.9  # different rounding may change some codes
-    there = seen >= 0
-    assert (FrozenTokenizer(SMALL, input_norm=other)(image) != seen)[there].float().mean() > 0.1
+    codes = FrozenTokenizer(SMALL, input_norm=other)(replace(image, pixels=renormalize(image.pixels, CENTRED, other)))
+    assert (codes == FrozenTokenizer(SMALL)(image)).float().mean() > 0.9  # different rounding may change some codes
+    valid = codes >= 0
+    assert (FrozenTokenizer(SMALL, input_norm=other)(image) != codes)[valid].float().mean() > 0.1
 
 
 def test_a_tokenizer_with_larger_patches_gets_larger_images():
@@ -166,7 +166,7 @@ def test_a_tokenizer_with_larger_patches_gets_larger_images():
     again = replace(image, pixels=F.interpolate(small.pixels, scale_factor=2, mode="bilinear"))
     assert torch.equal(larger(small), FrozenTokenizer(SMALL)(again))
     ragged = replace(small, sizes=small.sizes - 1)
-    assert torch.equal(larger(ragged) < 0, larger(small) < 0), "a patch is there where its picture reaches into it"
+    assert torch.equal(larger(ragged) < 0, larger(small) < 0), "the valid patches are those that overlap the image"
 
 
 def test_codes_of_masked_patches_are_predicted():
@@ -182,12 +182,12 @@ def test_codes_of_masked_patches_are_predicted():
     )
     batch = batch_of(5)
     views = step.views(batch)
-    hidden, there = masked_patches(views, BlockMasking(min_block=2)), visual_codes(views)
-    assert there[hidden].min() >= 0 and there.max() < 24 and hidden.shape == there.shape
+    hidden, valid = masked_patches(views, BlockMasking(min_block=2)), visual_codes(views)
+    assert valid[hidden].min() >= 0 and valid.max() < 24 and hidden.shape == valid.shape
     assert batch.image is not None
-    seen = model.encode_unimodal(model.encode_masked(batch.image, hidden)).select(name="patches").to_padded()
-    logits = step.heads["codes"](seen)
-    by_hand = [F.cross_entropy(logits[i, j], there[i, j]) for i, j in hidden.nonzero().tolist()]
+    hidden_states = model.encode_unimodal(model.encode_masked(batch.image, hidden)).select(name="patches").to_padded()
+    logits = step.heads["codes"](hidden_states)
+    by_hand = [F.cross_entropy(logits[i, j], valid[i, j]) for i, j in hidden.nonzero().tolist()]
     torch.testing.assert_close(step(batch)["masked_codes"], torch.stack(by_hand).mean())
     assert step.chance_losses["masked_codes"].value == pytest.approx(math.log(24))
     floor = MaskedImageCodes().chance_loss({"codes": 24.0, "code_entropy": 2.0})

@@ -43,7 +43,7 @@ def test_patches_are_ordered_by_the_noise_at_their_raster_index():
     order = patch_order(tokens, noise)
     assert order[0, 1:].tolist() == [4, 0, 5, 1, 3, 2]
     assert order[1, [1, 2]].tolist() == [1, 0]
-    assert order[2, [1, 4]].tolist() == [0, 1], "its second patch lies in the canvas's second row"
+    assert order[2, [1, 4]].tolist() == [0, 1], "its second patch is in the second row of the canvas"
     kept = first_patches(tokens, order, 1)
     assert kept.sum(1).tolist() == [2, 2, 2] and kept[:, 0].all()
     assert kept[0, 2] and kept[1, 2] and kept[2, 1]
@@ -56,12 +56,12 @@ def test_only_masked_patches_count_and_do_not_reach_the_encoder(packed: bool):
     draws = FixedChoices(patch_noise=torch.tensor([[0.0, 1, 2, 3, 4, 5]]).expand(3, 6))
     with packing(packed):
         views = made.views(batch(), draws)
-        found = objective.reconstruction(views)
+        output = objective.reconstruction(views)
         loss = objective.loss_sums(views)["mim"]
-    assert found.masked.sum(1).tolist() == [3, 1, 1] and objective.num_terms(views)["mim"] == 5
-    predicted = found.predicted.to_padded()
+    assert output.masked.sum(1).tolist() == [3, 1, 1] and objective.num_terms(views)["mim"] == 5
+    predicted = output.predicted.to_padded()
     target = patch_pixels(ragged(), 4)
-    torch.testing.assert_close(loss, (predicted - target)[found.masked].square().mean(1).sum())
+    torch.testing.assert_close(loss, (predicted - target)[output.masked].square().mean(1).sum())
     image = ragged()
     image.pixels[0, :, 4:] += 3  # the three masked patches of the first image
     with packing(packed):
@@ -80,9 +80,9 @@ def test_normalised_targets_ignore_a_patchs_brightness_and_contrast():
 
 def test_patch_pixels_are_ordered_by_row_column_and_channel():
     pixels = torch.arange(3 * 4 * 8.0).view(1, 3, 4, 8)
-    found = patch_pixels(Image.from_full(pixels), 4)
-    assert found.shape == (1, 2, 48)
-    assert found[0, 1].view(4, 4, 3)[2, 1].tolist() == pixels[0, :, 2, 5].tolist()
+    patches = patch_pixels(Image.from_full(pixels), 4)
+    assert patches.shape == (1, 2, 48)
+    assert patches[0, 1].view(4, 4, 3)[2, 1].tolist() == pixels[0, :, 2, 5].tolist()
 
 
 def test_mim_without_an_autoencoder_or_an_order_raises_an_error():

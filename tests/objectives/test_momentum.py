@@ -68,8 +68,8 @@ def train(module: MomentumDistillation, steps: range, optimizer: torch.optim.Opt
         batch = batch_of(step=step)
         if module.queue is not None and module.queue.identified:
             batch = batch_of(step=step, image=torch.tensor([step, step + 1, 90 + step]))
-        found = module.train()(batch, module.num_terms(batch))
-        loss = found["itc"] + found["itm"]
+        terms = module.train()(batch, module.num_terms(batch))
+        loss = terms["itc"] + terms["itm"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -81,15 +81,15 @@ def test_the_teacher_is_a_tied_copy_without_gradients_or_the_parts_it_lacks():
     module = nn.Module()
     module.a, module.b, module.c = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
     module.b.weight = module.a.weight
-    twin = teacher_of(module, ["c"])
-    assert not hasattr(twin, "c") and hasattr(module, "c")
-    assert twin.get_parameter("b.weight") is twin.get_parameter("a.weight") is not module.a.weight
-    assert not any(p.requires_grad for p in twin.parameters()) and all(p.requires_grad for p in module.parameters())
-    before = twin.get_parameter("a.weight").clone()
+    teacher = teacher_of(module, ["c"])
+    assert not hasattr(teacher, "c") and hasattr(module, "c")
+    assert teacher.get_parameter("b.weight") is teacher.get_parameter("a.weight") is not module.a.weight
+    assert not any(p.requires_grad for p in teacher.parameters()) and all(p.requires_grad for p in module.parameters())
+    before = teacher.get_parameter("a.weight").clone()
     with torch.no_grad():
         module.a.weight.add_(1)
-    momentum_update(twin, module, 0.9)
-    torch.testing.assert_close(twin.get_parameter("a.weight"), 0.9 * before + 0.1 * module.a.weight)
+    momentum_update(teacher, module, 0.9)
+    torch.testing.assert_close(teacher.get_parameter("a.weight"), 0.9 * before + 0.1 * module.a.weight)
 
 
 def test_the_teacher_is_updated_once_per_optimizer_step_in_training_only():
@@ -125,21 +125,21 @@ def test_candidates_are_the_teachers_batch_and_the_queue():
     module = momentum()
     batch = batch_of()
     views = module.views(batch)
-    found, lesson = contrast_logits(views, "itc"), teacher_logits(views, "itc")
-    assert module.queue is not None and views.teacher is not None and lesson is not None
+    logits, targets = contrast_logits(views, "itc"), teacher_logits(views, "itc")
+    assert module.queue is not None and views.teacher is not None and targets is not None
     scale = 1 / 0.07
     candidates = torch.cat([views.teacher.features("itc").text, module.queue.text])
-    torch.testing.assert_close(found.to_text, scale * views.features("itc").image @ candidates.T)
-    assert found.ids.tolist() == [0, 1, 2] and found.candidate_ids.tolist() == [0, 1, 2] + [-1] * 8
-    assert lesson.to_text.requires_grad is False and found.to_text.requires_grad
+    torch.testing.assert_close(logits.to_text, scale * views.features("itc").image @ candidates.T)
+    assert logits.ids.tolist() == [0, 1, 2] and logits.candidate_ids.tolist() == [0, 1, 2] + [-1] * 8
+    assert targets.to_text.requires_grad is False and logits.to_text.requires_grad
     hard, soft = ([module.student.losses(module.views(batch, alpha=a), module.num_terms(batch))] for a in (0.0, 1.0))
     by_hand = [
-        -(found.to_text.log_softmax(1) * target).sum(1).mean()
-        for target in (torch.eye(3, 11), lesson.to_text.softmax(1))
+        -(logits.to_text.log_softmax(1) * target).sum(1).mean()
+        for target in (torch.eye(3, 11), targets.to_text.softmax(1))
     ]
     other = [
-        -(found.to_image.log_softmax(1) * target).sum(1).mean()
-        for target in (torch.eye(3, 11), lesson.to_image.softmax(1))
+        -(logits.to_image.log_softmax(1) * target).sum(1).mean()
+        for target in (torch.eye(3, 11), targets.to_image.softmax(1))
     ]
     for made, a, b in zip((hard, soft), by_hand, other, strict=True):
         torch.testing.assert_close(made[0]["itc"], (a + b) / 2)
@@ -151,8 +151,8 @@ def test_pairs_of_one_image_are_positives():
     module.queue.identity[2] = 7
     batch = batch_of(image=torch.tensor([7, 5, 7]))
     views = module.views(batch)
-    found = contrast_logits(views, "itc")
-    assert (found.ids[:, None] == found.candidate_ids).sum(1).tolist() == [3, 1, 3]
+    logits = contrast_logits(views, "itc")
+    assert (logits.ids[:, None] == logits.candidate_ids).sum(1).tolist() == [3, 1, 3]
     negatives = HardNegativeITM().negatives(views)
     assert negatives.images[0] == negatives.images[2] == 1 and negatives.texts[1] in (0, 2)
 
@@ -164,24 +164,24 @@ def test_alpha_grows_over_the_warm_up():
 
 
 def test_queued_features_of_an_image_are_positives_of_its_next_caption():
-    """By hand, over two steps: targets are shared with the first step's queued features, but not with random rows."""
-    module, unaware = momentum(identified=True), momentum()
-    for one in (module, unaware):
+    """Over two steps: targets include the first step's queued features of the image, but not random rows."""
+    module, without_ids = momentum(identified=True), momentum()
+    for one in (module, without_ids):
         one.train()(batch_of(step=0, image=torch.tensor([3, 4, 3])))
     batch = batch_of(step=1, image=torch.tensor([3, 6, 7]))
     views = module.views(batch, alpha=0.0)
-    found = contrast_logits(views, "itc")
+    logits = contrast_logits(views, "itc")
     truth = torch.zeros(3, 3 + 8)
     truth[0, [0, 3, 5]], truth[1, 1], truth[2, 2] = 1 / 3, 1, 1
     assert module.queue is not None and module.queue.identity.tolist() == [3, 4, 3] + [-100] * 5
-    by_hand = -sum((x.log_softmax(1) * truth).sum(1).mean() for x in (found.to_text, found.to_image)) / 2
+    by_hand = -sum((x.log_softmax(1) * truth).sum(1).mean() for x in (logits.to_text, logits.to_image)) / 2
     losses = module.student.losses(views, module.num_terms(batch))
     torch.testing.assert_close(losses["itc"], by_hand)
-    others = unaware.student.losses(unaware.views(batch, alpha=0.0), unaware.num_terms(batch))
-    assert losses["itc"] != others["itc"], "a queue that does not remember calls them false"
+    others = without_ids.student.losses(without_ids.views(batch, alpha=0.0), without_ids.num_terms(batch))
+    assert losses["itc"] != others["itc"], "without ids in the queue they are negatives"
 
 
-def test_a_checkpoint_without_queued_image_ids_is_refused(tmp_path: Path):
+def test_a_checkpoint_without_queued_image_ids_raises(tmp_path: Path):
     before, now = momentum(), momentum(identified=True)
     settings = Optimizer(learning_rate=0.1)
     checkpoint.save(tmp_path, before, adamw(before, settings), {})

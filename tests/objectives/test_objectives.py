@@ -133,7 +133,7 @@ def test_each_encoding_is_computed_once_and_shared():
     step, batch = step_of(), batch_of()
     step(batch)
     passes = step.model.passes  # type: ignore[union-attr]
-    assert sorted(passes) == ["fuse", "fuse", "image", "image", "text", "text"], "own and shown, plain and masked"
+    assert sorted(passes) == ["fuse", "fuse", "image", "image", "text", "text"], "two images, plain and masked"
 
 
 def test_encodings_that_no_objective_uses_are_not_computed():
@@ -154,7 +154,7 @@ def test_chance_loss_of_itm_is_the_entropy_of_its_prior(prior: float):
         assert floor.value == pytest.approx(math.log(2))
 
 
-def test_chance_losses_are_given_where_they_are_known():
+def test_chance_losses_are_given_if_they_are_known():
     step = step_of()
     assert set(step.chance_losses) == {"itm", "mlm", "class_distillation"}
     assert step.chance_losses["mlm"].value == 3.0
@@ -216,7 +216,7 @@ def test_the_plan_has_a_row_per_column_after_cls_and_none_for_sep_or_pads():
     assert plan.shape == (4, 7, 4)
     for row, length in zip(plan, batch.text.mask.sum(1).tolist(), strict=True):
         massive = (row.sum(1) > 0).nonzero().flatten().tolist()
-        assert massive == list(range(length - 2)), "words alone carry mass"
+        assert massive == list(range(length - 2)), "only words have mass"
 
 
 # -- CNN distillation --------------------------------------------------------------------------------------------------
@@ -231,9 +231,9 @@ def test_grid_distillation_compares_each_patch_with_the_cnn_at_its_cell(pack: bo
         colours = F.avg_pool2d(pixels, 32)[:, :h, :w].flatten(1).T
         guess = step.heads["grid"](step.model.colour(colours))  # type: ignore[union-attr]
         distances += (1 - F.cosine_similarity(guess, F.pad(colours.half().float(), (0, 1277)), dim=1)).tolist()
-        seen = F.pad(colours.mean(0).half().float(), (0, 997))
+        target = F.pad(colours.mean(0).half().float(), (0, 997))
         logits = step.heads["classes"](torch.ones(WIDTH))
-        divergences.append(-((seen / 2).softmax(0) * (logits / 2).log_softmax(0)).sum().item())
+        divergences.append(-((target / 2).softmax(0) * (logits / 2).log_softmax(0)).sum().item())
     losses = step(batch)
     assert losses["grid_distillation"].item() == pytest.approx(sum(distances) / len(distances), rel=1e-3)
     assert losses["class_distillation"].item() == pytest.approx(sum(divergences) / 4, rel=1e-3)
@@ -241,46 +241,46 @@ def test_grid_distillation_compares_each_patch_with_the_cnn_at_its_cell(pack: bo
 
 def test_the_cnn_caches_by_pixels_without_image_keys():
     """Two splits have the same sample ids, and five captions share one image."""
-    guide, batch = StandIn(), batch_of()
+    cnn, batch = StandIn(), batch_of()
     assert batch.image
-    first = guide(batch.image)
-    assert guide.num_extracted == 4
-    again = guide(batch.image[torch.tensor([2, 0])])
-    assert guide.num_extracted == 4
+    first = cnn(batch.image)
+    assert cnn.num_extracted == 4
+    again = cnn(batch.image[torch.tensor([2, 0])])
+    assert cnn.num_extracted == 4
     assert torch.equal(again.grid, first.grid[[2, 0]]) and torch.equal(again.classes, first.classes[[2, 0]])
     other = batch_of(seed=5).image
     assert other
-    assert torch.equal(guide(other).classes, StandIn()(other).classes)
-    assert guide.num_extracted == 8
+    assert torch.equal(cnn(other).classes, StandIn()(other).classes)
+    assert cnn.num_extracted == 8
 
 
 def test_a_full_cache_recomputes():
-    guide, batch = StandIn(), batch_of()
-    guide._cache = MemoryCache(max_bytes=0)
+    cnn, batch = StandIn(), batch_of()
+    cnn._cache = MemoryCache(max_bytes=0)
     assert batch.image
-    assert torch.equal(guide(batch.image).grid, guide(batch.image).grid)
-    assert guide.num_extracted == 8
+    assert torch.equal(cnn(batch.image).grid, cnn(batch.image).grid)
+    assert cnn.num_extracted == 8
 
 
 def test_the_cnn_caches_by_image_key_and_flips_cached_features():
     """Equal values computed or cached; for a flipped image the features of the original are computed and flipped."""
-    guide, batch = StandIn(), batch_of()
+    cnn, batch = StandIn(), batch_of()
     assert batch.image
     pixels, sizes = batch.image.pixels.clone(), batch.image.sizes
     for row, (h, w) in zip(pixels[1:3], sizes[1:3].tolist(), strict=True):
         row[:, :h, :w] = row[:, :h, :w].flip(2)
     names = [bytes([i]) * 20 for i in range(4)]
-    known = ImageKeys.from_digests(names, [False, True, True, False])
-    plain, turned = StandIn()(batch.image), guide(Image(pixels, sizes), known)
-    assert guide.num_extracted == 4 and torch.equal(turned.classes, plain.classes)
+    keys = ImageKeys.from_digests(names, [False, True, True, False])
+    plain, turned = StandIn()(batch.image), cnn(Image(pixels, sizes), keys)
+    assert cnn.num_extracted == 4 and torch.equal(turned.classes, plain.classes)
     assert torch.equal(turned.grid[[0, 3]], plain.grid[[0, 3]])
-    for row, seen, (h, w) in zip(turned.grid[1:3], plain.grid[1:3], sizes[1:3] // 32, strict=True):
-        assert torch.equal(row[:h, :w], seen[:h, :w].flip(1)) and not row[h:].any() and not row[:, w:].any()
-    again, upright = guide(Image(pixels, sizes), known), guide(batch.image, ImageKeys.from_digests(names, [False] * 4))
-    assert guide.num_extracted == 4 and torch.equal(again.grid, turned.grid) and torch.equal(upright.grid, plain.grid)
-    forgetful = StandIn()
-    forgetful._cache = MemoryCache(max_bytes=0)
-    assert torch.equal(forgetful(Image(pixels, sizes), known).grid, turned.grid)
+    for row, unflipped, (h, w) in zip(turned.grid[1:3], plain.grid[1:3], sizes[1:3] // 32, strict=True):
+        assert torch.equal(row[:h, :w], unflipped[:h, :w].flip(1)) and not row[h:].any() and not row[:, w:].any()
+    again, upright = cnn(Image(pixels, sizes), keys), cnn(batch.image, ImageKeys.from_digests(names, [False] * 4))
+    assert cnn.num_extracted == 4 and torch.equal(again.grid, turned.grid) and torch.equal(upright.grid, plain.grid)
+    without_cache = StandIn()
+    without_cache._cache = MemoryCache(max_bytes=0)
+    assert torch.equal(without_cache(Image(pixels, sizes), keys).grid, turned.grid)
 
 
 def test_a_patch_size_other_than_the_cnns_stride_raises_an_error():
@@ -298,27 +298,27 @@ def test_a_patch_size_other_than_the_cnns_stride_raises_an_error():
 def test_the_real_cnns_features_do_not_depend_on_the_batch():
     pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `cnn`")
     generator = torch.Generator().manual_seed(0)
-    picture = torch.rand(1, 3, 64, 96, generator=generator) * 2 - 1
+    pixels = torch.rand(1, 3, 64, 96, generator=generator) * 2 - 1
     canvas = torch.zeros(2, 3, 96, 96)
     canvas[0] = torch.rand(3, 96, 96, generator=generator)
-    canvas[1, :, :64] = picture[0]
+    canvas[1, :, :64] = pixels[0]
     batch = Image(canvas, torch.tensor([[96, 96], [64, 96]]))
-    guide = FrozenCNN()
-    remembered = guide(Image.from_full(picture))
+    cnn = FrozenCNN()
+    cached = cnn(Image.from_full(pixels))
     with torch.autocast("cpu", torch.bfloat16):
         fresh = FrozenCNN()(batch)
-    for among in (fresh, guide(batch)):
-        assert torch.equal(among.grid[1, :2, :3], remembered.grid[0])
-        assert torch.equal(among.classes[1], remembered.classes[0])
-        assert among.grid[1, 2:].abs().sum() == 0
-    assert remembered.grid.shape == (1, 2, 3, 1280)
-    assert not remembered.grid.requires_grad and remembered.classes.std() > 0.1
+    for batched in (fresh, cnn(batch)):
+        assert torch.equal(batched.grid[1, :2, :3], cached.grid[0])
+        assert torch.equal(batched.classes[1], cached.classes[0])
+        assert batched.grid[1, 2:].abs().sum() == 0
+    assert cached.grid.shape == (1, 2, 3, 1280)
+    assert not cached.grid.requires_grad and cached.classes.std() > 0.1
 
     other = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of a run with another normalisation of the same image
-    reading = guide.with_normalization(other)
-    seen = reading(Image.from_full(renormalize(picture, CENTRED, other)))
-    torch.testing.assert_close(seen.classes, remembered.classes, atol=2e-2, rtol=1e-2)
-    assert (reading(Image.from_full(picture)).classes - remembered.classes).abs().max() > 0.1
+    reading = cnn.with_normalization(other)
+    renormalized = reading(Image.from_full(renormalize(pixels, CENTRED, other)))
+    torch.testing.assert_close(renormalized.classes, cached.classes, atol=2e-2, rtol=1e-2)
+    assert (reading(Image.from_full(pixels)).classes - cached.classes).abs().max() > 0.1
 
 
 # -- errors for missing inputs ----------------------------------------------------------------------------------------

@@ -49,19 +49,19 @@ def draw(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def views_of(labels: Mapping[str, Tensor], given: Features | None = None) -> Views:
-    given = given or features()
-    batch = Batch(0, 1, torch.arange(len(given.image)), labels=dict(labels))
+def views_of(labels: Mapping[str, Tensor], embeddings: Features | None = None) -> Views:
+    embeddings = embeddings or features()
+    batch = Batch(0, 1, torch.arange(len(embeddings.image)), labels=dict(labels))
     heads = nn.ModuleDict({"itc": ITCHead(6, 6, 6, LogScale(4.0))})
     views = Views(ViT(ViTConfig(8, 1, 2, 8, 4, (1, 1), 0)), heads, batch, KeyedChoices(batch))
-    views.cached(("features", "itc", 0), lambda: given)
+    views.cached(("features", "itc", 0), lambda: embeddings)
     return views
 
 
-def by_hand(form: str, given: Features, images: list[int]) -> float:
+def by_hand(form: str, embeddings: Features, images: list[int]) -> float:
     total, n = 0.0, len(images)
-    for asking, asked in (given, reversed(given)):
-        logits = 4 * asking @ asked.T
+    for query, candidates in (embeddings, reversed(embeddings)):
+        logits = 4 * query @ candidates.T
         for i in range(n):
             belong = [j for j in range(n) if images[j] == images[i]]
             if form == "softmax":
@@ -74,19 +74,19 @@ def by_hand(form: str, given: Features, images: list[int]) -> float:
 @pytest.mark.parametrize("form", ["softmax", "sigmoid"])
 def test_itc_targets_are_shared_among_an_images_captions(form: Any):
     objective = ITC(form=form)
-    found = objective.loss_sums(views_of(LABELS))["itc"].item()
-    assert found == pytest.approx(by_hand(form, features(), SHARED), rel=1e-5)
-    apart = objective.loss_sums(views_of({}))["itc"].item()
-    assert apart == pytest.approx(by_hand(form, features(), list(range(4))), rel=1e-5) != found
-    assert objective.loss_sums(views_of({"image": torch.tensor([3, 2, 8, 5])}))["itc"].item() == apart
+    loss = objective.loss_sums(views_of(LABELS))["itc"].item()
+    assert loss == pytest.approx(by_hand(form, features(), SHARED), rel=1e-5)
+    without_ids = objective.loss_sums(views_of({}))["itc"].item()
+    assert without_ids == pytest.approx(by_hand(form, features(), list(range(4))), rel=1e-5) != loss
+    assert objective.loss_sums(views_of({"image": torch.tensor([3, 2, 8, 5])}))["itc"].item() == without_ids
 
 
 def test_retrieving_another_caption_of_the_image_counts_as_correct():
     """Image 0 is most similar to text 2, and text 2 to image 0."""
     image = torch.eye(6)[[0, 1, 2, 3]]
-    given = Features(image, image[[2, 1, 0, 3]])
-    right = ITC().loss_sums(views_of(LABELS, given))["itc/accuracy"]
-    assert (right, ITC().loss_sums(views_of({}, given))["itc/accuracy"]) == (4, 2)
+    embeddings = Features(image, image[[2, 1, 0, 3]])
+    right = ITC().loss_sums(views_of(LABELS, embeddings))["itc/accuracy"]
+    assert (right, ITC().loss_sums(views_of({}, embeddings))["itc/accuracy"]) == (4, 2)
 
 
 def test_equal_logits_still_give_ln_of_the_number_of_candidates():
@@ -100,8 +100,8 @@ def test_hard_negatives_are_always_of_other_images():
     drawn = HardNegativeITM().negatives(views_of(LABELS, Features(10 * image, image)))
     for chosen in drawn:
         assert all(SHARED[j] != SHARED[i] for i, j in enumerate(chosen.tolist()))
-    unaware = HardNegativeITM().negatives(views_of({}, Features(10 * image, image)))
-    assert unaware.texts[[0, 2]].tolist() == [2, 0], "without identities it is exactly those that are drawn"
+    without_ids = HardNegativeITM().negatives(views_of({}, Features(10 * image, image)))
+    assert without_ids.texts[[0, 2]].tolist() == [2, 0], "without ids all sampled negatives count"
 
 
 class Sums(nn.Module):
@@ -168,11 +168,11 @@ def test_other_captions_of_the_image_are_not_negatives_of_the_triplet_loss(harde
     """The image's other caption is even more similar than its own; only captions of other images cost."""
     similarity = torch.tensor([[0.5, 0.2, 0.9], [0.4, 0.6, 0.3], [0.8, 0.45, 0.7]])
     own = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 0, 1]]).bool()
-    found = triplet_loss(similarity, similarity.T, 0.3, hardest, positives=own)
+    loss = triplet_loss(similarity, similarity.T, 0.3, hardest, positives=own)
     costs = [[0.3 + 0.2 - 0.5], [0.3 + 0.4 - 0.6, 0.3 + 0.3 - 0.6], [0.3 + 0.45 - 0.7]]
     back = [[0.3 + 0.4 - 0.5], [0.3 + 0.2 - 0.6, 0.3 + 0.45 - 0.6], [0.3 + 0.3 - 0.7]]
     each = [[max(0.0, cost) for cost in row] for row in costs + back]
-    assert found.item() == pytest.approx(sum(max(row) if hardest else sum(row) for row in each), abs=1e-6)
+    assert loss.item() == pytest.approx(sum(max(row) if hardest else sum(row) for row in each), abs=1e-6)
 
 
 def test_the_triplet_loss_uses_image_ids():
@@ -191,8 +191,8 @@ def test_the_triplet_loss_uses_image_ids():
         blind = step(replace(batch, labels={}))["triplet"]
         assert expected <= blind + 1e-6  # fewer negatives, so the hardest is no harder
         smaller.append(bool(expected < blind - 1e-3))
-        everyone = step(replace(batch, labels={"image": torch.zeros(4, dtype=torch.long)}))
-        assert (everyone["triplet"], everyone["triplet/accuracy"]) == (0, 1)
+        one_image = step(replace(batch, labels={"image": torch.zeros(4, dtype=torch.long)}))
+        assert (one_image["triplet"], one_image["triplet/accuracy"]) == (0, 1)
     assert any(smaller)
 
 
@@ -203,8 +203,8 @@ def karpathy(folder: Path) -> Path:
     images = []
     for i in range(3):
         Pillow.new("RGB", (40, 30), (80 * i, 20, 30)).save(folder / f"{i}.png")
-        said = [{"raw": f"photo {i} said {j}"} for j in range(5)]
-        images.append({"filename": f"{i}.png", "split": "train", "sentences": said})
+        sentences = [{"raw": f"photo {i} caption {j}"} for j in range(5)]
+        images.append({"filename": f"{i}.png", "split": "train", "sentences": sentences})
     path = folder / "dataset_three.json"
     path.write_text(json.dumps({"images": images}))
     return path
@@ -213,11 +213,11 @@ def karpathy(folder: Path) -> Path:
 def test_five_captions_per_image_with_frozen_regions_from_files_to_losses(tmp_path: Path):
     """Karpathy's JSON, frozen features of fixed boxes, ITC, hard-negative ITM and triplet loss."""
 
-    def look(pixels: Tensor) -> dict[str, Tensor]:
+    def extractor(pixels: Tensor) -> dict[str, Tensor]:
         return {"grid": F.adaptive_avg_pool2d(pixels[None], 4)[0].permute(1, 2, 0).half()}
 
-    seen = ExtractedFeatures(look, b"means", ImageSettings(shorter_side=32, patch_size=16), MemoryCache())
-    shows = BoxLoader(seen, fixed_boxes(), lambda x: (x, x[..., :2].softmax(-1)), MemoryCache())
+    extracted = ExtractedFeatures(extractor, b"means", ImageSettings(shorter_side=32, patch_size=16), MemoryCache())
+    shows = BoxLoader(extracted, fixed_boxes(), lambda x: (x, x[..., :2].softmax(-1)), MemoryCache())
     examples = PairExamples(open_captions(str(karpathy(tmp_path)), "train"), Tokenizer(16), shows, matching=0.0)
     ids = [0, 5, 1, 2, 10, 11]  # images 0, 1, 0, 0, 2, 2
     batch = examples.collate([examples.load(i, 0, 0) for i in ids], ids, 0, 0)
@@ -231,8 +231,10 @@ def test_five_captions_per_image_with_frozen_regions_from_files_to_losses(tmp_pa
     )
     for chosen in HardNegativeITM().negatives(views):
         assert all(owners[j] != owners[i] for i, j in enumerate(chosen.tolist()))
-    everyone = triplet_loss(step_similarity(step, batch), step_similarity(step, batch).T, 0.2, True, positives=same)
-    torch.testing.assert_close(step(batch)["triplet"], everyone / 6)
+    all_negatives = triplet_loss(
+        step_similarity(step, batch), step_similarity(step, batch).T, 0.2, True, positives=same
+    )
+    torch.testing.assert_close(step(batch)["triplet"], all_negatives / 6)
 
 
 def step_similarity(step: Pretraining, batch: Batch) -> Tensor:

@@ -43,7 +43,7 @@ caption = st.lists(st.integers(1, 4), min_size=1, max_size=12)
 def test_masked_tokens_are_few_never_special_and_at_least_one(words: list[list[int]], whole: bool, step: int):
     text = text_of(words)
     masked = drawn(text, MASKING if whole else PIECES, step)
-    assert (text.ids[masked.masked] >= 1000).all(), "[CLS], [SEP] or a pad was hidden"
+    assert (text.ids[masked.masked] >= 1000).all(), "[CLS], [SEP] or padding was masked"
     assert torch.equal(masked.original, text.ids)
     assert torch.equal(masked.text.ids[~masked.masked], text.ids[~masked.masked])
     assert torch.equal(masked.text.mask, text.mask)
@@ -53,7 +53,7 @@ def test_masked_tokens_are_few_never_special_and_at_least_one(words: list[list[i
         assert 1 <= count <= max(budget, min(lengths) if whole else 1)
         if whole:
             pieces = masked.masked[row, 1 : 1 + sum(lengths)].split(lengths)
-            assert all(word.all() or not word.any() for word in pieces), "half a word was hidden"
+            assert all(word.all() or not word.any() for word in pieces), "a word was masked in part"
 
 
 def many(n: int = 4000) -> Text:
@@ -65,18 +65,18 @@ def many(n: int = 4000) -> Text:
 @pytest.mark.parametrize("masking", [MASKING, PIECES])
 def test_a_fifth_of_chosen_tokens_is_not_replaced_by_mask(masking: WordMasking):
     masked = drawn(many(), masking)
-    hidden, shown = masked.masked, masked.text.ids
+    hidden, ids = masked.masked, masked.text.ids
     assert hidden.sum(1).tolist() == [3] * len(hidden)
     total = hidden.sum().item()
-    as_mask = (shown[hidden] == 4).sum().item() / total
-    same = (shown[hidden] == masked.original[hidden]).sum().item() / total
+    as_mask = (ids[hidden] == 4).sum().item() / total
+    same = (ids[hidden] == masked.original[hidden]).sum().item() / total
     assert as_mask == pytest.approx(0.8, abs=0.015)
     assert same == pytest.approx(0.1, abs=0.012)
-    random = shown[hidden][(shown[hidden] != 4) & (shown[hidden] != masked.original[hidden])]
+    random = ids[hidden][(ids[hidden] != 4) & (ids[hidden] != masked.original[hidden])]
     assert len(random) / total == pytest.approx(0.1, abs=0.012)
-    assert random.float().mean().item() == pytest.approx(2500, rel=0.05), "random pieces come from all the vocabulary"
-    by_place = hidden.float().mean(0)[1:19]
-    assert (by_place - 3 / 18).abs().max() < 0.025, "every place is as likely"
+    assert random.float().mean().item() == pytest.approx(2500, rel=0.05), "any token may be drawn"
+    by_position = hidden.float().mean(0)[1:19]
+    assert (by_position - 3 / 18).abs().max() < 0.025, "every position is equally likely"
 
 
 @pytest.mark.quick("True")
@@ -98,12 +98,12 @@ def test_masks_change_with_the_step_and_the_sample():
 @given(words=st.lists(caption, min_size=2, max_size=5), more=st.integers(0, 5), whole=st.booleans())
 def test_a_mask_does_not_depend_on_the_batch(words: list[list[int]], more: int, whole: bool):
     masking = MASKING if whole else PIECES
-    together = drawn(text_of(words), masking, ids=torch.arange(10, 10 + len(words)))
+    batched = drawn(text_of(words), masking, ids=torch.arange(10, 10 + len(words)))
     last = len(words) - 1
-    alone = drawn(text_of(words[last:], 2 + sum(words[last]) + more), masking, ids=torch.tensor([10 + last]))
+    single = drawn(text_of(words[last:], 2 + sum(words[last]) + more), masking, ids=torch.tensor([10 + last]))
     n = 2 + sum(words[last])
-    assert torch.equal(alone.masked[0, :n], together.masked[last, :n])
-    assert torch.equal(alone.text.ids[0, :n], together.text.ids[last, :n])
+    assert torch.equal(single.masked[0, :n], batched.masked[last, :n])
+    assert torch.equal(single.text.ids[0, :n], batched.text.ids[last, :n])
 
 
 def test_a_text_without_words_gets_no_mask():
@@ -139,23 +139,23 @@ def kept(tokens: Tokens, most: int, ids: list[int], step: int = 0) -> list[list[
 
 
 def test_the_given_number_of_patches_and_the_class_token_are_kept():
-    found = kept(patches([(3, 4), (2, 2), (1, 4)], (3, 4)), 5, [0, 1, 2])
-    assert [len(x) for x in found] == [1 + 5, 1 + 4, 1 + 4]
-    assert all(x[0] == -1 for x in found)
+    indices = kept(patches([(3, 4), (2, 2), (1, 4)], (3, 4)), 5, [0, 1, 2])
+    assert [len(x) for x in indices] == [1 + 5, 1 + 4, 1 + 4]
+    assert all(x[0] == -1 for x in indices)
 
 
 def test_kept_patches_do_not_depend_on_padding_or_the_batch():
-    alone = kept(patches([(2, 3)], (2, 3)), 3, [7])[0]
-    assert kept(patches([(5, 4), (2, 3)], (5, 4)), 3, [3, 7])[1] == alone
-    assert kept(patches([(2, 3), (1, 9)], (2, 9)), 3, [7, 2])[0] == alone
+    single = kept(patches([(2, 3)], (2, 3)), 3, [7])[0]
+    assert kept(patches([(5, 4), (2, 3)], (5, 4)), 3, [3, 7])[1] == single
+    assert kept(patches([(2, 3), (1, 9)], (2, 9)), 3, [7, 2])[0] == single
 
 
 def test_every_patch_is_as_likely_to_be_kept():
     n, most = 3000, 4
-    found = kept(patches([(3, 4)] * n, (3, 4)), most, list(range(n)))
-    counts = torch.bincount(torch.tensor(found)[:, 1:].flatten(), minlength=12) / n
+    indices = kept(patches([(3, 4)] * n, (3, 4)), most, list(range(n)))
+    counts = torch.bincount(torch.tensor(indices)[:, 1:].flatten(), minlength=12) / n
     assert (counts - most / 12).abs().max() < 0.035
-    assert kept(patches([(3, 4)], (3, 4)), most, [0], step=1) != found[:1]
+    assert kept(patches([(3, 4)], (3, 4)), most, [0], step=1) != indices[:1]
 
 
 # -- fixed choices --------------------------------------------------------------------------------------------------

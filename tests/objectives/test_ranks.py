@@ -1,6 +1,6 @@
 """Two ranks give the losses, gradients, teachers and queues of one process on the same batch, for every objective.
 
-The ranks hold unequal parts with different padding, and take two steps, so that queued features are used too.
+The ranks have unequal parts with different padding, and take two steps, so that queued features are used too.
 """
 
 from __future__ import annotations
@@ -72,12 +72,15 @@ class OnMoreRegions(Pretraining):
         self, batch: Batch, draws: RandomChoices | None = None, teacher_output: TeacherOutput | None = None
     ) -> Views:
         batch = vilbert.regional(batch)
-        shown = cast(Matching, batch.matching).visual
-        assert isinstance(shown, Regions) and shown.classes is not None
-        (features, real), classes = (torch.cat([x, x[:, 1:]], 1) for x in (shown.features, shown.mask)), shown.classes
-        boxes, classes = (torch.cat([x, x[:, 1:].flip(2)], 1) for x in (shown.boxes, classes))
+        regions = cast(Matching, batch.matching).visual
+        assert isinstance(regions, Regions) and regions.classes is not None
+        (features, real), classes = (
+            (torch.cat([x, x[:, 1:]], 1) for x in (regions.features, regions.mask)),
+            regions.classes,
+        )
+        boxes, classes = (torch.cat([x, x[:, 1:].flip(2)], 1) for x in (regions.boxes, classes))
         more = Matching(
-            Regions(features, boxes, real, classes, shown.has_whole_image), cast(Matching, batch.matching).matched
+            Regions(features, boxes, real, classes, regions.has_whole_image), cast(Matching, batch.matching).matched
         )
         return super().views(replace(batch, matching=more), draws, teacher_output)
 
@@ -100,7 +103,7 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     ),
     "momentum and queue": remembering,
     "matching, words, alignment": lambda: on_model(small(vilt, "vilt"), ITM(), MLM(WORDS), WPA(), max_patches=5),
-    "words alone": lambda: on_model(vlmo.small(vl_start_layer=3), MLM(WORDS, text_only=True)),
+    "text only": lambda: on_model(vlmo.small(vl_start_layer=3), MLM(WORDS, text_only=True)),
     "imitation": guided,
     "regions by class": lambda: of_regions(class_target),
     "regions by feature": lambda: of_regions(feature_target, **FEATURES),
@@ -109,7 +112,7 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "hinge, all, by attention": lambda: hinge("scan", False),
     "next words": lambda: on_model(small(clip, "coca"), LM()),
     "captions": lambda: beit3.captions(small(beit3, "beit3, captions")),
-    "codes alone, codes and words of pairs": lambda: beit3.masked_data(small(beit3, "beit3, masked data")),
+    "codes only, codes and words of pairs": lambda: beit3.masked_data(small(beit3, "beit3, masked data")),
     "codebook": lambda: tokenizer.vqkd(tokenizer.small()),
     "pixels": lambda: Pretraining(small(mae, "mae"), nn.ModuleDict(), [MIM()]),
 }
@@ -166,21 +169,21 @@ def trained(name: str, part: slice) -> dict[str, Tensor]:
 def _trained(name: str, part: slice) -> dict[str, Tensor]:
     world = dist.get_world_size() if dist.is_initialized() else 1
     torch.manual_seed(0)
-    step, found, labels = CASES[name]().train(), {}, {"image": IMAGES} if name in SEVERAL else {}
+    step, results, labels = CASES[name]().train(), {}, {"image": IMAGES} if name in SEVERAL else {}
     for k in range(2):
         whole = batch_of(8, seed=k)
         batch = part_of(replace(whole, step=k, labels=whole.labels | labels), part)
         counts = {name: summed(count) / world for name, count in cast(TrainStep, step).num_terms(batch).items()}
         losses = step(batch, counts)
         torch.stack([w * losses[loss] for loss, w in cast(TrainStep, step).weights.items()]).sum().backward()
-        found |= {f"{k} {loss}": summed(value) / world for loss, value in losses.items()}
+        results |= {f"{k} {loss}": summed(value) / world for loss, value in losses.items()}
         for name, p in step.named_parameters():
             if p.requires_grad:
                 gradient = summed(torch.zeros_like(p) if p.grad is None else p.grad) / world
-                found[f"{k} gradient {name}"] = gradient
+                results[f"{k} gradient {name}"] = gradient
                 p.data -= 0.01 * gradient / gradient.norm().clamp(min=1.0)
                 p.grad = None
-    return found | {f"left {name}": value.clone() for name, value in step.state_dict().items()}
+    return results | {f"left {name}": value.clone() for name, value in step.state_dict().items()}
 
 
 def _on_rank(rank: int, folder: str) -> None:
@@ -200,10 +203,10 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[s
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks_train_as_one_process(name: str, two_ranks: list[dict[str, dict[str, Tensor]]]):
-    first, second = (found[name] for found in two_ranks)
-    alone = trained(name, slice(None))
-    assert first.keys() == second.keys() == alone.keys()
-    for what, value in alone.items():
+    first, second = (results[name] for results in two_ranks)
+    single = trained(name, slice(None))
+    assert first.keys() == second.keys() == single.keys()
+    for what, value in single.items():
         if "accuracy" in what:
             continue  # untrained cosines nearly tie, so that the order of summation may change the largest
         assert torch.equal(first[what], second[what]), what

@@ -1,4 +1,4 @@
-"""Word-patch alignment: IPOT against exact optimal transport, and padding without mass."""
+"""Word-patch alignment: IPOT compared with exact optimal transport; padding has no mass."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_identical_costs_give_the_independent_plan():
     torch.testing.assert_close(plan, torch.full((1, 3, 4), 1 / 12))
 
 
-def test_a_permutation_is_found():
+def test_the_plan_of_a_permutation_is_the_permutation():
     cost = 1 - torch.eye(5)[torch.tensor([3, 1, 4, 0, 2])][None]
     plan = ipot(cost, torch.ones(1, 5).bool(), torch.ones(1, 5).bool(), 0.5, 50)
     torch.testing.assert_close(plan, (1 - cost) / 5, rtol=1e-4, atol=1e-5)

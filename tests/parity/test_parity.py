@@ -220,13 +220,13 @@ def test_settings_are_read_from_the_readme(vit_folder: Path):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_folder_that_lacks_a_file_is_refused(copied: Path, name: str):
+def test_a_folder_that_lacks_a_file_raises(copied: Path, name: str):
     (copied / name).unlink()
     with pytest.raises(WeightsError, match=f"no {name}"):
         parity(copied)
 
 
-def test_an_empty_or_broken_folder_is_refused(copied: Path):
+def test_an_empty_or_broken_folder_raises(copied: Path):
     (copied / "config.json").write_text("{")
     with pytest.raises(WeightsError, match=r"config\.json"):
         parity(copied)
@@ -249,7 +249,7 @@ SIZES = {
 @pytest.mark.slow
 def test_other_sizes_are_read_from_the_files(tmp_path: Path):
     """A case of other sizes, whose expected values come from our padded layout: the packed layout must agree, and every
-    size must be inferred from the files alone.
+    size must be inferred from the files only.
     """
     torch.manual_seed(0)
     module, (b, n) = ADAPTERS["vilt"], (5, 7)

@@ -38,7 +38,7 @@ def test_another_text_fails(mixgen: Path, texts: str, tensor: str):
     assert all("differ" in row.note for row in failed)
 
 
-def test_a_model_without_its_checkpoint_is_refused(mixgen: Path):
+def test_a_model_without_its_checkpoint_raises(mixgen: Path):
     (mixgen / "config.json").write_text('{"num_heads": 4}')
     with pytest.raises(WeightsError, match=r"no checkpoint\.pth"):
         parity(mixgen)

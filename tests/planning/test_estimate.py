@@ -1,4 +1,4 @@
-"""Estimates count what training does: they scale with the batch, and each setting changes what it should."""
+"""Estimates equal what training does: they scale with the batch, and each setting has its effect."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def test_the_profile_predicts_the_cost_of_a_larger_batch(small: Profile):
 
 
 def test_matmul_flops_equal_the_formula():
-    """With MLM alone a step costs three forward passes; for the patch embedding two, since pixels need no gradient."""
+    """With MLM only, a step costs three forward passes; for the patch embedding two, since pixels need no gradient."""
     run = replace(tiny(), objectives=Objectives(mlm=1.0, mask_rate=0.5))
-    found = profile(run)
-    d, n, hidden = SMALL["dim"], round(found.text_tokens + found.image_tokens), SMALL["mlp_dim"]
+    measured = profile(run)
+    d, n, hidden = SMALL["dim"], round(measured.text_tokens + measured.image_tokens), SMALL["mlp_dim"]
     weights = SMALL["depth"] * (4 * d * d + 2 * d * hidden)
     scores = SMALL["depth"] * 2 * n * d
     forward = 2 * n * (weights + scores)
-    embedded = 2 * found.image_tokens * 3 * run.model.patch_size**2 * d  # type: ignore[union-attr]
-    assert found.per_sample.matmul_flops == pytest.approx(3 * forward + 2 * embedded, rel=0.1)
+    embedded = 2 * measured.image_tokens * 3 * run.model.patch_size**2 * d  # type: ignore[union-attr]
+    assert measured.per_sample.matmul_flops == pytest.approx(3 * forward + 2 * embedded, rel=0.1)
 
 
 @pytest.mark.slow
@@ -64,13 +64,13 @@ def test_activation_checkpointing_saves_memory_and_costs_a_third_more(small: Pro
 
 def test_a_momentum_teacher_has_parameters_that_are_not_trained():
     run = replace(tiny(), objectives=Objectives(mlm=1.0), teacher=Teacher(momentum=0.99))
-    found = profile(run)
-    assert found.parameters > 1.8 * found.trained
+    measured = profile(run)
+    assert measured.parameters > 1.8 * measured.trained
 
 
 def estimated(monkeypatch: pytest.MonkeyPatch, gpus: str, **training) -> estimates.Estimate:
-    known = Profile(10**9, 10**9, 0, 20, 200, Cost(0, 1e9, 0), Cost(1e12, 1e9, 5e9), 1e6)
-    monkeypatch.setattr(estimates, "profile", lambda run: known)
+    measured = Profile(10**9, 10**9, 0, 20, 200, Cost(0, 1e9, 0), Cost(1e12, 1e9, 5e9), 1e6)
+    monkeypatch.setattr(estimates, "profile", lambda run: measured)
     run = tiny()
     return estimates.estimate(
         replace(run, training=replace(run.training, **{"batch_size": 128, **training})), gpus, 0.5

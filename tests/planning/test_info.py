@@ -55,9 +55,9 @@ def test_a_part_that_the_model_was_built_without_is_left_out():
 def test_every_method_of_the_model_is_listed(name: str, methods: list[str]):
     sides = ("", "image_") if name in ("blip", "albef", "vilbert") else ("",)
     small = {f"{side}{size}": 64 for side in sides for size in ("dim", "mlp_dim")}
-    found = info(replace(PUBLISHED[name], arguments=small | {f"{side}num_heads": 2 for side in sides})).methods
-    assert [method.name for method in found] == methods
-    assert found[-1].flops > 1e6
+    listed = info(replace(PUBLISHED[name], arguments=small | {f"{side}num_heads": 2 for side in sides})).methods
+    assert [method.name for method in listed] == methods
+    assert listed[-1].flops > 1e6
 
 
 def test_only_a_method_that_the_model_was_built_without_is_left_out(monkeypatch: pytest.MonkeyPatch):
@@ -76,10 +76,10 @@ def test_flops_equal_the_formula():
     """A ViLT of one block: patches, qkv, scores, context, out, feed-forward, pooler."""
     run = vilt.tiny()
     run = replace(run, model=replace(run.model, depth=1))
-    found = {method.name: method for method in info(run).methods}
+    methods = {method.name: method for method in info(run).methods}
     model: Any = run.model
     d, n, patch, hidden = model.dim, 36 + 15, model.patch_size, model.mlp_dim
-    assert found["encode_image"].flops == 2 * 35 * 3 * patch * patch * d
-    assert (found["encode_image"].tokens, found["encode_text"].tokens, found["fuse"].tokens) == (36, 15, n)
+    assert methods["encode_image"].flops == 2 * 35 * 3 * patch * patch * d
+    assert (methods["encode_image"].tokens, methods["encode_text"].tokens, methods["fuse"].tokens) == (36, 15, n)
     block = 2 * n * d * 3 * d + 2 * 2 * n * n * d + 2 * n * d * d + 2 * 2 * n * d * hidden
-    assert found["fuse"].flops == block + 2 * d * d
+    assert methods["fuse"].flops == block + 2 * d * d

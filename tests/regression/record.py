@@ -46,14 +46,14 @@ WORDS = 6  # tokens that a captioner generates
 
 
 def names() -> list[str]:
-    """Every recipe of both kinds but those of the demo, which are other recipes with fewer steps."""
+    """Every recipe of both kinds except those of the demo, which are other recipes with fewer steps."""
     return [name for kind in ("Pretrain", "Finetune") for name in recipes(kind) if not name.startswith("demo.")]
 
 
 def numbers(name: str) -> dict[str, Any]:
     """All numbers of one recipe, as JSON values."""
     torch.manual_seed(0)
-    cnn = patch.object(building, "frozen_cnn", test_first_step.Guide)  # the CNN is an optional dependency
+    cnn = patch.object(building, "frozen_cnn", test_first_step.FakeCNN)  # the CNN is an optional dependency
     with tempfile.TemporaryDirectory() as folder, one_thread(), cnn:
         if name in recipes("Finetune"):
             return _finetuning(name, Path(folder))
@@ -127,8 +127,8 @@ def _trained(module: Any, batch: Batch) -> dict[str, Any]:
         losses.append({loss: value.item() for loss, value in values.items()})
     student: Any = student_of(module).eval()
     with torch.no_grad():
-        held = replace(batch, seed=1)
-        means = {loss: value.item() for loss, value in student(held, student.num_terms(held)).items()}
+        reseeded = replace(batch, seed=1)
+        means = {loss: value.item() for loss, value in student(reseeded, student.num_terms(reseeded)).items()}
     weights = sum(p.detach().double().abs().sum().item() for p in student.parameters())
     return {"losses": losses, "weights": weights, "held out": means}
 
@@ -142,7 +142,7 @@ def _generated(model: Any, batch: Batch) -> list[list[int]]:
 
 
 def _evaluated(run: Pretrain | Finetune, module: Any, facts: dict[str, Any], folder: Path, tasks: list[str]) -> dict:
-    """Metrics of evaluations on synthetic scenes, from a run folder as a user has it."""
+    """Metrics of evaluations on synthetic scenes, from a run folder as `diptych pretrain` writes it."""
     images = replace(run.images, shorter_side=32, patch_size=16, square=True, augment=False)
     write_run(folder, replace(run, images=images, data="scenes:8"), facts)
     save_weights(folder, module)

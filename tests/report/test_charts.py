@@ -1,4 +1,4 @@
-"""Charts as inline SVG: what is drawn where, hostile names, values that are not finite, the same bytes each time."""
+"""Charts as inline SVG: contents, hostile names, values that are not finite, and reproducible bytes."""
 
 import math
 import re
@@ -31,7 +31,7 @@ def lines(chart: Chart, colour: str) -> list[list[tuple[float, float]]]:
     clipped = (path for path in svg_of(chart).iter("path") if "clip-path" in path.attrib)
     paths = [path for path in clipped if f"stroke: var(--{colour})" in path.get("style", "")]
     pairs = [re.findall(rf"[ML] ({NUMBER}) ({NUMBER})", path.get("d", "")) for path in paths]
-    return [[(float(x), float(y)) for x, y in found] for found in pairs]
+    return [[(float(x), float(y)) for x, y in points] for points in pairs]
 
 
 def test_training_held_out_and_chance_share_axes_with_labels_and_a_legend():
@@ -57,7 +57,7 @@ def test_a_value_that_is_not_finite_leaves_a_gap_and_is_counted():
     path = next(p.get("d", "") for p in svg_of(chart).iter("path") if p.get("d", "").count("M") == 2)
     assert path.count("L") == 1
     assert chart.note == "Not finite at 3 steps, the first of them step 3."
-    assert [points[0][0] < points[1][0] for points in lines(chart, "wrong")] == [False] * 3  # upright marks
+    assert [points[0][0] < points[1][0] for points in lines(chart, "wrong")] == [False] * 3  # vertical marks
     assert "nan" not in "".join(path.get("d", "") for path in svg_of(chart).iter("path"))
 
 
@@ -125,7 +125,7 @@ def test_the_same_chart_is_the_same_markup_whatever_a_user_s_matplotlib_is_set_t
     first = draw_curves(curves)
     with matplotlib.rc_context({"axes.linewidth": 9, "svg.fonttype": "path", "legend.fontsize": 30}):
         assert draw_curves(curves) == first
-    assert first.svg is not None and "<metadata" not in first.svg  # it would hold the date
+    assert first.svg is not None and "<metadata" not in first.svg  # it would contain the date
 
 
 def test_colours_are_those_of_the_stylesheet():

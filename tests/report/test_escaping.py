@@ -1,4 +1,4 @@
-"""The checks behind autoescape: URLs, styles and inline SVG that could load or run something are refused."""
+"""The checks behind autoescape: URLs, styles and inline SVG that could load or run something raise."""
 
 import re
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_numbers_in_a_style_are_numbers(value):
 
 
 @pytest.mark.parametrize(
-    ("share", "shown"),
+    ("share", "expected"),
     [
         (0.0, "0.0%"),
         (0.0994, "9.9%"),
@@ -61,8 +61,8 @@ def test_numbers_in_a_style_are_numbers(value):
         (float("nan"), "0%"),
     ],
 )
-def test_percentages_are_clipped(share: float, shown: str):
-    assert escaping.percent(share) == shown
+def test_percentages_are_clipped(share: float, expected: str):
+    assert escaping.percent(share) == expected
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_percentages_are_clipped(share: float, shown: str):
         "<!-- a {}",
     ],
 )
-def test_a_stylesheet_that_ends_its_element_or_loads_something_is_refused(css: str):
+def test_a_stylesheet_that_ends_its_element_or_loads_something_raises(css: str):
     with pytest.raises(ValueError, match="the stylesheet of a report may not contain"):
         escaping.stylesheet(css)
 
@@ -104,7 +104,7 @@ def test_a_stylesheet_that_ends_its_element_or_loads_something_is_refused(css: s
         "<svg><g><animate attributeName='href'/></g></svg>",
     ],
 )
-def test_svg_that_could_load_or_run_something_is_refused(svg: str):
+def test_svg_that_could_load_or_run_something_raises(svg: str):
     with pytest.raises(ValueError, match=r"SVG (element|attribute) .* is not allowed in a report"):
         escaping.inline_svg(ElementTree.fromstring(svg))
 

@@ -1,4 +1,4 @@
-"""The page: every string of every kind of section stays text, nothing is loaded, nothing runs."""
+"""The page: every string of every kind of section stays text; nothing is loaded or run."""
 
 import re
 from dataclasses import fields
@@ -54,19 +54,19 @@ class Elements(HTMLParser):
 
     def __init__(self, page: str):
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
         self.open: list[str] = []
         self.around_hostile: set[str] = set()
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
         if tag not in {"img", "meta"}:
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag  # no string closes an element of the page
@@ -84,7 +84,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def hostile_strings(value: object) -> int:
-    """How often HOSTILE stands in a section, at any depth."""
+    """How often HOSTILE occurs in a section, at any depth."""
     if isinstance(value, str):
         return int(HOSTILE in value)
     if isinstance(value, dict):
@@ -92,7 +92,7 @@ def hostile_strings(value: object) -> int:
     return sum(map(hostile_strings, value)) if isinstance(value, list | tuple) else 0
 
 
-def test_every_kind_of_section_is_tried_with_hostile_strings():
+def test_every_kind_of_section_is_tested_with_hostile_strings():
     assert set(map(type, SECTIONS)) == set(get_args(Section)) == set(KINDS)
     for section in SECTIONS:
         assert any(hostile_strings(getattr(section, field.name)) for field in fields(section)), type(section)
@@ -101,11 +101,11 @@ def test_every_kind_of_section_is_tried_with_hostile_strings():
 def test_hostile_strings_are_shown_and_never_become_elements(page: str):
     elements = Elements(page)
     assert elements.open == []
-    # Of an HTML page's text, <title> alone cannot hold <bdi>; <text> and <title> of an SVG stand on their own.
+    # In an HTML page's text, only <title> cannot contain <bdi>; <text> and <title> of an SVG are isolated themselves.
     assert elements.around_hostile == {"bdi", "title", "text"}
-    assert not {tag for tag, _ in elements.found} & {"script", "iframe", "object", "link", "base", "form"}
-    assert not any(name.startswith("on") for _, attributes in elements.found for name in attributes)
-    assert sum(tag == "img" for tag, _ in elements.found) == IMAGES
+    assert not {tag for tag, _ in elements.elements} & {"script", "iframe", "object", "link", "base", "form"}
+    assert not any(name.startswith("on") for _, attributes in elements.elements for name in attributes)
+    assert sum(tag == "img" for tag, _ in elements.elements) == IMAGES
     strings = sum(hostile_strings(getattr(section, field.name)) for section in SECTIONS for field in fields(section))
     assert elements.text.count("<script>alert('1')</script>") >= strings
 
@@ -121,7 +121,7 @@ def test_text_is_never_read_as_a_template_or_as_markup(text: str):
 
 
 def test_nothing_is_loaded(page: str):
-    for tag, attributes in Elements(page).found:
+    for tag, attributes in Elements(page).elements:
         assert not {"srcset", "data", "action"} & attributes.keys()
         assert (attributes.get("href") or "#").startswith("#"), tag
         assert (attributes.get("src") or "data:image/").startswith("data:image/"), tag

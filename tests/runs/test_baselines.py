@@ -29,7 +29,7 @@ def question_folder(tmp_path: Path) -> Path:
     """Questions about two images that cannot be decoded."""
     (folder := tmp_path / "photos").mkdir()
     for name in ("0.jpg", "1.jpg"):
-        (folder / name).write_bytes(b"no picture")
+        (folder / name).write_bytes(b"not an image")
     for split in ("train", "val"):
         rows = [dict(zip(("image", "question", "answer"), row, strict=False)) for row in QUESTIONS if row[3] == split]
         (folder / f"questions_{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -46,7 +46,7 @@ def test_vqa_baselines_equal_scores_by_hand(question_folder: Path):
     assert scores[BEST_OF_ANY] == {"accuracy": pytest.approx((two_of_three + 1 + 1) / 3)}
 
 
-def test_withheld_answers_are_refused_and_the_division_is_printed(
+def test_withheld_answers_are_an_error_and_the_division_is_printed(
     question_folder: Path, capsys: pytest.CaptureFixture[str]
 ):
     baselines(Evaluation(task="vqa", data=str(question_folder)))
@@ -109,7 +109,7 @@ def test_the_command_prints_a_table_and_writes_only_to_out(
     assert written["settings"]["data"] == str(question_folder)
 
 
-def test_a_folder_without_questions_is_refused_with_what_was_expected(
+def test_a_folder_without_questions_is_an_error_that_tells_the_expected_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "captions.jsonl").write_text('{"image": "0.jpg", "caption": "a cat"}')

@@ -17,7 +17,7 @@ def test_init_scale_multiplies_each_weight_once():
     before, after = dict(unscaled.named_parameters()), dict(scaled.named_parameters())
     assert torch.equal(after[layer], 3.5 * before[layer])
     assert torch.equal(after["heads.itm.linear.weight"], 3.5 * before["heads.itm.linear.weight"])
-    tied = "model.words.word.weight"  # shared with the MLM head, and scaled once all the same
+    tied = "model.words.word.weight"  # shared with the MLM head, but scaled only once
     assert torch.equal(after[tied], 3.5 * before[tied])
     positions = "model.words.position.weight"
     assert torch.equal(after[positions], before[positions])

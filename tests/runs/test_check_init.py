@@ -19,7 +19,7 @@ def test_a_vit_s_heads_and_activation_must_be_the_encoder_s():
         ViTConfig(dim=16, depth=1, num_heads=4, mlp_dim=8, patch_size=4, grid=(2, 2), activation="relu")
     ).blocks[0]
     check_image_start(ViTConfig(num_heads=4, activation="relu"), block, "vit")
-    check_image_start(CLIPConfig(num_heads=8), block, "vit")  # not a ViT: refused elsewhere
+    check_image_start(CLIPConfig(num_heads=8), block, "vit")  # not a ViT: another check raises
     with pytest.raises(RunError, match="vit has 2 attention heads, but the model that it initialises has 4"):
         check_image_start(ViTConfig(num_heads=2, activation="relu"), block, "vit")
     for name in ("gelu", "gelu_tanh", "quick_gelu", "silu"):

@@ -1,4 +1,4 @@
-"""Losses that compare samples are refused before a run is written if a micro-batch has only one sample."""
+"""Losses that compare samples raise before a run is written if a micro-batch has only one sample."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def step_of(*objectives: object) -> Pretraining:
 
 
 @pytest.mark.parametrize(
-    ("batch", "accumulate", "ranks", "queued", "refused"),
+    ("batch", "accumulate", "ranks", "queued", "is_error"),
     [
         (1, 1, 1, 0, True),
         (4, 4, 1, 0, True),
@@ -85,10 +85,10 @@ def step_of(*objectives: object) -> Pretraining:
     ],
 )
 def test_contrast_needs_another_sample_of_the_batch_a_rank_or_a_queue(
-    batch: int, accumulate: int, ranks: int, queued: int, refused: bool
+    batch: int, accumulate: int, ranks: int, queued: int, is_error: bool
 ):
     settings = Training(batch_size=batch, grad_accum=accumulate)
-    if not refused:
+    if not is_error:
         return check_samples(step_of(ITC()), settings, ranks, queued)
     with pytest.raises(RunError, match="itc compares each sample with others, but a micro-batch has 1") as error:
         check_samples(step_of(ITC()), settings, ranks, queued)
@@ -122,7 +122,7 @@ def test_retrieval_with_negative_texts_compares_no_samples():
 
 @pytest.mark.parametrize("batch", [["--batch_size", "1"], ["--batch_size", "4", "--grad_accum", "4"]])
 @pytest.mark.parametrize("name", ["vlmo.tiny"])
-def test_the_command_line_refuses_before_anything_is_written(name: str, batch: list[str], tmp_path: Path, capsys):
+def test_the_command_line_exits_before_anything_is_written(name: str, batch: list[str], tmp_path: Path, capsys):
     out = tmp_path / "run"
     assert main(["pretrain", name, *SMALL, *batch, "--out", str(out)]) == 2
     (line,) = capsys.readouterr().err.splitlines()

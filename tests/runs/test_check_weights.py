@@ -95,9 +95,9 @@ def test_a_run_fits_its_weights(folder: Path):
 )  # fmt: skip
 def test_types_and_versions_are_checked_when_a_run_is_read(folder: Path, path: str, value: Any, message: str):
     edited(folder, path, value)
-    with pytest.raises(RunError, match=message) as refused:
+    with pytest.raises(RunError, match=message) as error:
         read_run(folder)
-    assert str(folder / "run.json") in str(refused.value) and "\n" not in str(refused.value)
+    assert str(folder / "run.json") in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -112,12 +112,12 @@ def test_types_and_versions_are_checked_when_a_run_is_read(folder: Path, path: s
         ("run/images/shorter_side", 4096, RunError, "images.shorter_side is 4096, whose square has .* times the area of model.grid"),
     ],
 )  # fmt: skip
-def test_sizes_that_the_weights_do_not_have_are_refused(folder: Path, path: str, value: Any, kind: type, message: str):
+def test_sizes_that_differ_from_the_weights_raise(folder: Path, path: str, value: Any, kind: type, message: str):
     edited(folder, path, value)
     run, _ = read_run(folder)
-    with pytest.raises(kind, match=message) as refused:
+    with pytest.raises(kind, match=message) as error:
         check_model(folder, run)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
 def test_heads_are_compared_too(folder: Path):
@@ -168,7 +168,7 @@ for words in json.loads(sys.argv[1]):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_AS and /proc")
-def test_every_command_refuses_in_little_time_and_memory(folder: Path, tmp_path: Path):
+def test_every_command_exits_in_little_time_and_memory(folder: Path, tmp_path: Path):
     calls, messages = [], []
     for number, (path, value, message) in enumerate(HOSTILE):
         run = shutil.copytree(folder, tmp_path / f"hostile{number}")

@@ -62,9 +62,9 @@ def test_crossvit_is_fine_tuned_and_evaluated_and_initialises_another_classifier
     other = inherited(out, replace(recipe("crossvit.small", "Finetune"), recipe=""))
     module = build(other, {"classes": ["cat", "dog"]})
     init_from_pretrained(module, out)
-    state, known = module.state_dict(), read_weights(out)
-    assert state["model.head.0.weight"].shape[0] == 2 and known["model.head.0.weight"].shape[0] == 3
-    assert all(torch.equal(state[name], tensor) for name, tensor in known.items() if ".head." not in name)
+    state, trained = module.state_dict(), read_weights(out)
+    assert state["model.head.0.weight"].shape[0] == 2 and trained["model.head.0.weight"].shape[0] == 3
+    assert all(torch.equal(state[name], tensor) for name, tensor in trained.items() if ".head." not in name)
     with pytest.raises(RunError, match="CrossViT; vqa needs a model that reads text and image"):
         inherited(out, replace(other, task="vqa"))
 

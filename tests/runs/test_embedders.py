@@ -67,7 +67,7 @@ def test_a_classifier_is_fine_tuned_on_the_embedders_of_its_pre_training():
     assert names_of(GridEmbedding, model) == ["model.patches"] and not names_of(PatchEmbedding, model)
 
 
-def test_boxes_of_other_features_than_the_model_reads_are_refused():
+def test_boxes_of_other_features_than_the_models_raise():
     for run, image, features in ((scan.small(), "boxes", 1280), (scan.flickr30k(), "hypercolumns", 2024)):
         with pytest.raises(
             RunError, match=f"{image} have {features} .* this SCAN .*: set model.feature_dim to {features}"
@@ -106,7 +106,7 @@ def test_a_causal_decoder_may_not_read_bidirectional_features():
         with_embed(coca.small(), text="minilm")
     causal = with_embed(coca.small(), text="minilm_causal").get_submodule("text.word")
     assert isinstance(causal, FrozenTextEmbedding) and causal.source is feature_extractors.causal_states
-    with_embed(blip.small(), text="minilm")  # its decoder has words of its own
+    with_embed(blip.small(), text="minilm")  # its decoder has its own word embeddings
 
 
 def test_minilm_word_vectors_have_the_models_own_positions():
@@ -121,7 +121,7 @@ def test_images_for_the_cnn_have_the_normalization_of_its_training():
     assert embedders.shown_images(grids, augment=True) == replace(run.images, mean=HALF, std=HALF)
 
 
-def test_the_teacher_cnn_knows_the_normalization_of_its_input(monkeypatch: pytest.MonkeyPatch):
+def test_the_teacher_cnn_has_the_normalization_of_its_input(monkeypatch: pytest.MonkeyPatch):
     received = []
 
     class Teacher(FrozenCNN):
@@ -140,7 +140,7 @@ def test_the_teacher_cnn_knows_the_normalization_of_its_input(monkeypatch: pytes
     assert received == [images.mean_std for images in settings]
 
 
-def test_a_model_of_region_features_without_any_is_refused():
+def test_a_model_of_region_features_without_regions_raises():
     with pytest.raises(RunError, match="a SCAN reads region features"):
         embedders.shown_images(replace(scan.small(), embedders=Embedders()))
 
@@ -179,7 +179,7 @@ def test_augmentation_without_effect_on_frozen_features_is_reported():
 
 
 def test_a_visual_tokenizers_teacher_reuses_cached_features_of_other_runs(monkeypatch: pytest.MonkeyPatch):
-    """Features that other runs cached equal those that the teacher would compute, and the CNN does not run again.
+    """Features cached by other runs equal those that the teacher would compute; the CNN does not run again.
 
     Images that are augmented, or normalized in another way, are cached by their pixels.
     """

@@ -52,11 +52,11 @@ def test_vqa_writes_metrics_predictions_and_the_leaderboard_file(vqa: Path):
     source = open_questions("scenes:50", "train")
     assert len(rows_) == metrics["questions"] == len(source) == 250
     assert metrics["accuracy"] == pytest.approx(np.mean([row["score"] for row in rows_]))
-    known = answer_list(source, normalise_answer, 1)
+    answers = answer_list(source, normalise_answer, 1)
     for row in rows_:
         question = source.question(row["question_id"])
         assert (row["question"], tuple(row["truth"])) == (question.text, question.answers)
-        assert row["answer"] == row["probable"][0][0] and row["answer"] in known
+        assert row["answer"] == row["probable"][0][0] and row["answer"] in answers
         assert row["score"] == float(row["answer"] == normalise_answer(question.answers[0]))
     results = json.loads((folder / "vqa_train_results.json").read_text())
     assert results == [{"question_id": row["question_id"], "answer": row["answer"]} for row in rows_]
@@ -116,7 +116,7 @@ def test_retrieval_states_the_gallery_size_and_writes_result_and_control_apart(p
             assert metrics[f"text to image R@{k}"] == pytest.approx(np.mean(hits))
     page = (folder / "report.html").read_text()
     assert all(f"{name}<" in page for name in names)
-    assert page.count('<article class="retrieval"') == 12  # of the result; a control has no examples
+    assert page.count('<article class="retrieval"') == 12  # those of the result; a control has no examples
 
 
 def test_scores_do_not_depend_on_the_sizes_of_chunks(pretrained: Path, tmp_path: Path, monkeypatch):
@@ -146,7 +146,7 @@ def test_shuffled_captions_change_the_losses_of_matching(pretrained: Path, tmp_p
     settings = replace(SMALL, task="", captions=1)
     own, shuffled = evaluate(folder, settings), evaluate(folder, replace(settings, shuffle_captions=True))
     assert own["pairs"] == shuffled["pairs"] == 6
-    assert own["mlm"] != shuffled["mlm"]  # each image has other words
+    assert own["mlm"] != shuffled["mlm"]  # each image has different captions
     assert "itm/accuracy" in own
 
 
@@ -200,7 +200,7 @@ def test_predictions_with_lone_surrogates_are_written(tmp_path: Path):
     assert "Kätzchen" in (tmp_path / "there" / "predictions.jsonl").read_text(encoding="utf-8")
 
 
-def test_long_captions_are_cut_and_undecodable_ones_skipped():
+def test_long_captions_are_truncated_and_undecodable_ones_skipped():
     class Odd:
         name, split = "odd", "val"
 
@@ -260,7 +260,7 @@ def test_heat_maps_use_the_wpa_objective_of_training(pretrained: Path):
     assert wpa_objective(torch.nn.Linear(1, 1)) == WPA()
 
 
-def test_tasks_and_settings_that_do_not_fit_a_run_are_refused(pretrained: Path, vqa: Path):
+def test_tasks_and_settings_that_do_not_fit_a_run_raise(pretrained: Path, vqa: Path):
     with pytest.raises(RunError, match="a contrastive, matching or ranking loss"):
         evaluate(vqa, SMALL)
     with pytest.raises(RunError, match="diptych finetune vqa"):

@@ -69,7 +69,7 @@ def test_a_checkpoint_is_imported_and_exported_again(system: str, tmp_path: Path
         assert load_run(rebuilt(*read_run(run)), run) is not None
 
 
-def test_an_invalid_config_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_invalid_config_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     checkpoint, _ = files("mae", tmp_path)
     (tmp_path / "list.json").write_text("[1]")
     for config, message in (("list.json", "holds a list"), ("none.json", "cannot be read")):

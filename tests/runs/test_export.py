@@ -28,7 +28,7 @@ def imported(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path
 
 
 @pytest.mark.parametrize("to", ["official", "safetensors"])
-def test_the_official_layout_comes_back_bit_for_bit(imported: tuple[Path, Path], to: Any, tmp_path: Path):
+def test_the_official_layout_is_exported_bit_for_bit(imported: tuple[Path, Path], to: Any, tmp_path: Path):
     run, original = imported
     out = tmp_path / ("x.pth" if to == "official" else "x.safetensors")
     assert export(run, to, out) == []
@@ -71,8 +71,8 @@ def test_hugging_face_s_vilt_gives_the_same_mlm_logits(tmp_path: Path):
     real = torch.arange(8) < torch.tensor([8, 5])[:, None]
     expected = theirs(input_ids=ids, attention_mask=real.long(), pixel_values=pixels).logits
     pair = model.fuse(model.encode_text(Text(ids, real)), model.encode_image(Image.from_full(pixels)))
-    found = step.heads["mlm"](pair.text.to_padded())
-    torch.testing.assert_close(found[real], expected[real], rtol=1e-5, atol=1e-5)
+    logits = step.heads["mlm"](pair.text.to_padded())
+    torch.testing.assert_close(logits[real], expected[real], rtol=1e-5, atol=1e-5)
 
 
 def official_step(system: str, case: str) -> Any:
@@ -86,9 +86,9 @@ def test_a_run_trained_here_is_exported_and_imported_again(tmp_path: Path):
     import_checkpoint("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
     run, _ = read_run(tmp_path / "a")
     (tmp_path / "a" / "dead.safetensors").unlink()  # as in a run that was trained here
-    told = json.loads((tmp_path / "a" / "run.json").read_text())
-    del told["digest"], told["facts"]["imported"]
-    (tmp_path / "a" / "run.json").write_text(json.dumps(told))
+    run_json = json.loads((tmp_path / "a" / "run.json").read_text())
+    del run_json["digest"], run_json["facts"]["imported"]
+    (tmp_path / "a" / "run.json").write_text(json.dumps(run_json))
     lost = export(tmp_path / "a", "official", tmp_path / "x.pth")
     assert lost == ["text_embeddings.position_ids (a buffer of 0, 1, 2 …, not a weight)"]
     import_checkpoint("vilt", tmp_path / "x.pth", tmp_path / "b", 4, None, None)
@@ -130,7 +130,7 @@ def test_a_run_is_not_overwritten_and_its_number_of_heads_is_printed(
         ("hf", "x.pth", "is a file; --to hf writes a folder"),
     ],
 )
-def test_a_file_name_of_another_format_is_refused(to: Any, name: str, expected: str, tmp_path: Path):
+def test_a_file_name_of_another_format_is_an_error(to: Any, name: str, expected: str, tmp_path: Path):
     (tmp_path / "x.pth").write_bytes(b"kept")
     with pytest.raises(RunError, match=expected):
         export(tmp_path / "no run", to, tmp_path / name)
@@ -139,11 +139,11 @@ def test_a_file_name_of_another_format_is_refused(to: Any, name: str, expected: 
 
 def test_a_run_of_ours_needs_no_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     import_checkpoint("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
-    for given in (tmp_path / "a", tmp_path / "a" / "model.safetensors"):
-        assert main(["import", "vilt", str(given), "--out", str(tmp_path / "b")]) == 2
+    for path in (tmp_path / "a", tmp_path / "a" / "model.safetensors"):
+        assert main(["import", "vilt", str(path), "--out", str(tmp_path / "b")]) == 2
         assert f"is a run of Diptych, which needs no import: evaluate it as it is, or train from it with --init_from {tmp_path / 'a'}" in capsys.readouterr().err  # fmt: skip
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path: Path):
+def test_a_folder_without_a_run_is_an_error(tmp_path: Path):
     with pytest.raises(RunError, match=r"no run\.json"):
         export(tmp_path, "official", tmp_path / "x.pth")

@@ -57,7 +57,7 @@ def test_vqa_is_fine_tuned_from_an_official_vilt(official: Path, tmp_path: Path,
     assert max(apart.values()) < most and sum(x > 0 for x in apart.values()) > 0.9 * len(apart)
 
 
-def test_a_model_of_another_vocabulary_size_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_model_of_another_vocabulary_size_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["import", "vilt", str(GOLDEN), "--out", str(tmp_path / "imported"), "--num_heads", "4"]) == 0
     capsys.readouterr()
     command = ["finetune", "vqa", "--from", str(tmp_path / "imported"), *TRAINING, "--out", str(tmp_path / "vqa")]
@@ -70,10 +70,10 @@ def test_a_model_of_another_vocabulary_size_is_refused(tmp_path: Path, capsys: p
 def test_a_custom_vocabulary_is_imported_and_copied_to_later_runs(tmp_path: Path, capsys, monkeypatch):
     """It is evaluated and fine-tuned after the checkpoint and vocabulary files are gone. The model has 220 word embeddings."""
     monkeypatch.setattr("diptych.runs.train.VALIDATION_EXAMPLES", 8)
-    monkeypatch.setattr("diptych.runs.evaluate.report.write", lambda *_: None)  # pages take longer than what they show
+    monkeypatch.setattr("diptych.runs.evaluate.report.write", lambda *_: None)  # pages are slow, and not tested here
     words, checkpoint = tmp_path / "words.txt", tmp_path / "official.pth"
     assert main(["train-tokenizer", "scenes:60", "--size", "90", "--out", str(words)]) == 0
-    held = words.read_bytes()
+    content = words.read_bytes()
     checkpoint.write_bytes(GOLDEN.read_bytes())
     command = ["import", "vilt", str(checkpoint), "--num_heads", "4", "--vocabulary", str(words)]
     assert main([*command, "--out", str(tmp_path / "first")]) == 0
@@ -89,25 +89,25 @@ def test_a_custom_vocabulary_is_imported_and_copied_to_later_runs(tmp_path: Path
     assert main(["finetune", "vqa", "--from", str(imported), *training, "--out", str(out)]) == 0
     for folder in (imported, out):
         run, _ = read_run(folder)
-        assert Path(run.vocabulary).parent == folder and Path(run.vocabulary).read_bytes() == held
-        assert tokenizer_of(run).vocabulary.size == len(held.split())
+        assert Path(run.vocabulary).parent == folder and Path(run.vocabulary).read_bytes() == content
+        assert tokenizer_of(run).vocabulary.size == len(content.split())
         assert not (tokenizer_of(run).encode(["a red square"]).ids == tokenizer_of(run).vocabulary.unknown).any()
 
-    words.write_bytes(held + b"\nsquire")
+    words.write_bytes(content + b"\nsquire")
     capsys.readouterr()
     command = ["finetune", "vqa", "--from", str(imported), *training, "--vocabulary", str(words)]
     assert main([*command, "--out", str(tmp_path / "other")]) == 2
     assert "learned with the vocabulary" in capsys.readouterr().err
 
 
-def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_vocabulary_that_does_not_fit_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = tmp_path / "words.txt"
     words.write_text("\n".join([*SPECIAL, *(f"word{i}" for i in range(300))]))
-    for given, said in (
+    for path, message in (
         (words, "has 305 tokens, but model.vocab_size is 220"),
         (tmp_path / "none.txt", "cannot be read"),
     ):
-        command = ["import", "vilt", str(GOLDEN), "--num_heads", "4", "--vocabulary", str(given)]
+        command = ["import", "vilt", str(GOLDEN), "--num_heads", "4", "--vocabulary", str(path)]
         assert main([*command, "--out", str(tmp_path / "out")]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert said in line and not (tmp_path / "out").exists()
+        assert message in line and not (tmp_path / "out").exists()

@@ -21,8 +21,8 @@ from tests.runs.hf_random import CLASSES, close, config_of, equal, imported, sav
 pytest.importorskip("transformers")
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """The one-line error of an import."""
+def error_line(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """The one-line error of a failed import."""
     capsys.readouterr()
     assert main(["import", *map(str, words)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -31,15 +31,15 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 
 def changed(file: Path, **values: Any) -> None:
     """Sets keys of a JSON file: "part__key" within a nested part; the value ... removes a key."""
-    held = json.loads(file.read_text())
+    config = json.loads(file.read_text())
     for name, value in values.items():
         part, _, key = name.rpartition("__")
-        where = held[part] if part else held
+        where = config[part] if part else config
         if value is ...:
             del where[key]
         else:
             where[key] = value
-    file.write_text(json.dumps(held))
+    file.write_text(json.dumps(config))
 
 
 def checked(kind: str, seed: int, folder: Path) -> None:
@@ -56,9 +56,9 @@ def checked(kind: str, seed: int, folder: Path) -> None:
     assert facts.get("classes", facts.get("answers", labels)) in (labels, [])
     assert kind not in ("ViTForImageClassification", "ViltForQuestionAnswering") or {"classes", "answers"} & set(facts)
     assert main(["export", str(folder / "run"), "--to", "hf", "--out", str(folder / "hf")]) == 0
-    again, told = getattr(transformers, kind).from_pretrained(folder / "hf", output_loading_info=True)
-    unread = set(told["missing_keys"]) - {"pooler.dense.weight", "pooler.dense.bias"}
-    assert not unread and not set(told["unexpected_keys"]) - {"mlm_score.bias"}  # where older versions keep it
+    again, loading_info = getattr(transformers, kind).from_pretrained(folder / "hf", output_loading_info=True)
+    unread = set(loading_info["missing_keys"]) - {"pooler.dense.weight", "pooler.dense.bias"}
+    assert not unread and not set(loading_info["unexpected_keys"]) - {"mlm_score.bias"}  # where older versions keep it
     assert equal(kind, again.eval(), step)
     assert kind != "ViTForImageClassification" or again.config.id2label == theirs.config.id2label
     run2, step2, facts2 = imported(CLASSES[kind], folder / "hf", folder / "back")
@@ -148,22 +148,22 @@ def test_weights_of_every_file_layout_are_read(system: str, form: str, tmp_path:
 def test_an_index_names_files_of_its_own_folder(file: object, message: str, tmp_path: Path, capsys):
     saved("ViTModel", VIT, tmp_path / "one", max_shard_size="3KB")
     index = tmp_path / "one" / "model.safetensors.index.json"
-    held = json.loads(index.read_text())
-    held["weight_map"]["vit.more"] = file
-    index.write_text(json.dumps(held))
-    assert message in refused(capsys, "vit", tmp_path / "one", "--out", tmp_path / "run")
+    content = json.loads(index.read_text())
+    content["weight_map"]["vit.more"] = file
+    index.write_text(json.dumps(content))
+    assert message in error_line(capsys, "vit", tmp_path / "one", "--out", tmp_path / "run")
 
 
-def test_an_index_and_its_shards_must_hold_the_same_weights(tmp_path: Path, capsys):
+def test_an_index_and_its_shards_must_have_the_same_weights(tmp_path: Path, capsys):
     saved("ViTModel", VIT, tmp_path / "one", max_shard_size="3KB")
     index = tmp_path / "one" / "model.safetensors.index.json"
-    held = json.loads(index.read_text())
-    name, file = next(iter(held["weight_map"].items()))
-    index.write_text(json.dumps({"weight_map": held["weight_map"] | {"vit.more": file}}))
-    assert "vit.more is not in it" in refused(capsys, "vit", tmp_path / "one", "--out", tmp_path / "run")
-    del held["weight_map"][name]
-    index.write_text(json.dumps(held))
-    assert f"{name} is in it, but the index" in refused(capsys, "vit", tmp_path / "one", "--out", tmp_path / "run")
+    content = json.loads(index.read_text())
+    name, file = next(iter(content["weight_map"].items()))
+    index.write_text(json.dumps({"weight_map": content["weight_map"] | {"vit.more": file}}))
+    assert "vit.more is not in it" in error_line(capsys, "vit", tmp_path / "one", "--out", tmp_path / "run")
+    del content["weight_map"][name]
+    index.write_text(json.dumps(content))
+    assert f"{name} is in it, but the index" in error_line(capsys, "vit", tmp_path / "one", "--out", tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -206,19 +206,19 @@ def test_an_index_and_its_shards_must_hold_the_same_weights(tmp_path: Path, caps
         ("vilt", {"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}; expected None"),
     ],
 )  # fmt: skip
-def test_an_unsupported_config_is_refused_by_its_key(
+def test_an_unsupported_config_is_an_error_with_its_key(
     system: str, change: dict[str, Any], message: str, tmp_path: Path, capsys
 ):
     kind, config = KINDS[system]
     saved(kind, config, tmp_path / "one")
     changed(tmp_path / "one" / "config.json", **change)
-    line = refused(capsys, system, tmp_path / "one", "--out", tmp_path / "run")
+    line = error_line(capsys, system, tmp_path / "one", "--out", tmp_path / "run")
     assert message in line and not (tmp_path / "run").exists(), line
 
 
 def test_heads_of_the_command_line_must_be_the_config_s(tmp_path: Path, capsys):
     saved("ViTModel", VIT, tmp_path / "one")
-    line = refused(capsys, "vit", tmp_path / "one", "--out", tmp_path / "run", "--num_heads", "2")
+    line = error_line(capsys, "vit", tmp_path / "one", "--out", tmp_path / "run", "--num_heads", "2")
     assert "config.json: num_heads is 4, but --num_heads 2; leave --num_heads out" in line
 
 
@@ -270,24 +270,26 @@ PUBLISHED_CLIP_TEXT = {
 def test_the_keys_of_older_versions_are_accepted(tmp_path: Path):
     theirs = saved("CLIPModel", CLIP, tmp_path / "one")
     file = tmp_path / "one" / "config.json"
-    held = json.loads(file.read_text())
-    held["text_config"] |= PUBLISHED_CLIP_TEXT
-    held["vision_config"] |= {k: v for k, v in PUBLISHED_CLIP_TEXT.items() if k != "model_type"}
-    file.write_text(json.dumps(held | {"text_config_dict": None, "vision_config_dict": None, "torch_dtype": "float32"}))
+    config = json.loads(file.read_text())
+    config["text_config"] |= PUBLISHED_CLIP_TEXT
+    config["vision_config"] |= {k: v for k, v in PUBLISHED_CLIP_TEXT.items() if k != "model_type"}
+    file.write_text(
+        json.dumps(config | {"text_config_dict": None, "vision_config_dict": None, "torch_dtype": "float32"})
+    )
     assert equal("CLIPModel", theirs, imported("clip", tmp_path / "one", tmp_path / "run")[1])
 
 
-def test_an_empty_text_config_dict_stands_for_the_class_s_defaults(tmp_path: Path, capsys):
-    """As transformers reads it: only None is no `text_config_dict`."""
+def test_an_empty_text_config_dict_means_the_class_s_defaults(tmp_path: Path, capsys):
+    """As in transformers, only None means that there is no `text_config_dict`."""
     saved("CLIPModel", CLIP, tmp_path / "one")
     changed(tmp_path / "one" / "config.json", text_config_dict={})
-    assert "text_config.hidden_size makes text_dim 512" in refused(
+    assert "text_config.hidden_size makes text_dim 512" in error_line(
         capsys, "clip", tmp_path / "one", "--out", tmp_path / "a"
     )
 
 
 def test_a_clip_s_texts_end_at_its_largest_id(tmp_path: Path, capsys):
-    """The last piece's id says the same as 2 does; an id outside of the vocabulary, the class's default, is printed."""
+    """The id of the last token is equivalent to 2; the class's default, an id outside the vocabulary, is printed."""
     last = {**CLIP, "text_config": CLIP["text_config"] | {"eos_token_id": 49}}
     theirs = saved("CLIPModel", last, tmp_path / "one")
     assert equal("CLIPModel", theirs, imported("clip", tmp_path / "one", tmp_path / "a")[1])
@@ -298,7 +300,7 @@ def test_a_clip_s_texts_end_at_its_largest_id(tmp_path: Path, capsys):
 
 
 def test_the_file_of_weights_in_a_folder_is_read_with_its_config(tmp_path: Path):
-    """What stands beside model.safetensors is not dropped because the file was named and not its folder."""
+    """The config beside model.safetensors is used if the path is that of the file."""
     import transformers
 
     theirs = saved("ViTForImageClassification", VIT | {"hidden_act": "relu", "layer_norm_eps": 0.1}, tmp_path / "one")
@@ -336,7 +338,7 @@ def test_labels_become_the_run_s_names(tmp_path: Path, capsys):
     assert facts["classes"] == ["a", "b", "c", "d"]
     two = VILT | {"modality_type_vocab_size": 3, "num_images": 2, "id2label": {0: "True", 1: "False"}}
     saved("ViltForImagesAndTextClassification", two, tmp_path / "four")
-    line = refused(capsys, "vilt", tmp_path / "four", "--out", tmp_path / "e")
+    line = error_line(capsys, "vilt", tmp_path / "four", "--out", tmp_path / "e")
     assert "id2label is ['True', 'False']; expected False, True" in line
 
 
@@ -377,7 +379,7 @@ def photographs() -> list[Pillow.Image]:
 @pytest.mark.quick("False-vilt", "True-vilt")
 @pytest.mark.parametrize("system", KINDS)
 @pytest.mark.parametrize("together", [False, True])
-def test_pictures_are_prepared_as_the_folder_s_processor_does(system: str, together: bool, tmp_path: Path):
+def test_images_are_preprocessed_as_by_the_folder_s_processor(system: str, together: bool, tmp_path: Path):
     import transformers
 
     kind, config = KINDS[system]
@@ -392,8 +394,8 @@ def test_pictures_are_prepared_as_the_folder_s_processor_does(system: str, toget
             file.unlink()
         run = imported(system, tmp_path / "one", tmp_path / f"run{i}")[0]
         theirs = processor(photographs(), return_tensors="pt")["pixel_values"]
-        images = replace(run.images, augment=False)  # which is for training
-        ours = stack([transform(picture, images) for picture in photographs()], images)
+        images = replace(run.images, augment=False)  # for training only
+        ours = stack([transform(photo, images) for photo in photographs()], images)
         assert close(ours.pixels, theirs.float()), values
         assert main(["export", str(tmp_path / f"run{i}"), "--to", "hf", "--out", str(tmp_path / f"hf{i}")]) == 0
         again = getattr(transformers, name).from_pretrained(tmp_path / f"hf{i}")(photographs(), return_tensors="pt")
@@ -425,12 +427,12 @@ def test_pictures_are_prepared_as_the_folder_s_processor_does(system: str, toget
         ("vilt", {"size": {"height": 40, "width": 40}}, "ViLT's size is a shortest_edge"),
     ],
 )  # fmt: skip
-def test_preprocessing_that_cannot_be_reproduced_is_refused_by_its_key(
+def test_unsupported_preprocessing_is_an_error_with_its_key(
     system: str, values: dict[str, Any], message: str, tmp_path: Path, capsys
 ):
     saved(*KINDS[system], tmp_path / "one")
     (tmp_path / "one" / "preprocessor_config.json").write_text(json.dumps(values))
-    line = refused(capsys, system, tmp_path / "one", "--out", tmp_path / "run")
+    line = error_line(capsys, system, tmp_path / "one", "--out", tmp_path / "run")
     assert message in line and "preprocessor_config.json: " in line, line
 
 

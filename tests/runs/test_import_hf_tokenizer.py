@@ -1,4 +1,4 @@
-"""Tokenizer files of a Hugging Face folder are equal to the bundled vocabulary, or used, or refused; never ignored."""
+"""Tokenizer files of a Hugging Face folder: equal to the bundled vocabulary, used, or an error; never ignored."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tests.runs.hf_random import imported, saved
 pytest.importorskip("transformers")
 
 TOWER: dict[str, Any] = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
-PICTURES = {"image_size": 16, "patch_size": 8}
+IMAGE_SIZES = {"image_size": 16, "patch_size": 8}
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def vilt(folder: Path, words: int) -> Path:
-    saved("ViltForMaskedLM", TOWER | PICTURES | {"vocab_size": words, "max_position_embeddings": 9}, folder)
+    saved("ViltForMaskedLM", TOWER | IMAGE_SIZES | {"vocab_size": words, "max_position_embeddings": 9}, folder)
     return folder
 
 
 def clip(folder: Path) -> Path:
     text = TOWER | {"vocab_size": 49408, "max_position_embeddings": 9}
-    saved("CLIPModel", {"vision_config": TOWER | PICTURES, "text_config": text, "projection_dim": 4}, folder)
+    saved("CLIPModel", {"vision_config": TOWER | IMAGE_SIZES, "text_config": text, "projection_dim": 4}, folder)
     return folder
 
 
@@ -64,7 +64,7 @@ def test_another_vocabulary_becomes_the_run_s(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("file", "held", "message"),
+    ("file", "content", "message"),
     [
         ("vocab.txt", "\n".join([*SPECIAL, *"abcd"]), "has 9 tokens, but model.vocab_size is 8"),
         ("tokenizer.json", wordpiece([*SPECIAL, "a", "b", "c"]), "its tokens are not those of bert-base-uncased"),
@@ -75,9 +75,9 @@ def test_another_vocabulary_becomes_the_run_s(tmp_path: Path):
         ("tokenizer_config.json", '{"strip_accents": false}', "strip_accents is False; expected None"),
     ],
 )
-def test_an_unsupported_tokenizer_is_refused(file: str, held: str, message: str, tmp_path: Path, capsys):
+def test_an_unsupported_tokenizer_is_an_error(file: str, content: str, message: str, tmp_path: Path, capsys):
     folder = vilt(tmp_path / "one", 8)
-    (folder / file).write_text(held)
+    (folder / file).write_text(content)
     assert message in line(capsys, "vilt", folder, tmp_path / "run") and not (tmp_path / "run").exists()
 
 
@@ -93,15 +93,15 @@ def test_clip_s_vocabulary_must_be_the_bundled_one(tmp_path: Path, capsys):
     message = line(capsys, "clip", folder, tmp_path / "b")
     assert f"has {first!r} at 301, CLIP's vocabulary at 300" in message
     (folder / "vocab.json").unlink()
-    held = {"model": {"type": "BPE", "vocab": tokens | {"more and": 49408}}, "added_tokens": []}
-    (folder / "tokenizer.json").write_text(json.dumps(held))
+    content = {"model": {"type": "BPE", "vocab": tokens | {"more and": 49408}}, "added_tokens": []}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
     assert "has 'more and' at 49408, CLIP's vocabulary at None" in line(capsys, "clip", folder, tmp_path / "c")
 
 
 def test_the_end_token_must_be_that_of_the_bundled_vocabulary(tmp_path: Path, capsys):
     folder = clip(tmp_path / "one")
     file = folder / "config.json"
-    held = json.loads(file.read_text())
-    held["text_config"]["eos_token_id"] = 7
-    file.write_text(json.dumps(held))
+    config = json.loads(file.read_text())
+    config["text_config"]["eos_token_id"] = 7
+    file.write_text(json.dumps(config))
     assert "text_config.eos_token_id is 7; expected 49407" in line(capsys, "clip", folder, tmp_path / "a")

@@ -44,8 +44,8 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def predictions(run: Path, task: str) -> list[dict[str, Any]]:
-    (found,) = run.glob(f"evaluate-{task}-*/predictions.jsonl")
-    return [json.loads(line) for line in found.read_text().splitlines()]
+    (path,) = run.glob(f"evaluate-{task}-*/predictions.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def retrieved(run: Path) -> list[list[int]]:
@@ -60,7 +60,7 @@ def pixels_of(folder: Path, side: int) -> torch.Tensor:
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_hugging_face_s_clip_ranks_as_their_class_does(photographs: Path, tmp_path: Path):
+def test_hugging_face_s_clip_ranks_as_their_class(photographs: Path, tmp_path: Path):
     transformers = pytest.importorskip("transformers")
     both = {"hidden_act": "quick_gelu", "num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": 64}
     words = {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 0}
@@ -118,8 +118,8 @@ def test_a_hugging_face_folder_keeps_its_heads_activation_and_preprocessing(phot
     assert main(["import", "clip", str(tmp_path / "published"), "--out", str(run)]) == 0
     assert main(["evaluate", str(run), "--task", "retrieval", "--data", str(photographs), *EXACT]) == 0
     ids = Tokenizer(16, vocabulary(CLIP_VOCABULARY)).encode(list(CAPTIONS)).ids
-    pictures = [Pillow.open(photographs / f"{i}.png") for i in range(len(CAPTIONS))]
-    pixels = processor(pictures, return_tensors="pt")["pixel_values"].float()
+    images = [Pillow.open(photographs / f"{i}.png") for i in range(len(CAPTIONS))]
+    pixels = processor(images, return_tensors="pt")["pixel_values"].float()
     order = theirs(input_ids=ids, pixel_values=pixels).logits_per_text.argsort(1, descending=True).tolist()
     assert retrieved(run) == order and len({tuple(row) for row in order}) > 1
 
@@ -147,14 +147,14 @@ def test_open_clip_s_coca_retrieves_and_captions(photographs: Path, tmp_path: Pa
     for task in ("retrieval", "captioning"):
         more = ["--max_length", "6"] if task == "captioning" else []
         assert main(["evaluate", str(run), "--task", task, "--data", str(photographs), *EXACT, *more]) == 0
-    said = capsys.readouterr().out
-    assert "image to text R@1" in said and "CIDEr-D" in said
+    output = capsys.readouterr().out
+    assert "image to text R@1" in output and "CIDEr-D" in output
 
     text = Tokenizer(16, vocabulary(CLIP_VOCABULARY)).encode(list(CAPTIONS))
     image = Image.from_full(pixels_of(photographs, 32))
     views = step.views(Batch(0, 0, torch.arange(4), image=image, text=text))  # type: ignore[operator]
-    seen = views.features("itc")
-    order = (seen.text @ seen.image.T).argsort(1, descending=True).tolist()
+    features = views.features("itc")
+    order = (features.text @ features.image.T).argsort(1, descending=True).tolist()
     assert retrieved(run) == order and len({tuple(row) for row in order}) > 1
     assert all(row["caption"] for row in predictions(run, "captioning"))
 
@@ -193,8 +193,8 @@ def test_word_vocabulary_models_rank_with_their_own_vocabulary(system: str, phot
     torch.save({"epoch": 3, "model": states}, tmp_path / "model_best.pth.tar")
     regions, draw = tmp_path / "regions", np.random.default_rng(1)
     regions.mkdir()
-    seen = draw.normal(size=(len(CAPTIONS), 3, 6)).astype(np.float32)
-    for i, features in enumerate(seen):
+    arrays = draw.normal(size=(len(CAPTIONS), 3, 6)).astype(np.float32)
+    for i, features in enumerate(arrays):
         boxes = np.array([[0, 0, 1, 1, 1, 1]] * 3, np.float32)
         np.savez(regions / f"{i}.npz", norm_bb=boxes, features=features)
 
@@ -204,9 +204,9 @@ def test_word_vocabulary_models_rank_with_their_own_vocabulary(system: str, phot
     assert main(["evaluate", str(run), "--task", "retrieval", "--data", str(photographs), *EXACT]) == 0
     step = load_run(rebuilt(*read_run(run)), run).eval()
     model: Any = step.model
-    found = []
+    ranking = []
     for ids in by_hand:  # one by one: no padding
         states = model.encode_text(Text(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.bool)))
-        shown = Regions(torch.from_numpy(seen), torch.zeros(4, 3, 5), torch.ones(4, 3, dtype=torch.bool))
-        found.append(model.similarity(model.encode_image(shown), states)[:, 0].argsort(descending=True).tolist())
-    assert retrieved(run) == found and len({tuple(row) for row in found}) > 1
+        inputs = Regions(torch.from_numpy(arrays), torch.zeros(4, 3, 5), torch.ones(4, 3, dtype=torch.bool))
+        ranking.append(model.similarity(model.encode_image(inputs), states)[:, 0].argsort(descending=True).tolist())
+    assert retrieved(run) == ranking and len({tuple(row) for row in ranking}) > 1

@@ -1,7 +1,7 @@
 """A run exported and imported again is a run like any other.
 
 It has the scores of the original run, initialises other runs, and writes and filters captions. A checkpoint that no
-recipe expresses is refused with the reason.
+recipe expresses is an error with the reason.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ CASES = {
         "beit3", ("classification",), MASKED, IMAGENETS,
     ),
     "vilt": Case(VILTS, "vilt"),
-    "vilt, words alone": Case(replace(VILTS, objectives=Objectives(mlm=1.0), heads=("mlm",)), "vilt", ("matching",)),
+    "vilt, text only": Case(replace(VILTS, objectives=Objectives(mlm=1.0), heads=("mlm",)), "vilt", ("matching",)),
     "vilt, vqa": Case(finetune_run(VILTS, "vqa"), "vilt", ("vqa",)),
     "vilt, retrieval": Case(finetune_run(VILTS, "retrieval"), "vilt", ("retrieval",)),
     "vlmo": Case(VLMOS, "vlmo"),
@@ -197,9 +197,9 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working folder with region features of each scene, grey images of three classes, and lists of answers and classes."""
+    """A working folder with region features of each scene, grey images of three classes, answer and class lists."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("diptych.runs.evaluate.report.write", lambda *_: None)  # pages take longer than what they show
+    monkeypatch.setattr("diptych.runs.evaluate.report.write", lambda *_: None)  # pages are slow, and not tested here
     draw = np.random.default_rng(0)
     (tmp_path / "regions").mkdir()
     for i in range(GALLERY):
@@ -209,8 +209,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "grey").mkdir()
     (tmp_path / "grey" / "meta").write_bytes(pickle.dumps({b"fine_label_names": [b"a", b"b", b"c"]}, protocol=2))
     for name, n in (("train", 12), ("test", 9)):
-        held = {b"data": draw.integers(0, 256, (n, 3072)).astype(np.uint8), b"fine_labels": [i % 3 for i in range(n)]}
-        (tmp_path / "grey" / name).write_bytes(pickle.dumps(held, protocol=2))
+        content = {
+            b"data": draw.integers(0, 256, (n, 3072)).astype(np.uint8),
+            b"fine_labels": [i % 3 for i in range(n)],
+        }
+        (tmp_path / "grey" / name).write_bytes(pickle.dumps(content, protocol=2))
     (tmp_path / "answers.json").write_text(json.dumps(ANSWERS))
     (tmp_path / "classes.json").write_text(json.dumps(["a", "b", "c"]))
 
@@ -268,9 +271,9 @@ def test_an_imported_run_scores_as_the_exported_one(name: str, capsys: pytest.Ca
     assert type(run) is type(case.run) and run.model == case.run.model
     assert run.images.mean_std == case.normalisation == case.run.images.mean_std
     modules = [load_run(rebuilt(*read_run(folder)), folder) for folder in (before, after)]
-    found, expected = (named_weights(module) for module in reversed(modules))
-    assert found.keys() <= expected.keys()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    actual, expected = (named_weights(module) for module in reversed(modules))
+    assert actual.keys() <= expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in actual.items())
     for task in case.scored:
         assert scored(after, task) == scored(before, task), task
     assert main(["export", str(after), "--to", "official", "--out", "again.pth"]) == 0
@@ -297,23 +300,23 @@ def test_mean_and_std_of_images_come_from_the_config(
 
 def test_other_runs_are_initialised_from_an_imported_run():
     after = imported(CASES["albef"], written(CASES["albef"], Path("before")), Path("after"))
-    known = named_weights(load_run(rebuilt(*read_run(after)), after))
+    weights = named_weights(load_run(rebuilt(*read_run(after)), after))
     module = building.build(replace(ALBEFS, init_from=str(after)))
     building.init_from_run(module, replace(ALBEFS, init_from=str(after)))
-    assert all(torch.equal(tensor, known[name]) for name, tensor in named_weights(module).items())
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in named_weights(module).items())
 
     run = finetune.inherited(after, tasks.vqa(vilt.base()))
     assert run.model == V_ALBEF and run.images.mean_std == CLIPS
     task = finetune.build(run, {"answers": ANSWERS})
     finetune.init_from_pretrained(task, after)
-    assert all(torch.equal(t, known[name]) for name, t in named_weights(task).items() if name.startswith("model."))
+    assert all(torch.equal(t, weights[name]) for name, t in named_weights(task).items() if name.startswith("model."))
 
 
 def test_an_imported_run_can_be_captioner_and_filter():
     after = imported(CASES["blip"], written(CASES["blip"], Path("before")), Path("after"))
-    asked = CapFilt(device="cpu", precision="fp32", workers=0)
-    role = load_model(after, asked, torch.device("cpu"))
-    assert Captioner(role, asked) and Filter(role, asked).itm_head is not None
+    cfg = CapFilt(device="cpu", precision="fp32", workers=0)
+    role = load_model(after, cfg, torch.device("cpu"))
+    assert Captioner(role, cfg) and Filter(role, cfg).itm_head is not None
 
 
 def test_an_answer_decoder_needs_an_answer_list(capsys: pytest.CaptureFixture[str]):
@@ -328,7 +331,7 @@ def test_an_answer_decoder_needs_an_answer_list(capsys: pytest.CaptureFixture[st
         finetune.finetune(replace(case.run, init_from=""), Path("learned"))  # type: ignore[arg-type]
 
 
-def test_a_checkpoint_without_a_recipe_is_kept_and_its_evaluation_refused():
+def test_a_checkpoint_without_a_recipe_is_imported_but_cannot_be_evaluated():
     from diptych.models.importing import ADAPTERS
     from diptych.runs.import_checkpoint import import_checkpoint
 

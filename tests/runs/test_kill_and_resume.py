@@ -81,7 +81,7 @@ def test_a_signal_to_stop_saves_a_checkpoint_and_prints_how_to_resume(
     assert f"saved in {out}: the same command goes on from here" in output.splitlines()[-1]
     stopped = rows(out)[-1]["step"]
     assert 3 <= stopped < steps
-    if not workers:  # resuming is tested once, with workers
+    if not workers:  # resuming is tested only once, with workers
         return
     assert main(command) == 0
     assert f"resumes at step {stopped} of {steps}" in capsys.readouterr().out
@@ -99,7 +99,7 @@ def test_two_ranks_equal_one_process_and_two_micro_batches(tmp_path: Path):
         [*torchrun, "-m", "diptych", *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("parameters;") == 1  # one rank prints
+    assert done.stdout.count("parameters;") == 1  # only one rank prints
     expected = rows(base)
     assert {"itm", "mlm", "wpa", "itm/accuracy", "mlm/accuracy", "grad_norm"} <= expected[0].keys()
     for out in (two, parts):
@@ -127,7 +127,7 @@ def test_a_finished_run_started_again_is_unchanged(pretrained: Path, capsys: pyt
         (["--max_patches", "3"], "max_patches = 0, not 3"),
     ],
 )
-def test_resuming_with_other_settings_is_refused_and_changes_nothing(
+def test_resuming_with_other_settings_is_an_error_and_changes_nothing(
     pretrained: Path, capsys: pytest.CaptureFixture[str], more: list[str], what: str
 ):
     before = (pretrained / "run.json").read_bytes()

@@ -26,11 +26,11 @@ from tests.runs.tiny_runs import ENVIRONMENT, pretrain, rows, started
 
 posix = pytest.mark.skipif(os.name != "posix", reason="locks and signals are POSIX's")
 HOLDS = "import sys; from pathlib import Path; from diptych.utils.lock import locked\n"
-HOLDS += "with locked(Path(sys.argv[1]), sys.argv[2]): print('held', flush=True); sys.stdin.readline()"
+HOLDS += "with locked(Path(sys.argv[1]), sys.argv[2]): print('locked', flush=True); sys.stdin.readline()"
 
 
-def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on stderr of a command that is refused."""
+def error_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a failing command prints to stderr."""
     capsys.readouterr()
     assert main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -79,9 +79,9 @@ def test_no_command_writes_where_another_process_writes(
         text=True,
     )
     try:
-        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        assert holder.stdout is not None and holder.stdout.readline() == "locked\n"
         before = contents(imported) | contents(locked_folder.parent)
-        line = refused(words.format(**folders).split(), capsys)
+        line = error_line(words.format(**folders).split(), capsys)
         assert f"is being written by another process (pid {holder.pid} on " in line and str(locked_folder) in line
         assert contents(imported) | contents(locked_folder.parent) == before
     finally:
@@ -96,12 +96,12 @@ def without_a_checkpoint(pretrained: Path, out: Path) -> Path:
     return out
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_again_and_says_so(pretrained: Path, tmp_path: Path, capsys):
+def test_a_run_killed_before_its_first_checkpoint_starts_again_with_a_message(pretrained: Path, tmp_path: Path, capsys):
     out = without_a_checkpoint(pretrained, tmp_path / "run")
     before = contents(out)
-    line = refused([*pretrain(out), "--seed", "5"], capsys)
+    line = error_line([*pretrain(out), "--seed", "5"], capsys)
     assert "seed = 0, not 5" in line and "another --out" in line
-    assert "model.dim = 16, not 32" in refused([*pretrain(out), "--model.dim", "32"], capsys)
+    assert "model.dim = 16, not 32" in error_line([*pretrain(out), "--model.dim", "32"], capsys)
     assert contents(out) == before
     assert main(pretrain(out, "--workers", "0")) == 0
     assert "stopped before its first checkpoint: starting again from step 0" in capsys.readouterr().out
@@ -122,7 +122,7 @@ def test_a_damaged_checkpoint_of_a_finished_run_costs_only_its_last_steps(pretra
     assert rows(out) == rows(pretrained)
 
 
-def test_damaged_weights_are_refused_by_every_command_that_reads_them(pretrained: Path, tmp_path: Path, capsys):
+def test_damaged_weights_are_an_error_of_every_command_that_reads_them(pretrained: Path, tmp_path: Path, capsys):
     out = tmp_path / "run"
     shutil.copytree(pretrained, out)
     data = bytearray((out / "model.safetensors").read_bytes())
@@ -135,7 +135,7 @@ def test_damaged_weights_are_refused_by_every_command_that_reads_them(pretrained
         [*pretrain(tmp_path / "next"), "--init_from", str(out)],
         pretrain(out, "--workers", "0"),
     ):
-        line = refused(words, capsys)
+        line = error_line(words, capsys)
         assert f"{out / 'model.safetensors'} is damaged: its tensors are not what was written" in line
     assert (out / "model.safetensors").read_bytes() == data and not (tmp_path / "x.pth").exists()
 
@@ -143,7 +143,7 @@ def test_damaged_weights_are_refused_by_every_command_that_reads_them(pretrained
 DAMAGES = (b"", b"\xff\xfe\x00", b"{", b"[]", b"{}", b"null", b"[" * 4000)
 
 
-def test_a_damaged_run_json_is_refused_in_one_line_that_names_it(imported: Path, tmp_path: Path, capsys):
+def test_a_damaged_run_json_is_a_one_line_error_that_names_it(imported: Path, tmp_path: Path, capsys):
     out = tmp_path / "run"
     shutil.copytree(imported, out)
     whole = json.loads((out / "run.json").read_text())
@@ -158,14 +158,14 @@ def test_a_damaged_run_json_is_refused_in_one_line_that_names_it(imported: Path,
     for data in (*DAMAGES, *wrong):
         (out / "run.json").write_bytes(data)
         words = ["evaluate", str(out), "--task", "matching", "--data", "scenes:8", "--device", "cpu"]
-        assert str(out / "run.json") in refused(words, capsys), data
+        assert str(out / "run.json") in error_line(words, capsys), data
 
 
 @pytest.mark.parametrize(
     ("written", "flipped"),
     [('"seed": 0', '"seed": 1'), ('"command": "', '"command": "p'), ('"digest"', '"digesu"'), ('"crc32:', '"crc33:')],
 )
-def test_a_changed_but_well_formed_run_json_is_noticed(
+def test_a_changed_but_well_formed_run_json_is_detected(
     imported: Path, tmp_path: Path, capsys, written: str, flipped: str
 ):
     out = tmp_path / "run"
@@ -174,7 +174,7 @@ def test_a_changed_but_well_formed_run_json_is_noticed(
     assert written in whole
     (out / "run.json").write_text(whole.replace(written, flipped))
     words = ["evaluate", str(out), "--task", "matching", "--data", "scenes:8", "--device", "cpu"]
-    line = refused(words, capsys)
+    line = error_line(words, capsys)
     assert f"{out / 'run.json'}: its content does not match its digest: restore the file, or" in line
 
 
@@ -229,29 +229,29 @@ def test_corrupt_captions_does_not_write_into_a_folder_of_tars(tmp_path: Path, c
     words = ["corrupt-captions", "scenes:8", "--out", str(tmp_path / "out"), "--shard_size", "4"]
     assert main(words) == 0
     before = contents(tmp_path)
-    assert "holds train-00000.tar already; give another --out" in refused([*words, "--seed", "3"], capsys)
+    assert "holds train-00000.tar already; give another --out" in error_line([*words, "--seed", "3"], capsys)
     assert contents(tmp_path) == before
 
 
 def test_an_import_does_not_replace_another_run(imported: Path, tmp_path: Path, capsys):
     (tmp_path / "x.pth").touch()
     before = contents(imported)
-    line = refused(["import", "vit", str(tmp_path / "x.pth"), "--out", str(imported)], capsys)
+    line = error_line(["import", "vit", str(tmp_path / "x.pth"), "--out", str(imported)], capsys)
     assert "holds a run that was not imported; give another --out" in line
     assert contents(imported) == before
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_write_permission_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_folder_without_write_permission_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     tmp_path.chmod(0o500)
-    assert "Permission denied: check its permissions" in refused(pretrain(tmp_path / "run"), capsys)
+    assert "Permission denied: check its permissions" in error_line(pretrain(tmp_path / "run"), capsys)
     tmp_path.chmod(0o700)
 
 
 @posix
 @pytest.mark.slow
 @pytest.mark.parametrize("cause", ["size", "gone"])
-def test_a_run_that_cannot_write_says_so_and_keeps_its_checkpoint(tmp_path: Path, cause: str):
+def test_a_run_that_cannot_write_prints_an_error_and_keeps_its_checkpoint(tmp_path: Path, cause: str):
     out = tmp_path / "run"
     words = pretrain(out, "--workers", "0", steps=100_000)
     limit = ["prlimit", "--fsize=150000"] if cause == "size" else []
@@ -275,8 +275,8 @@ def test_a_run_that_cannot_write_says_so_and_keeps_its_checkpoint(tmp_path: Path
 
 @posix
 @pytest.mark.slow
-@pytest.mark.parametrize("twice", [False, True])
-def test_an_evaluation_acknowledges_a_signal_and_ends_within_seconds(imported: Path, tmp_path: Path, twice: bool):
+@pytest.mark.parametrize("two_signals", [False, True])
+def test_an_evaluation_acknowledges_a_signal_and_ends_within_seconds(imported: Path, tmp_path: Path, two_signals: bool):
     run = tmp_path / "run"
     shutil.copytree(imported, run)
     process = started(["evaluate", str(run), "--task", "matching", "--data", "scenes:200000", "--device", "cpu"])
@@ -285,16 +285,16 @@ def test_an_evaluation_acknowledges_a_signal_and_ends_within_seconds(imported: P
         time.sleep(0.01)
     time.sleep(1)
     at = time.monotonic()
-    os.killpg(process.pid, signal.SIGTERM)  # its data workers too
-    if twice:
+    os.killpg(process.pid, signal.SIGTERM)  # the signal goes to its data workers too
+    if two_signals:
         process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == (130 if not twice else process.returncode) != 0
-    assert time.monotonic() - at < 20  # about one second on a free machine
+    assert process.returncode == (130 if not two_signals else process.returncode) != 0
+    assert time.monotonic() - at < 20  # about one second on an idle machine
     lines = errors.splitlines()
     assert "Traceback" not in errors
     assert lines[0].startswith("diptych: SIGTERM: stopping; a second one ends it at once")
-    assert twice or lines[-1] == "diptych: interrupted; files that are already complete stay"
+    assert two_signals or lines[-1] == "diptych: interrupted; files that are already complete stay"
     assert not list(run.glob("evaluate-*/metrics.json"))
     with locked(run):
         pass
@@ -315,11 +315,11 @@ def test_a_validation_interrupted_by_a_signal_is_repeated_on_resume(pretrained: 
 
     training.validation_means = interrupting
     try:
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as error:
             main(pretrain(out, "--workers", "0"))
     finally:
         training.validation_means = original
-    assert ended.value.code == 130 and "val/itm" not in rows(out)[-1]
+    assert error.value.code == 130 and "val/itm" not in rows(out)[-1]
     assert main(pretrain(out, "--workers", "0")) == 0
     assert rows(out) == rows(pretrained)
     assert (out / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()
@@ -338,7 +338,7 @@ def test_damaged_parts_of_capfilt_are_named(imported: Path, tmp_path: Path, caps
         for bad in (b"", data[: len(data) // 2], b"\xff" + data[1:], b"{}\n", b'{"key": 1}\n', head * 3):
             next(out.glob("*.tar")).unlink(missing_ok=True)
             path.write_bytes(bad)
-            line = refused(words, capsys)
+            line = error_line(words, capsys)
             assert str(path) in line or (path is rows_ and str(features) in line), (path, bad[:20], line)
             path.write_bytes(data)
             if not list(out.glob("*.tar")):
@@ -348,9 +348,10 @@ def test_damaged_parts_of_capfilt_are_named(imported: Path, tmp_path: Path, caps
 
 def test_two_checkpoints_of_one_name_are_not_imported_over_each_other(tmp_path: Path, capsys):
     first = GOLDEN_CASES / "vit" / "checkpoint.pth"
-    held = torch.load(first, weights_only=True)
+    state = torch.load(first, weights_only=True)
     torch.save(
-        {name: value + 1 if value.is_floating_point() else value for name, value in held.items()}, tmp_path / first.name
+        {name: value + 1 if value.is_floating_point() else value for name, value in state.items()},
+        tmp_path / first.name,
     )
 
     def words(file: Path) -> list[str]:
@@ -358,7 +359,7 @@ def test_two_checkpoints_of_one_name_are_not_imported_over_each_other(tmp_path: 
 
     assert main(words(first)) == 0
     before = contents(tmp_path / "run")
-    assert "holds other weights than this checkpoint's; give another --out" in refused(
+    assert "holds other weights than this checkpoint's; give another --out" in error_line(
         words(tmp_path / first.name), capsys
     )
     assert contents(tmp_path / "run") == before

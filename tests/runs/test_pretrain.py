@@ -40,7 +40,7 @@ def test_entropy_of_two_equally_common_words_is_ln_2():
     assert statistics(Two("val", 3), WORLD) == {"captions_counted": 3, "unigram_entropy": pytest.approx(math.log(2))}
 
 
-def test_captions_with_too_many_unknown_tokens_are_refused():
+def test_captions_with_too_many_unknown_tokens_raise():
     with pytest.raises(
         RunError,
         match=r"photographs: 67% of the caption tokens are unknown to the vocabulary scenes .*--model.vocab_size 30522",

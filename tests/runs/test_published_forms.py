@@ -59,7 +59,7 @@ def test_a_vit_of_imagenet_21k_classifies_through_its_representation_layer(tmp_p
     rows, columns = bare.patches.grid
     patch = json.loads(config.read_text())["patch_size"]
     image = random_image(rows * patch, columns * patch)
-    first = bare.encode_image(image).first()  # the class token behind the last norm
+    first = bare.encode_image(image).first()  # the class token after the last norm
     hidden = torch.tanh(first @ state["pre_logits.fc.weight"].T + state["pre_logits.fc.bias"])
     expected = hidden @ state["head.weight"].T + state["head.bias"]
     torch.testing.assert_close(step.model.classify(image), expected, rtol=1e-5, atol=1e-5)
@@ -75,17 +75,17 @@ def random_image(height: int, dim: int) -> Any:
 
 def test_jax_names_and_a_file_without_a_classifier_are_read(tmp_path: Path):
     state = in21k()
-    alone = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
-    assert command("vit", alone, tmp_path / "encoder", GOLDEN_CASES / "vit" / "config.json") == 0
+    encoder = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+    assert command("vit", encoder, tmp_path / "encoder", GOLDEN_CASES / "vit" / "config.json") == 0
     assert read_run(tmp_path / "encoder")[0].model.representation == 20  # type: ignore[union-attr]
     named = {"pre_logits/kernel": state["pre_logits.fc.weight"].T, "pre_logits/bias": state["pre_logits.fc.bias"]}
     from diptych.models.huggingface.layouts import to_official_names
 
-    found, _ = to_official_names("vit", {"embedding/kernel": torch.ones(4, 4, 3, 8), **named})
-    assert torch.equal(found["pre_logits.fc.weight"], state["pre_logits.fc.weight"])
+    official, _ = to_official_names("vit", {"embedding/kernel": torch.ones(4, 4, 3, 8), **named})
+    assert torch.equal(official["pre_logits.fc.weight"], state["pre_logits.fc.weight"])
 
 
-def test_half_a_representation_layer_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_half_a_representation_layer_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     state = in21k()
     del state["pre_logits.fc.bias"]
     assert command("vit", state, tmp_path / "run", GOLDEN_CASES / "vit" / "config.json") == 2
@@ -140,7 +140,7 @@ def test_vilbert_s_weight_normed_head_equals_the_official_module(tmp_path: Path,
     torch.manual_seed(2)
     head = OfficialClassifier(40, 80, 7).eval()
     for layer in (0, 3):
-        head.get_parameter(f"main.{layer}.weight_g").mul_(1.7)  # training moved it away from the norm
+        head.get_parameter(f"main.{layer}.weight_g").mul_(1.7)  # training has changed it
     state = load_state_dict(GOLDEN_CASES / "vilbert_pretrain" / "checkpoint.pth")
     state |= {f"vil_prediction.{name}": tensor.clone() for name, tensor in head.state_dict().items()}
     config = GOLDEN_CASES / "vilbert_pretrain" / "config.json"
@@ -176,7 +176,7 @@ def test_vilbert_s_weight_normed_head_equals_the_official_module(tmp_path: Path,
         ({"weight_v": torch.full((80, 40), np.nan)}, "NaN or infinite weights: vil_prediction.main.0.weight_v"),
     ],
 )
-def test_invalid_weight_norms_are_refused(change: dict[str, Any], message: str, tmp_path: Path, capsys):
+def test_invalid_weight_norms_are_an_error(change: dict[str, Any], message: str, tmp_path: Path, capsys):
     state = load_state_dict(GOLDEN_CASES / "vilbert_pretrain" / "checkpoint.pth")
     head = {f"vil_prediction.{name}": tensor for name, tensor in OfficialClassifier(40, 80, 7).state_dict().items()}
     head |= {f"vil_prediction.main.0.{name}": tensor for name, tensor in change.items()}

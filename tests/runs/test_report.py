@@ -1,4 +1,4 @@
-"""Reports never end the work that they are about: a failed section is one printed line, and --debug raises it."""
+"""A failed report never ends the run or evaluation: a failed section is one printed line, and --debug raises it."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_section_that_fails_is_one_line_and_the_rest_is_written(
     assert main(["evaluate", str(folder), "--task", "matching", *SETTINGS]) == 0
 
 
-def test_a_full_disk_under_the_report_costs_no_metric(
+def test_a_full_disk_while_reporting_loses_no_metric(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     folder = written(tmp_path / "run", matcher())
@@ -157,7 +157,7 @@ def test_damaged_files_of_an_earlier_evaluation_are_left_out(
     assert "evaluate-retrieval-" in page and page.count('<article class="retrieval"') == 4
 
 
-def test_undecodable_images_cost_no_metric_of_a_model_of_region_features(
+def test_undecodable_images_lose_no_metric_of_a_model_of_region_features(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     (data := tmp_path / "data").mkdir()
@@ -167,7 +167,7 @@ def test_undecodable_images_cost_no_metric_of_a_model_of_region_features(
         Pillow.new("RGB", (20, 20), (60 * i,) * 3).save(data / f"{i}.png")
         rows.append(json.dumps({"image": f"{i}.png", "caption": f"a red circle {i}"}))
         np.savez(regions / f"{i}.npz", norm_bb=np.array([[0, 0, 1, 1, 1, 1]] * 2), features=draw.normal(size=(2, 8)))
-    (data / "1.png").write_bytes(b"no picture")
+    (data / "1.png").write_bytes(b"not an image")
     (data / "train.jsonl").write_text("\n".join(rows))
     run = replace(
         scan.flickr30k(),
@@ -179,8 +179,8 @@ def test_undecodable_images_cost_no_metric_of_a_model_of_region_features(
     status, metrics = evaluated(folder, "retrieval")
     assert status == 0 and metrics["images"] == 4
     assert "diptych:" not in capsys.readouterr().err
-    for i in (0, 2, 3):  # and with no image left that can be decoded
-        (data / f"{i}.png").write_bytes(f"no picture either, {i}".encode())
+    for i in (0, 2, 3):  # and with no decodable image left
+        (data / f"{i}.png").write_bytes(f"not an image either, {i}".encode())
     assert evaluated(folder, "retrieval") == (0, metrics)
     assert '<article class="retrieval"' not in (folder / "report.html").read_text()
 
@@ -225,7 +225,7 @@ def test_a_finished_run_whose_report_fails_has_succeeded(
         output.out.splitlines()[-1] == f"weights: {out / 'model.safetensors'}" and (out / "model.safetensors").is_file()
     )
     with pytest.raises(RuntimeError, match="nothing can be drawn"):
-        main([*words, "--debug"])  # it has finished, and only its report is written again
+        main([*words, "--debug"])  # it is finished, and only its report is written again
 
 
 @pytest.mark.slow
@@ -239,7 +239,7 @@ def test_a_finished_run_whose_report_fails_has_succeeded(
         ([["a red circle"], *[["a blue square"]] * 20], 0, ""),
     ],
 )
-def test_retrieval_is_fine_tuned_if_there_are_negative_texts_and_else_refused_in_one_line(
+def test_retrieval_needs_negative_texts_to_be_fine_tuned(
     captions: list[list[str]], status: int, error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     (data := tmp_path / "data").mkdir()
@@ -271,7 +271,7 @@ def test_retrieval_is_fine_tuned_if_there_are_negative_texts_and_else_refused_in
         assert row["retrieval"] == pytest.approx(np.log(4), abs=0.1)
 
 
-def test_a_report_that_cannot_be_written_costs_no_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_report_that_cannot_be_written_loses_no_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = written(tmp_path / "run", matcher())
     (folder / "report.html").mkdir()
     assert evaluated(folder, "matching")[0] == 0

@@ -1,4 +1,4 @@
-"""Run folders: run.json and weights are read back as they were written, or refused with an error that says why."""
+"""Run folders: run.json and weights are read back as they were written; invalid ones raise an error with the cause."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_missing_unexpected_and_misshapen_weights_are_named(tmp_path: Path, name
     assert same(module, Tied(seed=1)), "nothing is loaded if one weight does not fit"
 
 
-def test_a_folder_without_weights_or_with_a_damaged_file_is_refused(tmp_path: Path):
+def test_a_folder_without_weights_or_with_a_damaged_file_raises(tmp_path: Path):
     with pytest.raises(RunError, match=r"no model\.safetensors there yet"):
         load_run(Tied(), tmp_path)
     (tmp_path / MODEL).write_bytes(b"\x80\x04pickle")
@@ -96,7 +96,7 @@ def test_init_from_copies_model_and_heads(tmp_path: Path, tie: bool):
     assert same(module, other)
 
 
-def test_init_from_a_run_with_other_heads_copies_the_model_alone(tmp_path: Path):
+def test_init_from_a_run_with_other_heads_copies_the_model_only(tmp_path: Path):
     run, module = small(False, seed=0)
     del module.heads["itm"]
     write_run(tmp_path, run, {})
@@ -116,7 +116,7 @@ def test_ancestors_lists_the_chain_of_initial_runs(tmp_path: Path):
     words = f"{first} (vilt.small_text), initialised from gone (not found)"
     assert chain == f"{second} (vilt.small), initialised from {words}"
     assert ancestors(vilt.tiny()) == ""
-    write_run(first, replace(vilt.small_text(), init_from=str(second)), {})  # a circle
+    write_run(first, replace(vilt.small_text(), init_from=str(second)), {})  # a cycle
     assert ancestors(replace(vilt.tiny(), init_from=str(second)), max_runs=4).count("initialised from") == 3
 
 
@@ -142,7 +142,7 @@ COMMANDS = (
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("version", ["0.1.0", "0.1.9"])
-def test_every_command_refuses_run_folders_of_version_0_1_in_one_line(
+def test_run_folders_of_version_0_1_are_a_one_line_error_of_every_command(
     command: str, version: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     folder = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""VLMo's three stages, each initialised from the one before: images alone, texts alone, pairs."""
+"""VLMo's three stages, each initialised from the one before: images only, text only, pairs."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_each_stage_starts_with_the_weights_of_the_one_before(relative: bool, to
     outside = {name for name in after_words if name.startswith(("patches.", "transformer.pooler."))}
     unchanged = {name for name in after_words if torch.equal(after_words[name], after_images[name])}
     assert unchanged == blocks | outside
-    if relative:  # training on texts changes their rows of the shared table, and not those of images
+    if relative:  # training on text changes its rows of the shared table, but not those of images
         before, after = (weights["transformer.positions.table"] for weights in (after_images, after_words))
         image_rows = 9 * 9 + 3
         assert torch.equal(after[:image_rows], before[:image_rows]) and before[:image_rows].any()
@@ -140,7 +140,7 @@ def test_a_run_prints_the_weights_that_it_does_not_use(
 
 
 def test_masked_patches_are_distinguished_by_their_positions(tokenizer: str):
-    """With relative positions, two masked patches differ by the bias table alone: equal if it is zero."""
+    """With relative positions, two masked patches differ by the bias table only: equal if it is zero."""
     run = toy(vlmo.base_images(), 2, relative_position=True)
     run = replace(run, visual_tokenizer=tokenizer, objectives=replace(run.objectives, codebook_size=7))
     model: Any = build(run).eval().model

@@ -31,9 +31,9 @@ def tars(tmp_path_factory: pytest.TempPathFactory) -> str:
     for shard, name in enumerate(("train-0", "train-1", "train-2", "train-3", "val-0")):
         with tarfile.open(folder / f"{name}.tar", "w") as tar:
             for i in range(10 * shard, 10 * shard + 10):
-                picture = io.BytesIO()
-                scenes.image(i).save(picture, "PNG")
-                for suffix, data in (("png", picture.getvalue()), ("txt", scenes.captions(i)[0].encode())):
+                png = io.BytesIO()
+                scenes.image(i).save(png, "PNG")
+                for suffix, data in (("png", png.getvalue()), ("txt", scenes.captions(i)[0].encode())):
                     info = tarfile.TarInfo(f"{i:04d}.{suffix}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
@@ -92,7 +92,7 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(tars: str, whole: 
 
 @pytest.mark.slow
 def test_two_ranks_with_fsdp_equal_one_process(tars: str, whole: Path, tmp_path: Path):
-    """The report is there too, which one rank computes alone; and one process resumes their finished run."""
+    """Includes the report, which only one rank computes; and one process resumes their finished run."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diptych"]
     more = ["--parallel", "fsdp", "--activation_checkpointing", "True"]
     arguments = [*torchrun, *command(tars, tmp_path / "two", *more)]

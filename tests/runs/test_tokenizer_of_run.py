@@ -1,4 +1,4 @@
-"""The text tokenizer of a run: which vocabulary it has, and that the vocabulary file is stored with the run."""
+"""The text tokenizer of a run: which vocabulary it has, and the copy of the vocabulary file in the run folder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_vocabulary_file_is_read_if_the_run_names_one(tmp_path: Path):
     assert (words.masking.mask_id, words.masking.vocab_size) == (6, 7)
 
 
-def test_a_vocabulary_that_does_not_fit_the_model_is_refused(tmp_path: Path):
+def test_a_vocabulary_that_does_not_fit_the_model_raises(tmp_path: Path):
     file = listed(tmp_path / "v.txt", "dog")
     with pytest.raises(RunError, match=r"has 6 tokens, but model\.vocab_size is 5: give --model\.vocab_size 6"):
         tokenizer_of(reading(file, 5))

@@ -92,9 +92,7 @@ def test_a_resumed_run_keeps_the_precision_it_was_started_in(
 
 
 @pytest.mark.slow
-def test_a_run_json_that_does_not_belong_to_the_checkpoint_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_run_json_that_does_not_belong_to_the_checkpoint_raises(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(pretrain(tmp_path / "a", steps=2)) == 0
     assert main(pretrain(tmp_path / "b", "--seed", "5", steps=2)) == 0
     (tmp_path / "a" / "run.json").write_bytes((tmp_path / "b" / "run.json").read_bytes())

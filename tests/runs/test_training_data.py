@@ -1,4 +1,4 @@
-"""The command line and the data: which split is read, and what is printed on how the data was divided."""
+"""The command line and the data: which split is read, and the message on how the data was divided."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def write_photos(folder: Path, tables: dict[str, range]) -> None:
     """Writes synthetic scenes as image files, and tables with two captions for each image."""
     scenes = open_captions("scenes:60", "train")
     (folder / "images").mkdir(parents=True)
-    for name, pictures in tables.items():
-        rows = [json.dumps({"image": f"{i}.png", "caption": text}) for i in pictures for text in scenes.captions(i)[:2]]
+    for name, numbers in tables.items():
+        rows = [json.dumps({"image": f"{i}.png", "caption": text}) for i in numbers for text in scenes.captions(i)[:2]]
         (folder / name).write_text("\n".join(rows))
-        for i in pictures:
+        for i in numbers:
             scenes.image(i).save(folder / "images" / f"{i}.png")
 
 

@@ -1,6 +1,6 @@
 """Import of checkpoints nested and prefixed as training loops save them: the same weights for every system.
 
-A checkpoint with a key too many or too few is refused by the key's name.
+A checkpoint with an additional or a missing key is an error that names the key.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def official(system: str, folder: Path) -> tuple[dict[str, Tensor], Path]:
 
 def wrapped(state: dict[str, Tensor], prefix: str, nest: tuple[str, ...]) -> dict[str, Any]:
     """The state nested and prefixed as a training loop saves it, with epoch and optimizer state."""
-    held: dict[str, Any] = {f"{prefix}{name}": tensor for name, tensor in state.items()}
+    content: dict[str, Any] = {f"{prefix}{name}": tensor for name, tensor in state.items()}
     for key in reversed(nest):
-        held = {"epoch": 3, key: held, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}
-    return held
+        content = {"epoch": 3, key: content, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}
+    return content
 
 
-def run_import(system: str, held: Any, config: Path, out: Path) -> int:
-    torch.save(held, out.with_suffix(".pth"))
+def run_import(system: str, content: Any, config: Path, out: Path) -> int:
+    torch.save(content, out.with_suffix(".pth"))
     return main(["import", system, str(out.with_suffix(".pth")), "--out", str(out), "--config", str(config)])
 
 
@@ -87,17 +87,17 @@ def test_wrapped_weights_are_imported_unchanged_and_an_extra_or_missing_key_is_n
         out = tmp_path / f"wrapped{turn}"
         capsys.readouterr()
         assert run_import(system, wrapped(state, prefix, nest), config, out) == 0, (prefix, nest)
-        told = capsys.readouterr().out
-        assert f'from "{".".join(nest)}"' in told and "other keys of the file, not read: epoch, optimizer" in told
+        output = capsys.readouterr().out
+        assert f'from "{".".join(nest)}"' in output and "other keys of the file, not read: epoch, optimizer" in output
         assert same(imported(out), imported(tmp_path / "plain"))
     prefix, nest = draw.choice(PREFIXES), draw.choice(NESTS)
     extra = draw.choice(("stray.weight", "blocks.extra", "head2.bias"))
     assert run_import(system, wrapped({**state, extra: torch.ones(2)}, prefix, nest), config, tmp_path / "more") == 2
-    assert extra in (told := capsys.readouterr().err) and str(tmp_path) in told and told.count("\n") == 1
+    assert extra in (output := capsys.readouterr().err) and str(tmp_path) in output and output.count("\n") == 1
     lost = draw.choice(sorted(name for name in state if name not in dead))
     less = {name: tensor for name, tensor in state.items() if name != lost}
     assert run_import(system, wrapped(less, prefix, nest), config, tmp_path / "less") == 2
-    assert lost in (told := capsys.readouterr().err) and told.count("\n") == 1, (lost, told)
+    assert lost in (output := capsys.readouterr().err) and output.count("\n") == 1, (lost, output)
     assert not (tmp_path / "more").exists() and not (tmp_path / "less").exists()
 
 
@@ -112,59 +112,63 @@ def shifted(state: dict[str, Tensor], by: float = 1.0) -> dict[str, Tensor]:
 @pytest.mark.quick("True-ema", "False-teacher")
 @pytest.mark.parametrize("average", ["ema", "model_ema", "state_dict_ema", "ema_state_dict", "teacher", "swa_model"])
 @pytest.mark.parametrize("first", [True, False])
-def test_trained_weights_go_before_their_average_and_that_is_said(average: str, first: bool, tmp_path: Path, capsys):
+def test_trained_weights_take_precedence_over_their_average_with_a_message(
+    average: str, first: bool, tmp_path: Path, capsys
+):
     state, config = vit(tmp_path)
     both = [("student", state), (average, shifted(state))]
     assert run_import("vit", dict(both if first else both[::-1]), config, tmp_path / "run") == 0
-    told = capsys.readouterr().out
-    assert 'weights read from "student"' in told and f"not used, though it fits too: {average}" in told
+    output = capsys.readouterr().out
+    assert 'weights read from "student"' in output and f"not used, though it fits too: {average}" in output
     assert torch.equal(imported(tmp_path / "run")["model.patches.cls"], state["cls_token"])
-    assert run_import("vit", {average: shifted(state), "step": 3}, config, tmp_path / "alone") == 0
-    assert torch.equal(imported(tmp_path / "alone")["model.patches.cls"], state["cls_token"] + 1)
+    assert run_import("vit", {average: shifted(state), "step": 3}, config, tmp_path / "average") == 0
+    assert torch.equal(imported(tmp_path / "average")["model.patches.cls"], state["cls_token"] + 1)
 
 
 def test_of_two_different_trained_sets_none_is_taken(tmp_path: Path, capsys):
     state, config = vit(tmp_path)
     assert run_import("vit", {"model": state, "net": shifted(state)}, config, tmp_path / "run") == 2
     assert "several sets of weights fit, and differ: model, net; save the one to import" in capsys.readouterr().err
-    assert (
-        run_import("vit", {"model": state, "copy": dict(state)}, config, tmp_path / "run") == 0
-    )  # the same ones twice
+    assert run_import("vit", {"model": state, "copy": dict(state)}, config, tmp_path / "run") == 0  # two equal copies
 
 
 def test_a_key_outside_the_prefix_of_the_others_is_named(tmp_path: Path, capsys):
     state, config = vit(tmp_path)
-    held = {f"model.{name}": tensor for name, tensor in state.items()} | {"criterion.weight": torch.ones(3)}
-    assert run_import("vit", {"state_dict": held}, config, tmp_path / "run") == 2
+    content = {f"model.{name}": tensor for name, tensor in state.items()} | {"criterion.weight": torch.ones(3)}
+    assert run_import("vit", {"state_dict": content}, config, tmp_path / "run") == 2
     assert 'criterion.weight: without the prefix "model." that the other names have' in capsys.readouterr().err
 
 
 def test_torch_s_own_averaged_model_is_read(tmp_path: Path, capsys):
     state, config = vit(tmp_path)
-    held = {"n_averaged": torch.tensor(7)} | {f"module.{name}": tensor for name, tensor in state.items()}
-    assert run_import("vit", held, config, tmp_path / "run") == 0
+    content = {"n_averaged": torch.tensor(7)} | {f"module.{name}": tensor for name, tensor in state.items()}
+    assert run_import("vit", content, config, tmp_path / "run") == 0
     assert "not read: n_averaged" in capsys.readouterr().out
 
 
 def test_wrapped_parts_inside_of_a_model_are_read(tmp_path: Path):
     state, config = vit(tmp_path)
-    held = {name.replace("blocks.1.", "blocks.1._orig_mod._checkpoint_wrapped_module."): t for name, t in state.items()}
-    held = {name.replace("patch_embed.", "patch_embed.module."): tensor for name, tensor in held.items()}
+    content = {
+        name.replace("blocks.1.", "blocks.1._orig_mod._checkpoint_wrapped_module."): t for name, t in state.items()
+    }
+    content = {name.replace("patch_embed.", "patch_embed.module."): tensor for name, tensor in content.items()}
     assert (
-        run_import("vit", held, config, tmp_path / "run") == 0 == run_import("vit", state, config, tmp_path / "plain")
+        run_import("vit", content, config, tmp_path / "run")
+        == 0
+        == run_import("vit", state, config, tmp_path / "plain")
     )
     assert same(imported(tmp_path / "run"), imported(tmp_path / "plain"))
 
 
 @pytest.mark.quick("nan")
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_weights_that_are_no_numbers_are_refused_by_name(value: float, tmp_path: Path, capsys):
+def test_nonfinite_weights_are_an_error_that_names_them(value: float, tmp_path: Path, capsys):
     state, config = vit(tmp_path)
     state["blocks.1.mlp.fc1.bias"][3] = value
     assert run_import("vit", {"model": wrapped(state, "module.", ())}, config, tmp_path / "run") == 2
     assert "NaN or infinite weights: blocks.1.mlp.fc1.bias" in capsys.readouterr().err
     good = vit(tmp_path)[0]
-    assert run_import("vit", {"model": state, "ema": good}, config, tmp_path / "run") == 2  # no average in their place
+    assert run_import("vit", {"model": state, "ema": good}, config, tmp_path / "run") == 2  # not replaced by an average
     assert run_import("vit", {"model": good, "ema": state}, config, tmp_path / "run") == 0
     wide = good | {"cls_token": good["cls_token"].double() * 1e300}  # infinite as float32
     assert run_import("vit", wide, config, tmp_path / "run2") == 2

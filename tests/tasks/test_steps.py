@@ -85,7 +85,7 @@ def test_vqa_sums_over_answers_and_averages_over_questions():
     torch.testing.assert_close(losses["vqa/score"], score)
 
 
-def test_a_prior_is_refused_for_a_head_without_init_prior():
+def test_a_prior_for_a_head_without_init_prior_raises():
     prior = [0.1] * ANSWERS
     assert ClosedVQA(vilt(), DIM, ANSWERS, prior=prior).chance_losses["vqa"].value > 0
     with pytest.raises(ValueError, match="a Linear cannot be initialised to a prior"):

@@ -1,4 +1,4 @@
-"""A tiny ALBEF with a teacher and a queue, trained on made-up pairs; run under torchrun, it trains divided (FSDP2)."""
+"""A tiny ALBEF with a teacher and a queue, trained on generated pairs; run under torchrun, it trains with FSDP2."""
 
 from __future__ import annotations
 
@@ -60,24 +60,24 @@ def training(**changes: object) -> Training:
     )
 
 
-def train(out: Path, asked: Training, stopped: bool = False, rank: int = 0, world: int = 1, **more: object) -> None:
+def train(out: Path, cfg: Training, stopped: bool = False, rank: int = 0, world: int = 1, **more: object) -> None:
     def stream(start: int) -> Iterator[list[Loaded]]:
-        for step in range(start, asked.steps):
+        for step in range(start, cfg.steps):
             if stopped and step == STOP:
                 raise InterruptedError
-            ids = torch.arange(step * asked.batch_size, (step + 1) * asked.batch_size).view(world, asked.grad_accum, -1)
-            yield [micro(part.tolist(), asked.seed, step) for part in ids[rank]]
+            ids = torch.arange(step * cfg.batch_size, (step + 1) * cfg.batch_size).view(world, cfg.grad_accum, -1)
+            yield [micro(part.tolist(), cfg.seed, step) for part in ids[rank]]
 
     with suppress(InterruptedError):
-        fit(module(), stream, asked, out, **more)  # type: ignore[arg-type]
+        fit(module(), stream, cfg, out, **more)  # type: ignore[arg-type]
 
 
 def divided(out: Path) -> None:
-    """A run that nothing stopped, one that stopped on the way, and its going on."""
+    """An uninterrupted run, an interrupted one, and its continuation."""
     with processes("cpu") as group:
         for name, stopped in (("whole", False), ("stopped", True), ("went-on", True), ("went-on", False)):
-            asked = training(parallel="fsdp")
-            train(out / name, asked, stopped, group.rank, group.world, group=group)
+            cfg = training(parallel="fsdp")
+            train(out / name, cfg, stopped, group.rank, group.world, group=group)
 
 
 if __name__ == "__main__":  # teacher.py OUT

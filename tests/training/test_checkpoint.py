@@ -38,7 +38,7 @@ def test_a_checkpoint_restores_weights_buffers_and_optimizer(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["write", "rename"])
-def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch, where):
+def test_a_crash_while_writing_keeps_the_old_checkpoint(tmp_path, monkeypatch, where):
     module, optimizer = trained(1)
     checkpoint.save(tmp_path, module, optimizer, {"step": 1})
     before = (tmp_path / CHECKPOINT).read_bytes()
@@ -88,7 +88,7 @@ def test_a_file_that_is_not_a_checkpoint_is_a_one_line_error(tmp_path):
         checkpoint.read_training_state(tmp_path)
 
 
-def test_model_file_holds_a_tied_weight_once(tmp_path):
+def test_the_model_file_has_a_tied_weight_once(tmp_path):
     module, _ = trained()
     checkpoint.save_weights(tmp_path, module)
     assert "2.weight" not in load_file(tmp_path / MODEL) and "0.weight" in load_file(tmp_path / MODEL)
@@ -110,7 +110,7 @@ def test_a_metric_without_a_value_does_not_end_the_run(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
 def test_weights_have_the_file_mode_of_other_files(tmp_path: Path):
     (tmp_path / "usual").touch()
-    (tmp_path / f"{MODEL}.partial").touch(0o600)  # of a run that was killed
+    (tmp_path / f"{MODEL}.partial").touch(0o600)  # of a killed run
     checkpoint.save_weights(tmp_path, nn.Linear(2, 2))
-    found, usual = (stat.S_IMODE((tmp_path / name).stat().st_mode) for name in (MODEL, "usual"))
-    assert found == usual
+    mode, default_mode = (stat.S_IMODE((tmp_path / name).stat().st_mode) for name in (MODEL, "usual"))
+    assert mode == default_mode

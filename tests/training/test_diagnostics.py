@@ -37,8 +37,8 @@ def test_a_loss_that_stays_above_chance_is_stuck_too():
 
 
 def test_a_finding_names_the_likely_cause():
-    found = Diagnostics(FLOORS, patience=0).read([{"step": 1, "itm": 0.69}])
-    assert "captions do not belong" in str(found[0]) and "0.6930" in str(found[0])
+    findings = Diagnostics(FLOORS, patience=0).read([{"step": 1, "itm": 0.69}])
+    assert "captions do not belong" in str(findings[0]) and "0.6930" in str(findings[0])
 
 
 def test_the_first_loss_that_is_not_finite_is_named():

@@ -1,4 +1,4 @@
-"""Which precision "auto" is, by the environment and by what oneDNN may use of the CPU; that training computes in it."""
+"""The precision of "auto", by the environment and the CPU instructions that oneDNN may use; training computes in it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AMX = {"avx512_bf16": True, "amx_bf16": True}
 
 
 def auto(monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], **environment: str) -> bool:
-    """What "auto" is on a CPU with these instructions, in this environment."""
+    """The meaning of "auto" on a CPU with these instructions, in this environment."""
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -107,10 +107,10 @@ def test_training_computes_in_the_chosen_precision(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, forced: str, precision: str, expected: torch.dtype
 ):
     monkeypatch.setenv("DIPTYCH_BF16", forced)
-    toy, seen = Toy(), set()
-    toy.hidden.register_forward_hook(lambda module, given, made: seen.add(made.dtype))
+    toy, dtypes = Toy(), set()
+    toy.hidden.register_forward_hook(lambda module, inputs, made: dtypes.add(made.dtype))
     run(tmp_path, toy, settings(steps=1, precision=precision))
-    assert seen == {expected}
+    assert dtypes == {expected}
     assert {p.dtype for p in toy.parameters()} == {torch.float32}
 
 
@@ -122,8 +122,8 @@ def test_training_computes_in_the_chosen_precision(
 def test_precision_in_a_new_process(environment: dict[str, str], expected: str):
     code = "import torch; from diptych.training.distributed import *; print(uses_bf16(torch.device('cpu'), 'auto'))"
     inherited = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
-    told = subprocess.check_output([sys.executable, "-c", code], env=inherited | environment, text=True, timeout=240)
-    assert told.strip() == expected
+    output = subprocess.check_output([sys.executable, "-c", code], env=inherited | environment, text=True, timeout=240)
+    assert output.strip() == expected
 
 
 def test_an_invalid_variable_is_an_error_before_anything_is_written(

@@ -1,4 +1,4 @@
-"""Weights divided over two ranks: the losses of one process, whole checkpoints, and an exact continuation."""
+"""FSDP on two ranks: the losses of one process, whole checkpoints, and exact resume."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ def test_two_ranks_equal_one_process(two: Path, tmp_path: Path):
     kept = load_file(two / "whole" / CHECKPOINT)
     assert {"weight/queue.image", "weight/student.heads.itc.scale.value"} <= kept.keys()
     clipped = [row["grad_norm"] for row in rows(tmp_path)]
-    assert max(clipped) > 1.0, "nothing was clipped: the test sees no clipping"
+    assert max(clipped) > 1.0, "nothing was clipped, so the test does not cover clipping"
 
 
 @pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_bits(two: Path):
     for file in (CHECKPOINT, MODEL):
-        ended, wanted = load_file(two / "went-on" / file), load_file(two / "whole" / file)
-        assert ended.keys() == wanted.keys()
-        assert all(torch.equal(t, wanted[name]) for name, t in ended.items())
+        resumed, expected = load_file(two / "went-on" / file), load_file(two / "whole" / file)
+        assert resumed.keys() == expected.keys()
+        assert all(torch.equal(t, expected[name]) for name, t in resumed.items())
     assert rows(two / "went-on") == rows(two / "whole")
 
 

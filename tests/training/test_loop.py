@@ -1,4 +1,4 @@
-"""The loop end to end: killed and continued, interrupted, cut into ranks and micro-batches, refused."""
+"""The training loop end to end: killed and resumed, interrupted, divided into ranks and micro-batches, errors."""
 
 import json
 import os
@@ -54,14 +54,14 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
-    """A run that nothing stopped."""
+    """An uninterrupted run."""
     out = tmp_path_factory.mktemp("whole")
     assert toy_process(out).returncode == 0
     return out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kill_at", [2, 13])  # before the first checkpoint, and between two
+@pytest.mark.parametrize("kill_at", [2, 13])  # before the first checkpoint, and between two others
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, whole, one_thread, kill_at):
     assert toy_process(tmp_path, kill_at=kill_at).returncode == -signal.SIGKILL
     assert (tmp_path / CHECKPOINT).exists() == (kill_at == 13)
@@ -86,29 +86,29 @@ def test_ctrl_c_finishes_the_step_saves_and_prints_how_to_resume(tmp_path, whole
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_in_either_precision_an_interrupted_run_ends_with_the_same_bits(tmp_path, one_thread, precision):
-    asked = settings(precision=precision)
-    run(tmp_path / "whole", Toy(dropout=0.2), asked)
+    cfg = settings(precision=precision)
+    run(tmp_path / "whole", Toy(dropout=0.2), cfg)
     with pytest.raises(SystemExit):
-        run(tmp_path / "cut", Toy(dropout=0.2), asked, interrupt_at=9)
-    run(tmp_path / "cut", Toy(dropout=0.2), asked)
+        run(tmp_path / "cut", Toy(dropout=0.2), cfg, interrupt_at=9)
+    run(tmp_path / "cut", Toy(dropout=0.2), cfg)
     same_tensors(tmp_path / "cut" / CHECKPOINT, tmp_path / "whole" / CHECKPOINT)
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", [True, False])
-def test_a_run_whose_workers_got_the_signal_too_is_saved(tmp_path, whole, one_thread, capfd, told):
+@pytest.mark.parametrize("signalled", [True, False])
+def test_a_run_whose_workers_got_the_signal_too_is_saved(tmp_path, whole, one_thread, capfd, signalled):
     def dying(start: int):
         yield from islice(stream(settings())(start), 9)
-        if told:
+        if signalled:
             os.kill(os.getpid(), signal.SIGTERM)
         raise WorkerDied("gone")
 
-    with pytest.raises(SystemExit, match="130") if told else pytest.raises(WorkerDied):
+    with pytest.raises(SystemExit, match="130") if signalled else pytest.raises(WorkerDied):
         fit(Toy(dropout=0.2), dying, settings(), tmp_path, evaluate=lambda _: {"val/first": 0.0})
-    if told:
+    if signalled:
         assert "stopped at step 9, saved in" in capfd.readouterr().out
-    assert checkpoint_step(tmp_path) == (9 if told else 8)
+    assert checkpoint_step(tmp_path) == (9 if signalled else 8)
 
 
 def test_a_signal_before_the_first_step_prevents_it(tmp_path, capfd):
@@ -116,16 +116,16 @@ def test_a_signal_before_the_first_step_prevents_it(tmp_path, capfd):
         os.kill(os.getpid(), signal.SIGTERM)
         return stream(settings())(start)
 
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as error:
         fit(Toy(), telling, settings(), tmp_path)
-    assert ended.value.code == 130 and "stopped before a step was made" in capfd.readouterr().out
+    assert error.value.code == 130 and "stopped before a step was made" in capfd.readouterr().out
     assert not (tmp_path / CHECKPOINT).exists()
 
 
 def checkpoint_step(out: Path) -> int:
-    held = read_training_state(out)
-    assert held is not None
-    return held["step"]
+    state = read_training_state(out)
+    assert state is not None
+    return state["step"]
 
 
 def test_a_finished_run_is_not_changed(tmp_path):
@@ -149,7 +149,7 @@ def test_damaged_weights_of_an_unfinished_run_are_written_again(tmp_path):
         assert (tmp_path / MODEL).read_bytes() == saved
 
 
-def test_weights_of_a_finished_run_are_written_only_where_they_are_missing(tmp_path):
+def test_weights_of_a_finished_run_are_written_only_if_they_are_missing(tmp_path):
     run(tmp_path, Toy(), settings())
     saved = (tmp_path / MODEL).read_bytes()
     save_file({name: torch.zeros_like(t) for name, t in load_file(tmp_path / MODEL).items()}, tmp_path / MODEL)
@@ -184,9 +184,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one_and_ends_with_the_s
     (tmp_path / CHECKPOINT).write_bytes(flipped(data, 8 * len(data) - 100))
     capsys.readouterr()
     run(tmp_path, Toy(), settings())
-    said = capsys.readouterr().out.splitlines()[0]
-    assert f"is damaged: its tensors are not what was written (kept as {DAMAGED})" in said
-    assert f"going on from the checkpoint before it, of step {before}" in said
+    line = capsys.readouterr().out.splitlines()[0]
+    assert f"is damaged: its tensors are not what was written (kept as {DAMAGED})" in line
+    assert f"going on from the checkpoint before it, of step {before}" in line
     assert checkpoint_step(tmp_path) == 20
     same_tensors(tmp_path / CHECKPOINT, whole_here / CHECKPOINT)
     assert (tmp_path / MODEL).read_bytes() == (whole_here / MODEL).read_bytes()
@@ -200,7 +200,7 @@ def whole_here(tmp_path_factory) -> Path:
     return out
 
 
-def test_a_kill_between_the_renames_leaves_the_previous_checkpoint(tmp_path, whole_here, capsys):
+def test_a_kill_between_the_renames_keeps_the_previous_checkpoint(tmp_path, whole_here, capsys):
     run(tmp_path, Toy(), settings())
     (tmp_path / CHECKPOINT).unlink()
     run(tmp_path, Toy(), settings())
@@ -230,8 +230,8 @@ def test_an_interrupted_run_keeps_its_findings(tmp_path):
     with pytest.raises(SystemExit):
         run(tmp_path / "cut", Toy(unused=True), settings(), interrupt_at=9)
     run(tmp_path / "cut", Toy(unused=True), settings())
-    told = [(tmp_path / name / "diagnostics.json").read_text() for name in ("whole", "cut")]
-    assert told[0] == told[1] and told[0].count('"unused"') == 1
+    findings = [(tmp_path / name / "diagnostics.json").read_text() for name in ("whole", "cut")]
+    assert findings[0] == findings[1] and findings[0].count('"unused"') == 1
 
 
 def close(a: Path, b: Path) -> None:
@@ -284,16 +284,16 @@ def test_a_run_with_another_seed_or_model_is_an_error_that_names_the_field(tmp_p
 
 def test_a_run_from_before_a_field_existed_has_its_default(tmp_path):
     run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"dim": 16}})
-    usual = {"model": {"dim": 8, "gated": False}}
-    run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"dim": 16, "gated": False}}, defaults=usual)
-    for model, told in (
+    stored = {"model": {"dim": 8, "gated": False}}
+    run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"dim": 16, "gated": False}}, defaults=stored)
+    for model, message in (
         ({"dim": 16, "gated": True}, r"model\.gated = False, not True"),
         ({"dim": 8, "gated": False}, r"model\.dim = 16, not 8"),
         ({"dim": 16, "gated": False, "deep": 1}, r"model\.deep = \(no such field\), not 1"),
         ({"gated": False}, r"model\.dim = 16, not \(no such field\)"),
     ):
-        with pytest.raises(CheckpointError, match=told):
-            run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": model}, defaults=usual)
+        with pytest.raises(CheckpointError, match=message):
+            run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": model}, defaults=stored)
 
 
 def test_another_version_of_the_settings_is_an_error(tmp_path, monkeypatch):
@@ -313,8 +313,8 @@ def test_too_many_bad_samples_stop_the_run(tmp_path):
     ("steps", "every", "due"), [(20, 200, [10, 20]), (1, 200, [1]), (7, 3, [3, 6, 7]), (400, 200, [200, 400])]
 )
 def test_a_run_saves_at_its_end_and_at_least_once_before(steps, every, due):
-    told = settings(steps=steps, checkpoint_every=every)
-    assert [done for done in range(1, steps + 1) if told.saves(done)] == due
+    cfg = settings(steps=steps, checkpoint_every=every)
+    assert [done for done in range(1, steps + 1) if cfg.saves(done)] == due
 
 
 @pytest.mark.parametrize(("minutes", "kept"), [(5.0, 0), (1e-9, 3)])
@@ -340,7 +340,7 @@ def test_a_damaged_training_state_is_a_one_line_error(tmp_path):
     tensors = load_file(tmp_path / CHECKPOINT)
     (tmp_path / PREVIOUS).unlink()
     for state in ("", "[]", '{"step": "1"}', "[" * 5000, '{"step": 20}'):
-        save_file(tensors, tmp_path / CHECKPOINT, {"rest": state})  # without a digest, as before there were any
-        with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors, its state: ") as told:
+        save_file(tensors, tmp_path / CHECKPOINT, {"rest": state})  # without a digest, as older versions wrote it
+        with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors, its state: ") as error:
             run(tmp_path, Toy(), settings())
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)

@@ -22,7 +22,7 @@ LENGTH, VOCABULARY = 6, 11
 
 
 class Toy(nn.Module):
-    """Two losses over words: one with as many terms as masked words, which differ from part to part of a batch."""
+    """Two losses over words: one with as many terms as masked words, which differ between parts of a batch."""
 
     def __init__(self, dropout: float = 0.0, unused: bool = False, nan_at: int = -1):
         super().__init__()
@@ -60,14 +60,14 @@ class Toy(nn.Module):
 
 
 def micro(ids: list[int], seed: int, step: int) -> Loaded:
-    """Words that depend on the sample; sample ids divisible by 97 stand for unreadable files."""
+    """Words that depend on the sample; sample ids divisible by 97 represent unreadable files."""
     tokens = torch.from_numpy((random_words(seed, 0, ids, "toy", LENGTH) % VOCABULARY).astype("int64"))
     batch = Batch(seed, step, torch.tensor(ids), text=Text(tokens, torch.ones_like(tokens, dtype=torch.bool)))
     return Loaded(batch, tuple(Skipped(i, f"toy:{i}", "unreadable") for i in ids if i % 97 == 0))
 
 
 def stream(settings: Training, rank: int = 0, world: int = 1, kill_at: int = -1, interrupt_at: int = -1):
-    """The loader's contract. At step `kill_at` the process is killed for real; at `interrupt_at` it gets a Ctrl-C."""
+    """Yields batches like a loader. At step `kill_at` the process is killed; at `interrupt_at` it gets a Ctrl-C."""
 
     def steps(start: int):
         for step in range(start, settings.steps):

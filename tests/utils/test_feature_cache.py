@@ -72,7 +72,7 @@ def the_file(folder: Path, suffix: str) -> Path:
 
 
 def in_processes(*work: Callable[[], object]) -> None:
-    """Runs each function in a forked process, all at once; an assertion that fails there fails here."""
+    """Runs each function in a forked process, all at once; a failed assertion there fails here."""
     workers = [get_context("fork").Process(target=function) for function in work]
     for worker in workers:
         worker.start()
@@ -135,7 +135,7 @@ def test_a_cache_may_be_used_after_it_was_closed(tmp_path: Path):
     assert present(cache, 4) == present(DiskCache(tmp_path), 4) == [0, 1, 2, 3]
 
 
-def test_a_key_of_another_length_is_refused(tmp_path: Path):
+def test_a_key_of_another_length_raises(tmp_path: Path):
     with pytest.raises(ValueError, match="a key of 3 bytes; expected the 20 bytes of digest"):
         DiskCache(tmp_path).put(b"abc", HALF)
 
@@ -150,7 +150,7 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
 
 @given(st.lists(st.dictionaries(st.text(min_size=1, max_size=5), tensors(), max_size=3), min_size=1, max_size=5))
 @settings(max_examples=25)
-def test_every_dtype_and_shape_comes_back(entries: list[Arrays]):
+def test_every_dtype_and_shape_is_read_back(entries: list[Arrays]):
     entries = [{name: x for name, x in entry.items() if name != "__metadata__"} for entry in entries]
     with tempfile.TemporaryDirectory() as folder:
         cache = DiskCache(Path(folder))
@@ -169,7 +169,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def damaged(shard: dict[str, bytes], suffix: str, damage: Callable[[bytes], bytes]) -> list[int]:
-    """The entries that are left where one file was damaged, and the same after the others were written anew."""
+    """The entries that remain after one file was damaged, and after the others were written again."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for file, data in shard.items():
@@ -197,10 +197,10 @@ def test_a_truncated_shard_has_the_entries_before_the_cut(shard: dict[str, bytes
 
 @given(st.sampled_from(["index", "data"]), st.integers(0, 2**16), st.integers(0, 7))
 @settings(max_examples=40)
-def test_a_flipped_bit_costs_at_most_one_entry(shard: dict[str, bytes], suffix: str, place: int, bit: int):
+def test_a_flipped_bit_loses_at_most_one_entry(shard: dict[str, bytes], suffix: str, position: int, bit: int):
     def flip(data: bytes) -> bytes:
         changed = bytearray(data)
-        changed[place % len(data)] ^= 1 << bit
+        changed[position % len(data)] ^= 1 << bit
         return bytes(changed)
 
     assert len(damaged(shard, suffix, flip)) == 7
@@ -281,7 +281,7 @@ def test_the_oldest_shards_are_removed_first_and_no_other_file_is_changed(tmp_pa
     left = present(cache, 500)
     assert 50 < len(left) < 250 and left == list(range(500 - len(left), 500))
     assert present(reader, 500) == present(DiskCache(tmp_path), 500) == left
-    assert len(cache) == len(reader) == len(left), "places of removed entries are forgotten"
+    assert len(cache) == len(reader) == len(left), "locations of removed entries are forgotten"
     assert (tmp_path / "ab" / "notes.txt").exists() and (tmp_path / "mine.data").exists()
 
 
@@ -314,7 +314,7 @@ def test_a_shard_can_be_read_while_it_is_open_and_is_absent_later(tmp_path: Path
     reader.refresh()
     assert present(reader, 3) == []
     reader.put(digest("3"), numbered(3))
-    assert present(DiskCache(tmp_path), 4) == [3], "its writer has begun another"
+    assert present(DiskCache(tmp_path), 4) == [3], "its writer has started another"
 
 
 def test_entries_of_a_removed_shard_are_absent(tmp_path: Path):
@@ -331,7 +331,7 @@ def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(cache_module, "_MAX_RECORDS", 1)
     before, cache = len(os.listdir("/proc/self/fd")), filled(tmp_path, 10)
     assert present(cache, 10) == present(cache, 10) == list(range(10))
-    assert len(os.listdir("/proc/self/fd")) == before + 2 + 2, "two to read, and the shard that is written"
+    assert len(os.listdir("/proc/self/fd")) == before + 2 + 2, "two for reading, and the shard being written"
     cache.close()
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -399,8 +399,8 @@ def test_several_processes_read_and_write_at_once(tmp_path: Path, bound: float):
     assert size(tmp_path) <= bound + 4 * bound / 16, "each process may exceed it by a shard"
 
 
-def test_a_forked_process_leaves_its_parents_shard_alone(tmp_path: Path):
-    """Parent and child go on reading and writing after the fork, as data workers do."""
+def test_a_forked_process_does_not_write_to_its_parents_shard(tmp_path: Path):
+    """Parent and child continue to read and write after the fork, as data workers do."""
     cache = filled(tmp_path, 4)
     assert present(cache, 4) == [0, 1, 2, 3]
 
@@ -453,7 +453,7 @@ def test_the_least_recently_used_are_evicted_first_and_too_large_entries_are_not
     cache, large = MemoryCache(max_bytes=48), {"x": torch.zeros(13)}  # three of 16 bytes; 52
     for name in ("a", "b", "c", "a"):
         cache.get_or_compute(digest(name), lambda: HALF)
-    cache.put(digest("c"), HALF)  # again: it takes no more room
+    cache.put(digest("c"), HALF)  # written again: it takes no more space
     cache.put(digest("large"), large)
     cache.put(digest("d"), HALF)
     assert [name for name in "abcd" if cache.get(digest(name))] == ["a", "c", "d"]

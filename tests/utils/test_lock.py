@@ -1,4 +1,4 @@
-"""Locks on output folders: refused while another process has them, released and cleaned up when it dies."""
+"""Locks on output folders: an error while another process has them, released and cleaned up when it dies."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from diptych.utils.lock import LOCK, InUse, locked, partial_of, single_writer
 
 posix = pytest.mark.skipif(os.name != "posix", reason="there are no such locks")
 HOLDS = "import sys; from pathlib import Path; from diptych.utils.lock import locked\n"
-HOLDS += "with locked(Path(sys.argv[1]), sys.argv[2]): print('held', flush=True); sys.stdin.readline()"
+HOLDS += "with locked(Path(sys.argv[1]), sys.argv[2]): print('locked', flush=True); sys.stdin.readline()"
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def holder(tmp_path: Path):
         command = [sys.executable, "-c", HOLDS, str(folder), file]
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         started.append(process)
-        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        assert process.stdout is not None and process.stdout.readline() == "locked\n"
         return process
 
     yield hold
@@ -36,7 +36,7 @@ def holder(tmp_path: Path):
 
 @posix
 @pytest.mark.parametrize("file", ["", "words.txt"])
-def test_a_folder_that_another_process_writes_is_refused_until_it_ends_or_is_killed(tmp_path: Path, holder, file: str):
+def test_a_folder_locked_by_another_process_raises_until_it_ends_or_is_killed(tmp_path: Path, holder, file: str):
     for end in (lambda process: process.communicate("\n", timeout=60), lambda process: process.kill()):
         process = holder(tmp_path / "run", file)
         message = rf"another process \(pid {process.pid} on .*\): let it end, or give another --out"
@@ -44,12 +44,12 @@ def test_a_folder_that_another_process_writes_is_refused_until_it_ends_or_is_kil
             pass
         end(process)
         process.wait(60)
-        with locked(tmp_path / "run", file) as taken:
-            assert taken
+        with locked(tmp_path / "run", file) as handle:
+            assert handle
     assert not list((tmp_path / "run").iterdir())
     with locked(tmp_path / "other" / "run", file):
         pass
-    assert not (tmp_path / "other").exists(), "nothing was written, so no folder is left"
+    assert not (tmp_path / "other").exists(), "nothing was written, so no folder remains"
 
 
 @posix
@@ -63,7 +63,7 @@ def test_a_forked_worker_neither_inherits_a_lock_nor_releases_it(tmp_path: Path)
         probe = subprocess.run(
             [sys.executable, "-c", HOLDS, str(tmp_path), ""], capture_output=True, text=True, input=""
         )
-        assert "InUse" in probe.stderr and "held" not in probe.stdout
+        assert "InUse" in probe.stderr and "locked" not in probe.stdout
 
 
 def test_a_folder_can_be_locked_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -71,8 +71,8 @@ def test_a_folder_can_be_locked_on_a_full_disk(tmp_path: Path, monkeypatch: pyte
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
-    with locked(tmp_path / "run") as taken:
-        assert taken and (tmp_path / "run" / LOCK).exists()
+    with locked(tmp_path / "run") as handle:
+        assert handle and (tmp_path / "run" / LOCK).exists()
     assert not (tmp_path / "run").exists()
 
 
@@ -87,13 +87,13 @@ def test_partial_files_of_dead_writers_are_removed_and_those_of_live_ones_are_no
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait(60)
     (tmp_path / "parts").mkdir()
-    gone = [tmp_path / "model.safetensors.partial", tmp_path / f"a.{dead.pid}.partial"]
-    gone.append(tmp_path / "parts" / f"b.{dead.pid}.partial")
+    removed = [tmp_path / "model.safetensors.partial", tmp_path / f"a.{dead.pid}.partial"]
+    removed.append(tmp_path / "parts" / f"b.{dead.pid}.partial")
     stay = [tmp_path / f"report.html.{os.getppid()}.partial", tmp_path / "model.safetensors"]
-    for path in (*gone, *stay):
+    for path in (*removed, *stay):
         path.touch()
     with locked(tmp_path):
-        assert [path.exists() for path in (*gone, *stay)] == [False] * 3 + [True] * 2
+        assert [path.exists() for path in (*removed, *stay)] == [False] * 3 + [True] * 2
 
 
 @posix

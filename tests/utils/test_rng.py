@@ -23,17 +23,17 @@ def mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def word(seed: int, step: int, sample: int, stream: str, place: int) -> int:
+def word(seed: int, step: int, sample: int, stream: str, index: int) -> int:
     key = zlib.crc32(stream.encode())
     for part in (seed, step, sample):
         key = mix((key * GOLDEN + part + GOLDEN) & MASK)
-    return mix((key + (place + 1) * GOLDEN) & MASK)
+    return mix((key + (index + 1) * GOLDEN) & MASK)
 
 
 @settings(max_examples=50, deadline=None)
 @given(any_int, any_int, st.lists(any_int, max_size=3), st.text(max_size=5), st.integers(0, 4))
 def test_random_words_equal_their_definition(seed: int, step: int, ids: list[int], stream: str, n: int):
-    expected = [[word(seed, step, sample, stream, place) for place in range(n)] for sample in ids]
+    expected = [[word(seed, step, sample, stream, index) for index in range(n)] for sample in ids]
     assert random_words(seed, step, ids, stream, n).tolist() == expected
 
 
@@ -44,9 +44,9 @@ def test_words_never_change_between_versions():
 
 
 def test_a_draw_depends_on_its_sample_and_not_on_the_other_samples():
-    alone = uniform(1, 2, [40], "stream", 3)
-    among = uniform(1, 2, [7, 40, 3], "stream", 10)
-    assert (among[1, :3] == alone[0]).all()
+    single = uniform(1, 2, [40], "stream", 3)
+    batched = uniform(1, 2, [7, 40, 3], "stream", 10)
+    assert (batched[1, :3] == single[0]).all()
 
 
 @pytest.mark.parametrize("change", [(2, 2, 3, "stream"), (1, 3, 3, "stream"), (1, 2, 4, "stream"), (1, 2, 3, "other")])

@@ -37,7 +37,7 @@ def test_a_tied_weight_is_loaded_from_either_name_or_both(name: str):
     assert torch.equal(other[0].weight, first[0].weight) and other[2].weight is other[0].weight
 
 
-def test_two_differing_copies_of_a_tied_weight_are_refused():
+def test_two_differing_copies_of_a_tied_weight_raise():
     state = dict(module().state_dict())
     state["2.weight"] = state["2.weight"] + 1e-6
     assert mismatch(module(), state) == "tied here, but different: 2.weight and 0.weight"

@@ -53,7 +53,7 @@ def test_a_limit_on_the_size_of_files_is_reported_for_every_writer(tmp_path: Pat
 
 def test_errors_of_other_files_are_not_reported_as_write_errors(tmp_path: Path):
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "x"):
-        (tmp_path / "data" / "picture.jpg").read_bytes()
+        (tmp_path / "data" / "image.jpg").read_bytes()
     with pytest.raises(RuntimeError, match="out of memory"), atomic_write(tmp_path / "x"):
         raise RuntimeError("CUDA error: out of memory, code: 2")
 
@@ -95,7 +95,7 @@ def test_an_incomplete_last_line_is_dropped_silently(tmp_path: Path, cut: int):
 )
 def test_any_other_damaged_line_is_dropped_and_the_original_file_is_kept(tmp_path: Path, line: bytes):
     path, messages = tmp_path / "metrics.jsonl", []
-    for n in (1, 2):  # a second damaged file has a name of its own
+    for n in (1, 2):  # a second damaged file has its own name
         path.write_bytes(data := b"\n".join([*LINES[:2], line, *LINES[3:]]) + b"\n")
         assert _cut_back(path, 4, messages.append) == [ROWS[0], ROWS[1], ROWS[3]]
         assert (tmp_path / f"metrics.damaged-{n}.jsonl").read_bytes() == data

@@ -1,4 +1,4 @@
-"""Every mode in which a picture may come, with greys and colours worked by hand."""
+"""Every mode and bit depth of image files, with greys and colours computed by hand."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from diptych.data.sources.base import BadSample
 BLACK, WHITE = [0] * 3, [255] * 3
 
 
-def saved(picture: Pillow.Image, format: str, **options: Any) -> bytes:
+def saved(image: Pillow.Image, format: str, **options: Any) -> bytes:
     out = io.BytesIO()
-    picture.save(out, format, **options)
+    image.save(out, format, **options)
     return out.getvalue()
 
 
 def tiff(values: np.ndarray, *, kind: int, photometric: int = 1, bits: int | None = None, order: Any = "<") -> bytes:
-    """An uncompressed TIFF of one strip by hand. `kind`: 1 unsigned, 2 signed, 3 floating point."""
+    """An uncompressed TIFF of one strip. `kind`: 1 unsigned, 2 signed, 3 floating point."""
     height, width, *channels = values.shape
     body = values.astype(values.dtype.newbyteorder(order)).tobytes()
     bits = values.itemsize * 8 if bits is None else bits
@@ -86,7 +86,7 @@ def colours(data: bytes) -> list[list[int]]:
     ],
     ids=["16", "signed 16", "signed 32", "float", "float large", "float narrow", "float tiny"],
 )
-def test_numbers_of_a_tiff(values: np.ndarray, kind: int, expected: list[int], order: str):
+def test_values_of_a_tiff(values: np.ndarray, kind: int, expected: list[int], order: str):
     assert greys(tiff(values, kind=kind, order=order)) == expected
 
 
@@ -103,12 +103,12 @@ def test_unsigned_32_bits_do_not_wrap():
         (np.array([[0, 255, 1]], np.uint8), 1, [255, 0, 254]),
     ],
 )
-def test_white_is_zero(values: np.ndarray, kind: int, expected: list[int]):
+def test_images_with_white_as_zero_are_inverted(values: np.ndarray, kind: int, expected: list[int]):
     assert greys(tiff(values, kind=kind, photometric=0)) == expected
 
 
-def test_twelve_bits_have_their_own_white():
-    """Two numbers in three bytes: 0x000 and 0xFFF, 0x111 and 0x800."""
+def test_twelve_bits_are_scaled_to_their_own_white():
+    """Two values in three bytes: 0x000 and 0xFFF, 0x111 and 0x800."""
     packed = np.frombuffer(bytes([0x00, 0x0F, 0xFF, 0x11, 0x18, 0x00]), np.uint8)[None]
     data = bytearray(tiff(packed, kind=1, bits=12))
     at = data.index(struct.pack("<HHI", 256, 3, 1)) + 8
@@ -117,7 +117,7 @@ def test_twelve_bits_have_their_own_white():
 
 
 @pytest.mark.parametrize(("scale", "kind"), [(b"-1.0", "<f4"), (b"1.0", ">f4")])
-def test_a_pfm_lies_upside_down_and_sets_its_own_range(scale: bytes, kind: str):
+def test_a_pfm_is_stored_bottom_up_and_declares_its_range(scale: bytes, kind: str):
     rows = np.array([[0, 5], [10, 2]], kind)
     assert greys(b"Pf 2 2 " + scale + b"\n" + rows.tobytes()) == [255, 51, 0, 128]
 
@@ -132,11 +132,11 @@ def test_a_pfm_lies_upside_down_and_sets_its_own_range(scale: bytes, kind: str):
         (b"P1 3 1\n0 1 0\n", [255, 0, 255]),
     ],
 )
-def test_portable_greys_have_the_white_of_their_header(data: bytes, expected: list[int]):
+def test_portable_greymaps_are_scaled_by_the_maximum_of_their_header(data: bytes, expected: list[int]):
     assert greys(data) == expected
 
 
-def test_sixteen_bits_of_colour_keep_their_upper_half():
+def test_sixteen_bit_colours_keep_their_upper_byte():
     values = np.array([[[0, 0x7FFF, 0xFFFF], [0x0100, 0x8000, 0xFF00]]], np.uint16)
     expected = [[0, 127, 255], [1, 128, 255]]
     assert colours(png(16, 2, [values.astype(">u2").tobytes()], 2)) == expected
@@ -144,7 +144,7 @@ def test_sixteen_bits_of_colour_keep_their_upper_half():
         assert colours(tiff(values, kind=1, photometric=2, order=order)) == expected
 
 
-def test_sixteen_bits_with_alpha_lie_over_white():
+def test_sixteen_bits_with_alpha_are_composited_over_white():
     """Opaque, half and clear: 0x80 of 255 over white is 127 for black."""
     row = struct.pack(">12H", *[0, 0, 0, 0xFFFF], *[0, 0, 0, 0x8080], *[0, 0, 0, 0])
     assert colours(png(16, 6, [row], 3)) == [BLACK, [127] * 3, WHITE]
@@ -154,9 +154,9 @@ def test_sixteen_bits_with_alpha_lie_over_white():
 @pytest.mark.parametrize(
     ("depth", "row", "key", "width", "expected"),
     [
-        (1, bytes([0b01000000]), 0, 2, [255, 255]),  # black is clear
+        (1, bytes([0b01000000]), 0, 2, [255, 255]),  # black is transparent
         (1, bytes([0b01000000]), 1, 2, [0, 255]),
-        (2, bytes([0b00011011]), 1, 4, [0, 255, 170, 255]),  # 85 is clear
+        (2, bytes([0b00011011]), 1, 4, [0, 255, 170, 255]),  # 85 is transparent
         (4, bytes([0x0F, 0x3C]), 3, 4, [0, 255, 255, 204]),
         (8, bytes([0, 7, 9, 255]), 7, 4, [0, 255, 9, 255]),
         (8, bytes([0, 7, 9, 255]), 0x0107, 4, [0, 255, 9, 255]),  # bits above the depth do not count
@@ -175,14 +175,14 @@ def test_a_transparent_colour_is_compared_in_all_of_its_bits():
     assert colours(png(8, 2, [bytes([1, 2, 3, 1, 2, 4])], 2, struct.pack(">3H", 1, 2, 3))) == [WHITE, [1, 2, 4]]
 
 
-def test_a_transparent_colour_stays_in_its_place_where_the_picture_is_turned():
-    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x03\0\0\0\0\0\0"  # orientation 3, half round
+def test_a_transparent_colour_is_rotated_with_the_image():
+    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x03\0\0\0\0\0\0"  # orientation 3, rotated by 180 degrees
     row = struct.pack(">6H", 1, 1, 1, 0x0200, 0x0200, 0x0200)
     assert colours(png(16, 2, [row], 2, struct.pack(">3H", 1, 1, 1), exif)) == [[2] * 3, WHITE]
 
 
 @pytest.mark.parametrize(
-    ("picture", "format", "expected"),
+    ("image", "format", "expected"),
     [
         (Pillow.new("1", (1, 1), 1), "PNG", WHITE),
         (Pillow.new("L", (1, 1), 77), "TIFF", [77] * 3),
@@ -197,25 +197,25 @@ def test_a_transparent_colour_stays_in_its_place_where_the_picture_is_turned():
     ],
     ids=["1", "L", "LA", "CMYK", "CMYK black", "LAB white", "LAB black", "clear webp", "RGBX", "YCbCr"],
 )
-def test_other_modes(picture: Pillow.Image, format: str, expected: list[int]):
-    (found,) = colours(saved(picture, format, **({"lossless": True} if format == "WEBP" else {})))
-    assert np.abs(np.array(found) - expected).max() <= 1
+def test_other_modes(image: Pillow.Image, format: str, expected: list[int]):
+    (actual,) = colours(saved(image, format, **({"lossless": True} if format == "WEBP" else {})))
+    assert np.abs(np.array(actual) - expected).max() <= 1
 
 
-def test_grey_that_was_multiplied_by_its_transparency():
+def test_premultiplied_grey():
     data = saved(Pillow.new("LA", (1, 1), (64, 128)), "TIFF")
     at = data.index(struct.pack("<HHI", 338, 3, 1)) + 8
-    assert data[at] == 2  # plain alpha; 1 is multiplied: 64 of 128 is half, and half of that lies over white
+    assert data[at] == 2  # straight alpha; 1 is premultiplied: 64 of 128 is half, and half of that over white
     assert greys(data) == [159] and greys(data[:at] + b"\1" + data[at + 1 :]) == [191]
 
 
 def test_a_palette_of_any_depth():
     for size in (2, 4, 16, 256):
-        picture = Pillow.new("P", (2, 1))
-        picture.putpalette([10, 20, 30, 200, 100, 50] + [0] * 3 * (size - 2))
-        picture.putpixel((1, 0), 1)
+        image = Pillow.new("P", (2, 1))
+        image.putpalette([10, 20, 30, 200, 100, 50] + [0] * 3 * (size - 2))
+        image.putpixel((1, 0), 1)
         for format in ("PNG", "GIF", "BMP", "TIFF"):
-            assert colours(saved(picture, format)) == [[10, 20, 30], [200, 100, 50]], (size, format)
+            assert colours(saved(image, format)) == [[10, 20, 30], [200, 100, 50]], (size, format)
 
 
 @pytest.mark.parametrize(
@@ -255,12 +255,12 @@ def test_a_palette_of_any_depth():
         "PF",
     ],
 )
-def test_what_would_be_black_or_white_is_a_bad_sample_with_its_reason(data: bytes, why: str):
+def test_values_that_would_be_all_black_or_white_are_a_bad_sample_with_its_reason(data: bytes, why: str):
     with pytest.raises(BadSample, match=why):
         decode(data, "x")
 
 
-def test_parts_that_are_converted_one_by_one_are_one_picture(monkeypatch: pytest.MonkeyPatch):
+def test_bands_converted_one_by_one_give_the_whole_image(monkeypatch: pytest.MonkeyPatch):
     values = np.arange(35, dtype=np.float32).reshape(7, 5)
     whole = greys(tiff(values, kind=3))
     clear = png(16, 2, [struct.pack(">6H", k, k, k, 9, 9, 9) for k in range(7)], 2, struct.pack(">3H", 4, 4, 4))

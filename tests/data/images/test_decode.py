@@ -13,12 +13,12 @@ from PIL import Image as Pillow
 from diptych.data.images import decode as decode_module
 from diptych.data.images.decode import decode
 from diptych.data.sources.base import BadSample
-from tests.data.tiny_data import picture_bytes
+from tests.data.tiny_data import image_bytes
 
 
-def saved(picture: Pillow.Image, format: str = "PNG", **options) -> bytes:
+def saved(image: Pillow.Image, format: str = "PNG", **options) -> bytes:
     out = io.BytesIO()
-    picture.save(out, format, **options)
+    image.save(out, format, **options)
     return out.getvalue()
 
 
@@ -31,7 +31,7 @@ def test_grey_and_cmyk_become_rgb():
 
 
 @pytest.mark.parametrize("mode,colour", [("RGBA", (255, 0, 0, 0)), ("LA", (0, 0))])
-def test_what_is_transparent_lies_over_white(mode, colour):
+def test_transparent_pixels_are_composited_over_white(mode, colour):
     assert decode(saved(Pillow.new(mode, (3, 3), colour)), "x").getpixel((1, 1)) == (255, 255, 255)
 
 
@@ -40,10 +40,10 @@ def test_half_transparent_is_mixed_with_white():
 
 
 def test_a_palette_with_a_transparent_entry():
-    picture = Pillow.new("P", (2, 1))
-    picture.putpalette([10, 20, 30, 200, 100, 50])
-    picture.putpixel((1, 0), 1)
-    out = decode(saved(picture, transparency=0), "x")
+    image = Pillow.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    out = decode(saved(image, transparency=0), "x")
     assert out.getpixel((0, 0)) == (255, 255, 255) and out.getpixel((1, 0)) == (200, 100, 50)
 
 
@@ -57,7 +57,7 @@ def test_sixteen_bits_are_scaled_not_clipped():
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation, format):
     upright = np.zeros((32, 48, 3), np.uint8)
-    upright[:16, :16] = 255  # white in the top left only
+    upright[:16, :16] = 255  # only the top left is white
     stored = Pillow.fromarray(upright)
     undo = {
         1: None,
@@ -77,8 +77,8 @@ def test_exif_orientation_is_applied(orientation, format):
     assert abs(out - upright).max() < 60
 
 
-def test_broken_exif_does_not_lose_the_picture():
-    data = picture_bytes(exif=b"Exif\0\0" + b"MM\0\x2a\xff\xff\xff\xff")
+def test_an_image_with_broken_exif_is_decoded():
+    data = image_bytes(exif=b"Exif\0\0" + b"MM\0\x2a\xff\xff\xff\xff")
     assert decode(data, "x").size == (40, 30)
 
 
@@ -92,21 +92,21 @@ def test_size_is_checked_before_decoding():
     with pytest.raises(BadSample, match=r"bomb|limit"):
         decode(png, "huge.png")
     with pytest.raises(BadSample, match="40 x 30 pixels is more than the limit of 100"):
-        decode(picture_bytes(), "x", max_pixels=100)
+        decode(image_bytes(), "x", max_pixels=100)
 
 
 @given(st.integers(0, 700))
 @settings(max_examples=30, deadline=None)
 def test_a_truncated_jpeg_is_a_bad_sample(cut):
-    data = picture_bytes(quality=95)
+    data = image_bytes(quality=95)
     with pytest.raises(BadSample, match=r"a\.jpg: not a readable image"):
         decode(data[: min(cut, len(data) - 40)], "a.jpg")
 
 
 @given(st.data())
 @settings(max_examples=80, deadline=None)
-def test_any_bytes_give_a_picture_or_a_bad_sample(data):
-    raw = bytearray(picture_bytes(format=data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]))))
+def test_any_bytes_give_an_image_or_a_bad_sample(data):
+    raw = bytearray(image_bytes(format=data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]))))
     for _ in range(data.draw(st.integers(1, 8))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     try:
@@ -123,15 +123,15 @@ def test_noise_is_a_bad_sample(raw):
 
 
 @pytest.mark.parametrize("least,expected", [(None, 400), (384, 400), (200, 200), (101, 200), (100, 100), (10, 50)])
-def test_large_jpegs_may_come_smaller_but_never_below_least(least, expected):
-    assert min(decode(picture_bytes(size=(400, 612)), "x", min_side=least).size) == expected
+def test_large_jpegs_may_be_decoded_smaller_but_never_below_the_minimum(least, expected):
+    assert min(decode(image_bytes(size=(400, 612)), "x", min_side=least).size) == expected
 
 
 @pytest.mark.parametrize("least", [None, 60])
 def test_the_fast_decoder_changes_nothing(monkeypatch, least):
     if decode_module.simplejpeg is None:
         pytest.skip("simplejpeg (the extra `fast`) is not installed")
-    data = picture_bytes(3, (321, 243), quality=90)
+    data = image_bytes(3, (321, 243), quality=90)
     fast = np.asarray(decode(data, "x", min_side=least)).astype(int)
     monkeypatch.setattr(decode_module, "simplejpeg", None)
     slow = np.asarray(decode(data, "x", min_side=least)).astype(int)

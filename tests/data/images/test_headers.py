@@ -1,4 +1,4 @@
-"""Image files that announce more than a picture needs are refused in seconds and little memory; honest ones are read."""
+"""Image files that declare more than they need are rejected in bounded time and memory; valid ones are read."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from diptych.data.images.decode import decode
 from diptych.data.sources.base import BadSample
 
 
-def saved(picture: Pillow.Image, format: str, **options) -> bytes:
+def saved(image: Pillow.Image, format: str, **options) -> bytes:
     out = io.BytesIO()
-    picture.save(out, format, **options)
+    image.save(out, format, **options)
     return out.getvalue()
 
 
@@ -51,13 +51,13 @@ def gif(extensions: bytes) -> bytes:
 def tiff(*tags: tuple[int, int, int, int | bytes], big: bool = False) -> bytes:
     wide, word = (20, "Q") if big else (12, "I")
     at = (16 if big else 8) + struct.calcsize("<" + word) + wide * len(tags) + 16
-    made, behind = struct.pack("<" + ("Q" if big else "H"), len(tags)), b""
+    made, payload = struct.pack("<" + ("Q" if big else "H"), len(tags)), b""
     for tag, kind, count, value in tags:
-        place = at + len(behind) if isinstance(value, bytes) else value
-        made += struct.pack(f"<HH{word}{word}", tag, kind, count, place)
-        behind += value if isinstance(value, bytes) else b""
+        offset = at + len(payload) if isinstance(value, bytes) else value
+        made += struct.pack(f"<HH{word}{word}", tag, kind, count, offset)
+        payload += value if isinstance(value, bytes) else b""
     head = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16) if big else struct.pack("<2sHI", b"II", 42, 8)
-    return (head + made).ljust(at, b"\0") + behind
+    return (head + made).ljust(at, b"\0") + payload
 
 
 GREY = ((256, 3, 1, 10), (257, 3, 1, 10), (258, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1))
@@ -118,7 +118,7 @@ for path in sys.argv[1:]:
 
 
 @pytest.mark.slow
-def test_each_is_refused_in_seconds_and_in_two_gigabytes(tmp_path: Path):
+def test_each_is_rejected_in_seconds_and_in_two_gigabytes(tmp_path: Path):
     for name, (make, _) in CRAFTED.items():
         (tmp_path / name).write_bytes(make())
     done = subprocess.run(
@@ -126,10 +126,10 @@ def test_each_is_refused_in_seconds_and_in_two_gigabytes(tmp_path: Path):
         capture_output=True, text=True, timeout=600, env=os.environ,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    said = dict(zip(CRAFTED, done.stdout.splitlines(), strict=True))
+    messages = dict(zip(CRAFTED, done.stdout.splitlines(), strict=True))
     for name, (_, why) in CRAFTED.items():
         with pytest.raises(BadSample, match=why):
-            raise BadSample("x", said[name].removeprefix("x: "))
+            raise BadSample("x", messages[name].removeprefix("x: "))
 
 
 @pytest.mark.parametrize(
@@ -142,30 +142,30 @@ def test_a_crafted_file_is_a_bad_sample_with_its_reason(name: str):
         decode(make(), "x")
 
 
-def test_honest_files_with_many_parts_are_read():
-    picture = Pillow.fromarray(np.random.default_rng(0).integers(0, 255, (60, 40, 3), dtype=np.uint8))
-    frames = {"save_all": True, "append_images": [picture.rotate(90 * k) for k in range(5)]}
+def test_valid_files_with_many_parts_are_read():
+    image = Pillow.fromarray(np.random.default_rng(0).integers(0, 255, (60, 40, 3), dtype=np.uint8))
+    frames = {"save_all": True, "append_images": [image.rotate(90 * k) for k in range(5)]}
     for data in (
         scans(100, 100, 100),
         saved(
-            picture, "JPEG", progressive=True, restart_marker_rows=1, comment=b"x" * 60_000, icc_profile=bytes(200_000)
+            image, "JPEG", progressive=True, restart_marker_rows=1, comment=b"x" * 60_000, icc_profile=bytes(200_000)
         ),
         png(before=chunk(b"tEXt", b"a\0b") * 5000),
         gif(b"\x21\xfe" + (b"\xff" + b"a" * 255) * 500 + b"\0"),
-        saved(picture, "TIFF", tiffinfo={278: 1}),  # a row a strip
-        saved(picture, "GIF", **frames),
-        saved(picture, "WEBP", **frames),
-        saved(picture, "PNG", **frames),
-        saved(picture, "TIFF", **frames),
-        saved(picture, "MPO", **frames),
+        saved(image, "TIFF", tiffinfo={278: 1}),  # one row per strip
+        saved(image, "GIF", **frames),
+        saved(image, "WEBP", **frames),
+        saved(image, "PNG", **frames),
+        saved(image, "TIFF", **frames),
+        saved(image, "MPO", **frames),
         b"P6\n# made by\n# somebody\n4 4 # wide\n255\n" + bytes(48),
     ):
         assert decode(data, "x").mode == "RGB"
 
 
-def test_the_limit_of_memory_counts_what_a_mode_takes(monkeypatch: pytest.MonkeyPatch):
-    """100 pixels: grey takes 1 byte and RGB 4 more; transparency 4 and 4; RGB itself 4; 4:2:0 progressive 3 more."""
-    for picture, format, options, taken in (
+def test_the_memory_limit_counts_the_bytes_of_a_mode(monkeypatch: pytest.MonkeyPatch):
+    """Bytes of 100 pixels: grey 1, RGB 4 more; transparency 4 and 4; RGB itself 4; progressive 4:2:0 3 more."""
+    for image, format, options, num_bytes in (
         (Pillow.new("L", (10, 10)), "PNG", {}, 500),
         (Pillow.new("RGB", (10, 10)), "PNG", {}, 400),
         (Pillow.new("RGBA", (10, 10)), "PNG", {}, 800),
@@ -174,9 +174,11 @@ def test_the_limit_of_memory_counts_what_a_mode_takes(monkeypatch: pytest.Monkey
         (Pillow.new("RGB", (10, 10)), "JPEG", {"progressive": True, "subsampling": 2}, 700),
         (Pillow.new("RGB", (10, 10)), "JPEG", {"progressive": True, "subsampling": 0}, 1000),
     ):
-        data = saved(picture, format, **options)
-        monkeypatch.setattr(decode_module, "MAX_BYTES", taken)
+        data = saved(image, format, **options)
+        monkeypatch.setattr(decode_module, "MAX_BYTES", num_bytes)
         assert decode(data, "x").size == (10, 10)
-        monkeypatch.setattr(decode_module, "MAX_BYTES", taken - 1)
-        with pytest.raises(BadSample, match=f"take {taken} bytes to decode, more than the limit of {taken - 1}"):
+        monkeypatch.setattr(decode_module, "MAX_BYTES", num_bytes - 1)
+        with pytest.raises(
+            BadSample, match=f"take {num_bytes} bytes to decode, more than the limit of {num_bytes - 1}"
+        ):
             decode(data, "x")

@@ -15,13 +15,13 @@ from diptych.utils.rng import generator
 @pytest.mark.parametrize(
     "size,expected",
     [
-        ((480, 640), (384, 512)),  # COCO's usual photograph
+        ((480, 640), (384, 512)),  # the most common size of COCO photographs
         ((640, 480), (512, 384)),
         ((384, 384), (384, 384)),
         ((100, 1000), (64, 608)),  # the cap is int(1333/800 * 384) = 639, floored to 608
         ((400, 800), (320, 608)),
         ((500, 833), (384, 608)),
-        ((1, 5000), (32, 608)),  # never less than one patch
+        ((1, 5000), (32, 608)),  # at least one patch
     ],
 )
 def test_vilts_rule_at_384(size, expected):
@@ -30,7 +30,7 @@ def test_vilts_rule_at_384(size, expected):
 
 
 @given(st.integers(1, 20_000), st.integers(1, 20_000), st.sampled_from([64, 160, 224, 384]), st.sampled_from([16, 32]))
-def test_every_size_is_whole_patches_within_the_caps(height, width, shorter, patch):
+def test_every_size_is_a_multiple_of_the_patch_size_within_the_caps(height, width, shorter, patch):
     sides = resized(height, width, ImageSettings(shorter_side=shorter, patch_size=patch))
     assert all(side % patch == 0 and side >= patch for side in sides)
     assert min(sides) <= shorter and max(sides) <= int(1333 / 800 * shorter)
@@ -44,7 +44,7 @@ def test_the_square_of_vit_ignores_aspect():
     assert transform(Pillow.new("RGB", (50, 20)), ImageSettings(shorter_side=48, square=True)).shape == (48, 48, 3)
 
 
-def test_pictures_are_normalised_and_lie_top_left_in_zeros():
+def test_images_are_normalised_and_zero_padded_at_the_right_and_bottom():
     settings = ImageSettings(shorter_side=32, patch_size=16)
     white = transform(Pillow.new("RGB", (64, 64), "white"), settings)
     black = transform(Pillow.new("RGB", (96, 64), "black"), settings)
@@ -65,7 +65,7 @@ def test_normalisation_is_exact_for_every_value_of_each_channel(mean: Channels, 
         torch.testing.assert_close(channel, (torch.arange(256) / 255 - m) / s, atol=2e-6, rtol=1e-6)
 
 
-def test_unless_it_is_said_otherwise_pixels_are_those_of_older_runs_bit_for_bit():
+def test_default_normalisation_equals_that_of_older_runs_bit_for_bit():
     older = torch.from_numpy(EVERY).permute(2, 0, 1).float().mul_(1 / 127.5).sub_(1.0)
     assert torch.equal(stack([EVERY], ImageSettings(shorter_side=16)).pixels[0], older)
 
@@ -76,14 +76,14 @@ def photograph() -> Pillow.Image:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_each_operation_keeps_the_size_and_changes_the_picture(operation):
+def test_each_operation_keeps_the_size_and_changes_the_image(operation):
     out = apply(photograph(), operation, 0.3)
     assert out.size == (64, 48) and out.mode == "RGB"
     assert np.asarray(out).tolist() != np.asarray(photograph()).tolist()
 
 
 def row_of(operation: str, strength: float, values: list[int]) -> list[int]:
-    """What an operation makes of a grey row of pixels."""
+    """The result of an operation on a grey row of pixels."""
     row = np.array(values, dtype=np.uint8)[None, :, None].repeat(3, 2)
     return np.asarray(apply(Pillow.fromarray(row), operation, strength))[0, :, 0].tolist()
 
@@ -94,7 +94,7 @@ def row_of(operation: str, strength: float, values: list[int]) -> list[int]:
         ("solarize", 0.3, [0, 76, 77, 255], [0, 76, 178, 0]),  # the threshold is 76.8
         ("solarize", 0.0, [0, 128, 255], [255, 127, 0]),
         ("solarize_add", 0.3, [0, 94, 95, 200, 250], [33, 127, 127, 22, 0]),  # adds 33, then inverts from 128 on
-        ("posterize", 0.3, [0, 127, 128, 255], [0, 0, 128, 128]),  # 1.2 bits are 1
+        ("posterize", 0.3, [0, 127, 128, 255], [0, 0, 128, 128]),  # 1.2 bits are truncated to 1
         ("posterize", 1.0, [0, 15, 16, 255], [0, 0, 16, 240]),
         ("posterize", 0.0, [1, 255], [0, 128]),
         ("brightness", 0.3, [0, 100, 200], [0, 64, 128]),  # 0.1 + 0.3 · 1.8
@@ -108,7 +108,7 @@ def test_operations_by_hand(operation: str, strength: float, before: list[int], 
 
 def test_shears_rotations_and_shifts_reach_as_far_as_vilts():
     dot = np.zeros((201, 201, 3), dtype=np.uint8)
-    dot[98:103, 178:183] = 255  # 80 pixels right of the middle
+    dot[98:103, 178:183] = 255  # the 80 rightmost pixels
 
     def centre(operation: str, strength: float) -> tuple[float, float]:
         out = np.asarray(apply(Pillow.fromarray(dot), operation, strength))[:, :, 0]
@@ -121,19 +121,19 @@ def test_shears_rotations_and_shifts_reach_as_far_as_vilts():
     assert centre("rotate", 1.0) == pytest.approx((100 - 40, 100 + 80 * 3**0.5 / 2), abs=0.6)  # 30 degrees, upwards
 
 
-def test_pictures_are_augmented_before_they_are_resized():
+def test_images_are_augmented_before_they_are_resized():
     settings = ImageSettings(shorter_side=32, patch_size=16, augment=True)
-    picture = photograph()
+    image = photograph()
     for sample in range(8):
-        by_hand = randaugment(picture, generator(1, 0, sample, "augment")).resize((32, 32), Pillow.Resampling.BICUBIC)
-        assert np.array_equal(transform(picture, settings, generator(1, 0, sample, "augment")), np.asarray(by_hand))
+        by_hand = randaugment(image, generator(1, 0, sample, "augment")).resize((32, 32), Pillow.Resampling.BICUBIC)
+        assert np.array_equal(transform(image, settings, generator(1, 0, sample, "augment")), np.asarray(by_hand))
 
 
-def test_neither_inversion_nor_cutout():
+def test_inversion_and_cutout_are_excluded():
     assert not {"invert", "cutout"} & set(OPERATIONS) and len(OPERATIONS) == 14
 
 
-def test_augmentation_is_keyed():
+def test_augmentation_depends_on_its_key_only():
     def drawn(step: int, sample: int) -> bytes:
         return randaugment(photograph(), generator(1, step, sample, "augment")).tobytes()
 
@@ -141,6 +141,6 @@ def test_augmentation_is_keyed():
     assert len({drawn(step, sample) for step in range(4) for sample in range(4)}) > 12
 
 
-def test_augmenting_without_a_generator_is_refused():
+def test_augmentation_without_a_generator_raises_an_error():
     with pytest.raises(ValueError, match="generator"):
         transform(photograph(), ImageSettings(shorter_side=32, augment=True))

@@ -1,4 +1,4 @@
-"""What stands in the place of pixels: a CNN's grid, its mean in fixed boxes, a detector's regions; each found once and again."""
+"""Frozen features in place of pixels: a CNN's grid, its mean in fixed boxes, a detector's regions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BOXES = np.array([[0, 0, 1, 1, 1], [0, 0, 0.5, 1, 0.5]], dtype=np.float32)
 
 
 class Cells:
-    """A "network" whose map holds each 16 × 16 cell's mean colour. Counts how often it looks."""
+    """A "network" whose feature map is each 16 × 16 cell's mean colour. Counts its calls."""
 
     def __init__(self) -> None:
         self.num_extracted = 0
@@ -48,13 +48,13 @@ class Cells:
         return {"grid": torch.nn.functional.avg_pool2d(pixels[None], 16)[0].permute(1, 2, 0).half()}
 
 
-def grids(look: Cells, store: DiskCache | None = None, name: bytes = b"cells") -> GridLoader:
-    return GridLoader(ExtractedFeatures(look, name, SETTINGS, MemoryCache(disk=store)))
+def grids(extractor: Cells, store: DiskCache | None = None, name: bytes = b"cells") -> GridLoader:
+    return GridLoader(ExtractedFeatures(extractor, name, SETTINGS, MemoryCache(disk=store)))
 
 
-def regions(look: Cells, whole: bool = False) -> BoxLoader:
-    seen = ExtractedFeatures(look, b"cells", SETTINGS, MemoryCache())
-    return BoxLoader(seen, BOXES, lambda features: (features, features[..., :2].softmax(-1)), MemoryCache(), whole)
+def regions(extractor: Cells, whole: bool = False) -> BoxLoader:
+    extracted = ExtractedFeatures(extractor, b"cells", SETTINGS, MemoryCache())
+    return BoxLoader(extracted, BOXES, lambda features: (features, features[..., :2].softmax(-1)), MemoryCache(), whole)
 
 
 def shade(image: int) -> float:
@@ -68,43 +68,43 @@ def pairs(shows: ImageLoader, source: Captioned, matching: float = 0.0) -> Any:
 
 
 def test_a_grid_is_an_image_of_features():
-    look = Cells()
-    batch = pairs(grids(look), Colours(4))
+    extractor = Cells()
+    batch = pairs(grids(extractor), Colours(4))
     assert isinstance(batch.image, Image) and batch.regions is None and batch.image.pixels.shape == (8, 3, 2, 2)
     assert batch.image.pixels[:, 0, 1, 1].tolist() == pytest.approx([shade(i // 2) for i in range(8)], abs=1e-3)
-    assert batch.image.sizes.tolist() == [[2, 2]] * 8 and look.num_extracted == 4, "five captions share one look"
+    assert batch.image.sizes.tolist() == [[2, 2]] * 8 and extractor.num_extracted == 4, "captions share it"
 
 
-def test_grids_of_several_sizes_lie_top_left():
+def test_grids_of_several_sizes_are_padded_at_the_right_and_bottom():
     shows = grids(Cells())
     image = shows.stack([np.ones((2, 1, 3), np.float16), np.full((1, 3, 3), 2, np.float16)])
     assert image.sizes.tolist() == [[2, 1], [1, 3]]
     assert image.pixels[:, 0].tolist() == [[[1, 0, 0], [1, 0, 0]], [[2, 2, 2], [0, 0, 0]]]
 
 
-def test_regions_stand_in_their_own_field_and_matching_shows_others():
+def test_regions_have_their_own_field_and_matching_uses_other_images():
     batch = pairs(regions(Cells()), Colours(4), matching=0.5)
-    found = batch.regions
-    assert isinstance(found, Regions) and batch.image is None and not found.has_whole_image
-    assert found.features.shape == (8, 2, 3) and found.boxes[3].tolist() == BOXES.tolist()
-    assert found.features[:, 1, 0].tolist() == pytest.approx([shade(i // 2) for i in range(8)], abs=1e-3)
-    assert found.classes is not None and torch.allclose(found.classes.sum(-1), torch.ones(8, 2), atol=1e-2)
-    shown = batch.matching.visual
-    same = (shown.features == found.features).flatten(1).all(1)
+    own = batch.regions
+    assert isinstance(own, Regions) and batch.image is None and not own.has_whole_image
+    assert own.features.shape == (8, 2, 3) and own.boxes[3].tolist() == BOXES.tolist()
+    assert own.features[:, 1, 0].tolist() == pytest.approx([shade(i // 2) for i in range(8)], abs=1e-3)
+    assert own.classes is not None and torch.allclose(own.classes.sum(-1), torch.ones(8, 2), atol=1e-2)
+    matching = batch.matching.visual
+    same = (matching.features == own.features).flatten(1).all(1)
     assert torch.equal(same, batch.matching.matched) and 0 < int(same.sum()) < 8
 
 
-def test_vilbert_wants_the_whole_image_in_front():
+def test_vilberts_regions_start_with_the_whole_image():
     whole = pairs(regions(Cells(), whole=True), Colours(2)).regions
     assert whole.has_whole_image and whole.boxes[0, 0].tolist() == [0, 0, 1, 1, 1] and whole.features.shape == (4, 3, 3)
 
 
-def test_pictures_alone_and_mirrored():
+def test_images_without_captions_are_also_mirrored():
     class Halves(Colours):
         def image(self, index: int):
-            picture = super().image(index)
-            picture.paste((200, 0, 0), (0, 0, picture.width // 2, picture.height))
-            return picture
+            image = super().image(index)
+            image.paste((200, 0, 0), (0, 0, image.width // 2, image.height))
+            return image
 
     shows = grids(Cells())
     examples = ImageExamples(Halves(2), shows)
@@ -115,18 +115,21 @@ def test_pictures_alone_and_mirrored():
     assert batch.image is not None and batch.image_keys is None
 
 
-def test_pictures_alone_are_known_as_what_is_seen_in_them(karpathy: Path):
-    """Both a picture and its mirror image by the file, as Seen knows it; told in the batch."""
-    source, seen = open_captions(str(karpathy), "train"), ExtractedFeatures(Cells(), b"cells", SETTINGS, MemoryCache())
+def test_images_without_captions_have_the_keys_of_their_features(karpathy: Path):
+    """The batch has the key of both an image and its mirror image, by the file, as in ExtractedFeatures."""
+    source, features = (
+        open_captions(str(karpathy), "train"),
+        ExtractedFeatures(Cells(), b"cells", SETTINGS, MemoryCache()),
+    )
     examples = ImageExamples(source, replace(SETTINGS, augment=False), FeatureKeys(b"cells", SETTINGS))
     batch = examples.collate([examples.load(i, 0, 0) for i in (2, 3, 4)], [2, 3, 4], 0, 0)
     assert batch.image_keys is not None
-    names = [seen.names.of(source, i) for i in (1, 2)]
+    names = [features.names.of(source, i) for i in (1, 2)]
     assert list(batch.image_keys.items()) == [(names[0], False), (names[0], True), (names[1], False)]
     assert FeatureKeys(b"other", SETTINGS).of(source, 1) != names[0] != names[1]
 
 
-def test_pictures_alone_are_augmented_anew_at_each_step():
+def test_images_without_captions_are_augmented_differently_at_each_step():
     examples = ImageExamples(
         Scenes("train", 2), ImageSettings(shorter_side=32, patch_size=16, square=True, augment=True)
     )
@@ -134,20 +137,20 @@ def test_pictures_alone_are_augmented_anew_at_each_step():
     assert np.array_equal(first, again) and not np.array_equal(first, later)
 
 
-def test_a_picture_is_known_by_its_file_and_looked_at_once_for_all_runs(
+def test_features_are_cached_by_file_and_extracted_once_for_all_runs(
     karpathy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Undecoded, in a subset or under other captions too; another network or another size sees anew."""
+    """Cached features are used without decoding, with any captions, but not for another network or size."""
     source, first = open_captions(str(karpathy), "train"), Cells()
-    store = DiskCache(tmp_path / "seen")
-    seen = [grids(first, store).load(source, i) for i in range(len(source))]
+    store = DiskCache(tmp_path / "cache")
+    extracted = [grids(first, store).load(source, i) for i in range(len(source))]
     assert 0 < first.num_extracted <= len(source)
     later = Cells()
     monkeypatch.setattr(CaptionedFiles, "image", lambda *_: pytest.fail("decoded"))
     again = grids(later, store)
-    assert all(np.array_equal(again.load(source, i), grid) for i, grid in enumerate(seen))
-    dealt = ShuffledCaptions(source)
-    assert np.array_equal(again.load(dealt, 1), seen[1]) and later.num_extracted == 0
+    assert all(np.array_equal(again.load(source, i), grid) for i, grid in enumerate(extracted))
+    shuffled = ShuffledCaptions(source)
+    assert np.array_equal(again.load(shuffled, 1), extracted[1]) and later.num_extracted == 0
     monkeypatch.undo()
     grids(later, store, b"another").load(source, 0)
     GridLoader(
@@ -156,29 +159,29 @@ def test_a_picture_is_known_by_its_file_and_looked_at_once_for_all_runs(
     assert later.num_extracted == 2
 
 
-def test_a_frozen_network_looks_as_it_learned_to_however_the_model_is_shown(karpathy: Path, tmp_path: Path):
-    source, store = open_captions(str(karpathy), "train"), DiskCache(tmp_path / "seen")
+def test_a_frozen_network_gets_its_own_normalisation_whatever_the_models_is(karpathy: Path, tmp_path: Path):
+    source, store = open_captions(str(karpathy), "train"), DiskCache(tmp_path / "cache")
     expected, later = grids(Cells(), store).load(source, 0), Cells()
-    for remembered in (MemoryCache(disk=store), MemoryCache()):
-        seen = ExtractedFeatures(later, b"cells", replace(SETTINGS, mean=CLIP_MEAN, std=CLIP_STD), remembered)
-        assert np.array_equal(GridLoader(seen).load(source, 0), expected)
-    assert later.num_extracted == 1, "what was stored is found again"
+    for memory in (MemoryCache(disk=store), MemoryCache()):
+        features = ExtractedFeatures(later, b"cells", replace(SETTINGS, mean=CLIP_MEAN, std=CLIP_STD), memory)
+        assert np.array_equal(GridLoader(features).load(source, 0), expected)
+    assert later.num_extracted == 1, "stored features are read from the cache"
 
 
-def test_a_bad_picture_is_a_bad_sample():
+def test_a_bad_image_is_a_bad_sample():
     with pytest.raises(BadSample, match="image 1: broken"):
         grids(Cells()).load(Colours(3, bad=frozenset({1})), 1)
 
 
-def test_cells_count_by_the_share_of_them_that_a_box_covers():
+def test_cells_are_weighted_by_the_fraction_that_a_box_covers():
     grid = torch.tensor([[[0.0], [4.0], [8.0]], [[1.0], [5.0], [9.0]]])
     boxes = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 1 / 3, 0.5, 0], [0, 0, 0.5, 0.75, 0], [0.9, 0.9, 1, 1, 0]])
-    # the third: columns 1 and 0.5, rows 1 and 0.5
+    # the third box: columns weigh 1 and 0.5, rows 1 and 0.5
     third = (0 * 1 + 4 * 0.5 + 1 * 0.5 + 5 * 0.25) / (1 + 0.5 + 0.5 + 0.25)
     assert pooled(grid, boxes).squeeze(1).tolist() == pytest.approx([4.5, 0, third, 9], abs=1e-5)
 
 
-def test_the_fixed_boxes_cover_the_picture_at_several_scales():
+def test_the_fixed_boxes_cover_the_image_at_several_scales():
     boxes = fixed_boxes()
     assert boxes.shape == (36, 5) and boxes[0].tolist() == [0, 0, 1, 1, 1]
     corners, areas = boxes[:, :4], (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -188,10 +191,10 @@ def test_the_fixed_boxes_cover_the_picture_at_several_scales():
     covered = np.zeros((30, 30), dtype=int)
     for left, top, right, bottom, _ in boxes[-16:]:
         covered[round(top * 30) : round(bottom * 30), round(left * 30) : round(right * 30)] += 1
-    assert covered.min() >= 1, "the smallest leave nothing out"
+    assert covered.min() >= 1, "the smallest boxes cover the whole image"
 
 
-def test_a_detector_s_regions_are_found_by_the_picture_s_name(karpathy: Path, tmp_path: Path):
+def test_a_detectors_regions_are_looked_up_by_the_images_name(karpathy: Path, tmp_path: Path):
     source = open_captions(str(karpathy), "train")
     stem = source.stem(0)  # type: ignore[attr-defined]
     number = stem.lstrip("abcdefghijklmnopqrstuvwxyz_0") or "0"

@@ -1,4 +1,4 @@
-"""Regions from an LMDB of pickles: read as they are published, and no pickle is ever run."""
+"""Regions from an LMDB of pickles: read as they are published, without running any pickle."""
 
 from __future__ import annotations
 
@@ -70,22 +70,22 @@ def database(path: Path, images: dict[str, Any], protocol: int = 4) -> Path:
 @pytest.mark.parametrize(
     "item", [NUMPY, BASE64, VOLTA | {"cls_prob": packed(CLASSES)}], ids=["numpy", "base64", "volta"]
 )
-def test_the_published_forms(item: dict[str, Any], protocol: int, tmp_path: Path):
-    found = open_regions(database(tmp_path / "x.lmdb", {"17": item, "4": NUMPY}, protocol))
-    assert len(found) == 2 and "17" in found and "keys" not in found
-    one = found.load("17")
+def test_published_layouts_are_read(item: dict[str, Any], protocol: int, tmp_path: Path):
+    source = open_regions(database(tmp_path / "x.lmdb", {"17": item, "4": NUMPY}, protocol))
+    assert len(source) == 2 and "17" in source and "keys" not in source
+    one = source.load("17")
     np.testing.assert_array_equal(one.features, FEATURES)
     np.testing.assert_allclose(one.boxes, SHARES, rtol=1e-6)
     assert (one.classes is not None) == ("cls_prob" in item)
     with pytest.raises(KeyError):
-        found.load("keys")
+        source.load("keys")
 
 
-def test_workers_read_it_too(tmp_path: Path):
-    found = open_regions(database(tmp_path / "x.lmdb", {"17": NUMPY}))
-    found.load("17")
+def test_another_process_can_read_it(tmp_path: Path):
+    source = open_regions(database(tmp_path / "x.lmdb", {"17": NUMPY}))
+    source.load("17")
     with get_context("fork").Pool(1) as pool:
-        assert pool.apply(found.load, ["17"]).features.sum() == 15
+        assert pool.apply(source.load, ["17"]).features.sum() == 15
 
 
 @pytest.mark.parametrize(
@@ -110,22 +110,22 @@ def test_workers_read_it_too(tmp_path: Path):
         ({"features": FEATURES}, "no 'image_h' or 'image_height' or 'img_h' among"),
     ],
 )
-def test_what_is_hostile_or_broken_is_a_bad_sample(item: Any, message: str, tmp_path: Path):
-    found = open_regions(database(tmp_path / "x.lmdb", {"17": item, "4": NUMPY}))
-    with pytest.raises(BadSample, match=message) as refused:
-        found.load("17")
-    assert refused.value.where.startswith(f"{tmp_path / 'x.lmdb'}, 17")
-    np.testing.assert_array_equal(found.load("4").features, FEATURES)
+def test_a_hostile_or_broken_entry_is_a_bad_sample(item: Any, message: str, tmp_path: Path):
+    source = open_regions(database(tmp_path / "x.lmdb", {"17": item, "4": NUMPY}))
+    with pytest.raises(BadSample, match=message) as error:
+        source.load("17")
+    assert error.value.where.startswith(f"{tmp_path / 'x.lmdb'}, 17")
+    np.testing.assert_array_equal(source.load("4").features, FEATURES)
 
 
 def test_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    found = open_regions(database(tmp_path / "x.lmdb", {"17": NUMPY}))
+    source = open_regions(database(tmp_path / "x.lmdb", {"17": NUMPY}))
     monkeypatch.setattr(region_database, "MAX_ROW", 100)
     with pytest.raises(BadSample, match="at most 100 bytes, got"):
-        found.load("17")
+        source.load("17")
 
 
-def test_what_is_no_database_is_refused(tmp_path: Path):
+def test_a_file_that_is_not_a_database_raises(tmp_path: Path):
     (tmp_path / "data.mdb").write_bytes(b"not one" * 1000)
     with pytest.raises(DataError, match="cannot be read as an LMDB"):
         open_regions(tmp_path)
@@ -140,7 +140,7 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_plain_values_come_back(protocol: int):
+def test_plain_values_are_restored(protocol: int):
     assert read_plain(pickle.dumps(PLAIN, protocol)) == PLAIN
 
 
@@ -148,12 +148,12 @@ def test_plain_values_come_back(protocol: int):
 @pytest.mark.parametrize(
     "array",
     [np.arange(6, dtype=">i2").reshape(2, 3), np.asfortranarray(np.ones((2, 3))), np.zeros((0, 4), "f2"), np.array(3.5), np.uint8(7), np.float32(2)],
-    ids=["big-endian", "fortran", "empty", "alone", "scalar", "float scalar"],
+    ids=["big-endian", "fortran", "empty", "0-d", "scalar", "float scalar"],
 )  # fmt: skip
-def test_arrays_come_back(array: Any, protocol: int):
-    found = read_plain(pickle.dumps({"x": array}, protocol))["x"]
-    np.testing.assert_array_equal(found, array)
-    assert found.dtype.newbyteorder("=") == array.dtype.newbyteorder("=") and found.shape == array.shape
+def test_arrays_are_restored(array: Any, protocol: int):
+    result = read_plain(pickle.dumps({"x": array}, protocol))["x"]
+    np.testing.assert_array_equal(result, array)
+    assert result.dtype.newbyteorder("=") == array.dtype.newbyteorder("=") and result.shape == array.shape
 
 
 @pytest.mark.parametrize(
@@ -176,12 +176,12 @@ def test_arrays_come_back(array: Any, protocol: int):
         b"\x80\x02\x82\x01.",
     ],
 )
-def test_programs_are_refused(program: bytes):
+def test_pickles_that_run_code_raise(program: bytes):
     with pytest.raises(NotPlain):
         read_plain(program)
 
 
-MODULUS = 2**61 - 1  # of the hash of integers: all its multiples have one hash
+MODULUS = 2**61 - 1  # of the hash of integers: all multiples of it have one hash
 
 
 def long(number: int) -> bytes:
@@ -196,8 +196,8 @@ HEAVY = {
     "in a mark": b"(" + b"N".join(MULTIPLES) + b"Nd.",
     "below 0": b"}" + b"Ns".join(long(-k * MODULUS) for k in range(40_000)) + b"Ns.",
     "floating point": b"}" + b"".join(b"G" + struct.pack(">d", 2.0 ** (61 * k)) + b"Ns" for k in range(16)) + b".",
-    "places of one hash": b"N" + b"".join(b"p%d\n" % (k * MODULUS) for k in range(40_000)) + b".",
-    "a place below 0": b"Np-1\n.",
+    "memo keys of one hash": b"N" + b"".join(b"p%d\n" % (k * MODULUS) for k in range(40_000)) + b".",
+    "a memo key below 0": b"Np-1\n.",
     "dicts in dicts": b"}K\x01" * 5000 + b"}" + b"s" * 5000 + b".",
     "a dict in itself": b"}q\x00K\x01h\x00s.",
     "a number of a million digits": b"L" + b"1" * 1_000_000 + b"L\n.",
@@ -208,30 +208,38 @@ HEAVY = {
 
 
 @pytest.mark.quick(
-    "keys of one hash", "one by one", "below 0", "floating point", "place*", "a *", "more *", "bytes *", "bytearray *"
+    "keys of one hash",
+    "one by one",
+    "below 0",
+    "floating point",
+    "memo key*",
+    "a *",
+    "more *",
+    "bytes *",
+    "bytearray *",
 )
 @pytest.mark.parametrize("name", HEAVY)
-def test_what_would_take_long_or_much_memory_is_refused_at_once(name: str):
+def test_pickles_that_would_take_much_time_or_memory_raise_at_once(name: str):
     began = time.process_time()
     with pytest.raises(NotPlain):
         read_plain(HEAVY[name])
-    assert time.process_time() - began < 10  # keys of one hash: the square of their number
+    assert time.process_time() - began < 10  # hash collisions: quadratic in their number
 
 
-def test_what_names_itself_over_and_over_takes_no_more_than_once():
-    """Lists and dicts forty deep, of which each holds the one before twice: 2**40 paths, and 41 things."""
+def test_repeated_references_take_linear_time():
+    """Lists and dicts forty deep, each with the one before twice: 2**40 paths, and 41 objects."""
     for begin, fill in ((b"]", b"(h%ch%ce"), (b"}", b"(K\x01h%cK\x02h%cu")):
         deep = begin + b"q\x00" + b"".join(begin + b"q%c" % k + fill % (k - 1, k - 1) for k in range(1, 41))
-        found = read_plain(b"(" + deep + b"l.")[-1]
+        result = read_plain(b"(" + deep + b"l.")[-1]
         for _ in range(40):
-            assert len(found) == 2
-            found = found[0] if isinstance(found, list) else found[1]
-        assert not found
+            assert len(result) == 2
+            result = result[0] if isinstance(result, list) else result[1]
+        assert not result
 
 
 def test_keys_up_to_a_bound_are_read():
-    held = {2**60 - 1: 1, -(2**60) + 1: 2, 0: 3, "a": 4, b"a": 5, None: 6}
-    assert read_plain(pickle.dumps(held)) == held
+    table = {2**60 - 1: 1, -(2**60) + 1: 2, 0: 3, "a": 4, b"a": 5, None: 6}
+    assert read_plain(pickle.dumps(table)) == table
     with pytest.raises(NotPlain, match=r"an integer key that is not below 2\*\*60"):
         read_plain(pickle.dumps({2**60: 1}))
     with pytest.raises(NotPlain, match="a float as a key"):

@@ -1,4 +1,4 @@
-"""Region files in their published forms, and what is wrong with the broken ones."""
+"""Region files in their published layouts, and the errors for broken ones."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def folder(path: Path, **arrays: Any) -> Path:
     return path
 
 
-def same(found: DetectedImage) -> None:
-    np.testing.assert_array_equal(found.features, FEATURES)
-    np.testing.assert_allclose(found.boxes, SHARES, rtol=1e-6)
-    assert {found.features.dtype, found.boxes.dtype} == {np.dtype(np.float32)}
+def same(image: DetectedImage) -> None:
+    np.testing.assert_array_equal(image.features, FEATURES)
+    np.testing.assert_allclose(image.boxes, SHARES, rtol=1e-6)
+    assert {image.features.dtype, image.boxes.dtype} == {np.dtype(np.float32)}
 
 
 def test_bottom_up_s_table(tmp_path: Path):
-    found = open_regions(table(tmp_path, row("3"), row("17"), row("x", num_boxes="1")))
-    assert len(found) == 3 and "17" in found and "4" not in found
-    same(found.load("17"))
+    source = open_regions(table(tmp_path, row("3"), row("17"), row("x", num_boxes="1")))
+    assert len(source) == 3 and "17" in source and "4" not in source
+    same(source.load("17"))
     with pytest.raises(KeyError):
-        found.load("4")
+        source.load("4")
 
 
 def test_lxmert_s_table(tmp_path: Path):
@@ -69,20 +69,20 @@ BOTTOM_UP: dict[str, Any] = {"bbox": BOXES, "image_w": 100, "image_h": 50, "num_
 @pytest.mark.parametrize(
     "arrays", [PLAIN, BOTTOM_UP | {"x": FEATURES}, BOTTOM_UP | {"x": FEATURES.T, "info": np.array({"a": 1})}]
 )
-def test_one_file_an_image(arrays: dict[str, Any], tmp_path: Path):
-    found = open_regions(folder(tmp_path, **arrays))
-    assert len(found) == 1
-    same(found.load("17"))
+def test_one_file_per_image(arrays: dict[str, Any], tmp_path: Path):
+    source = open_regions(folder(tmp_path, **arrays))
+    assert len(source) == 1
+    same(source.load("17"))
 
 
-def test_uniter_s_file_has_shares_and_classes(tmp_path: Path):
+def test_uniters_file_has_relative_boxes_and_class_probabilities(tmp_path: Path):
     shares = np.array(SHARES)
     sides = np.stack([shares[:, 2] - shares[:, 0], shares[:, 3] - shares[:, 1]], 1)
     corners = np.concatenate([shares[:, :4], sides], 1).astype(np.float32)
     labels = np.full((2, 5), 0.2, dtype=np.float16)
-    found = open_regions(folder(tmp_path, features=FEATURES.astype(np.float16), norm_bb=corners, soft_labels=labels))
-    same(found.load("17"))
-    classes = found.load("17").classes
+    source = open_regions(folder(tmp_path, features=FEATURES.astype(np.float16), norm_bb=corners, soft_labels=labels))
+    same(source.load("17"))
+    classes = source.load("17").classes
     assert classes is not None and classes.dtype == np.float32 and classes.shape == (2, 5)
 
 
@@ -95,7 +95,7 @@ def test_uniter_s_file_has_shares_and_classes(tmp_path: Path):
         ([row("é")], "row 1, 'image_id': not ASCII"),
     ],
 )
-def test_a_table_that_is_none_is_refused(rows: list[str], message: str, tmp_path: Path):
+def test_a_file_that_is_not_a_table_raises(rows: list[str], message: str, tmp_path: Path):
     with pytest.raises(DataError, match=message):
         open_regions(table(tmp_path, *rows))
 
@@ -115,11 +115,11 @@ def test_a_table_that_is_none_is_refused(rows: list[str], message: str, tmp_path
         ({"boxes": packed(FEATURES)}, "boxes: expected shape \\(regions, 4\\), got \\(2, 3\\)"),
     ],
 )
-def test_a_bad_row_is_named_by_file_row_and_column(cells: dict[str, str], message: str, tmp_path: Path):
-    found = open_regions(table(tmp_path, row("1"), row("2", **cells)))
+def test_an_error_in_a_row_names_file_row_and_column(cells: dict[str, str], message: str, tmp_path: Path):
+    source = open_regions(table(tmp_path, row("1"), row("2", **cells)))
     with pytest.raises(BadSample, match=f"x.tsv, row 2, {message}"):
-        found.load("2")
-    same(found.load("1"))
+        source.load("2")
+    same(source.load("1"))
 
 
 @pytest.mark.parametrize(
@@ -145,16 +145,16 @@ def test_a_bad_row_is_named_by_file_row_and_column(cells: dict[str, str], messag
         ({"features": FEATURES, "norm_bb": np.float32(1)}, r"boxes: expected shape \(regions, 4\), got \(\)"),
     ],
 )
-def test_a_bad_file_is_named(arrays: dict[str, Any], message: str, tmp_path: Path):
+def test_an_error_in_a_file_names_it(arrays: dict[str, Any], message: str, tmp_path: Path):
     with pytest.raises(BadSample, match=message):
         open_regions(folder(tmp_path, **arrays)).load("17")
 
 
-def test_what_else_lies_in_an_archive_is_passed_over(tmp_path: Path):
-    found = open_regions(folder(tmp_path, **PLAIN))
+def test_other_members_of_an_archive_are_ignored(tmp_path: Path):
+    source = open_regions(folder(tmp_path, **PLAIN))
     with zipfile.ZipFile(next(tmp_path.rglob("17.npz")), "a") as archive:
         archive.writestr("README", "of the detector")
-    same(found.load("17"))
+    same(source.load("17"))
 
 
 class Runs:
@@ -165,9 +165,9 @@ class Runs:
 
 
 def test_pickles_are_never_read(tmp_path: Path):
-    found = open_regions(folder(tmp_path, **PLAIN | {"features": np.array(Runs(), dtype=object)}))
+    source = open_regions(folder(tmp_path, **PLAIN | {"features": np.array(Runs(), dtype=object)}))
     with pytest.raises(BadSample, match=r"not an \.npz of plain numbers"):
-        found.load("17")
+        source.load("17")
     np.save(tmp_path / "one.npy", np.array({"bbox": Runs()}, dtype=object), allow_pickle=True)
     with pytest.raises(DataError, match="pickles can run code and are not read; if you trust it, convert it to"):
         open_regions(tmp_path / "one.npy")
@@ -187,7 +187,7 @@ def test_size_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         RegionTable(path)
 
 
-def test_a_broken_zip_or_an_empty_folder_is_refused(tmp_path: Path):
+def test_a_broken_zip_or_an_empty_folder_raises(tmp_path: Path):
     with pytest.raises(DataError, match=r"no \.npz files"):
         open_regions(tmp_path)
     with pytest.raises(DataError, match=r"expected a \.tsv, a folder"):
@@ -211,7 +211,7 @@ def test_a_broken_zip_or_an_empty_folder_is_refused(tmp_path: Path):
         ("<f4', 'x': (", (2,), ""),
     ],
 )
-def test_a_header_that_announces_more_than_its_file_holds_is_refused(
+def test_a_header_that_declares_more_than_its_file_contains_raises(
     tmp_path: Path, descr: str, shape: tuple[int, ...], why: str
 ):
     header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
@@ -222,19 +222,19 @@ def test_a_header_that_announces_more_than_its_file_holds_is_refused(
         open_regions(tmp_path).load("17")
 
 
-def test_the_arrays_are_those_that_numpy_reads(tmp_path: Path):
+def test_arrays_equal_those_that_numpy_reads(tmp_path: Path):
     arrays = {
         "rows": np.arange(6, dtype=np.float16).reshape(2, 3), "columns": np.asfortranarray(np.arange(6).reshape(2, 3)),
-        "one": np.array(3.5), "none": np.zeros((0, 4)), "turned": np.arange(3, dtype=">i2"), "said": np.array("yes"),
+        "one": np.array(3.5), "none": np.zeros((0, 4)), "turned": np.arange(3, dtype=">i2"), "text": np.array("yes"),
     }  # fmt: skip
     np.savez_compressed(tmp_path / "x.npz", allow_pickle=False, **arrays)
-    found = read_npz(tmp_path / "x.npz", 10_000, leave_out=("one",))
-    assert found.keys() == arrays.keys() - {"one"}
-    for name, array in found.items():
+    result = read_npz(tmp_path / "x.npz", 10_000, leave_out=("one",))
+    assert result.keys() == arrays.keys() - {"one"}
+    for name, array in result.items():
         np.testing.assert_array_equal(array, arrays[name], strict=True)
 
 
-def test_a_batch_is_padded_behind(tmp_path: Path):
+def test_a_batch_is_padded_at_the_end(tmp_path: Path):
     same_image = open_regions(table(tmp_path, row())).load("17")
     one = DetectedImage(FEATURES[:1], same_image.boxes[:1])
     batch = stack_regions([one, same_image])
@@ -252,27 +252,27 @@ def test_a_batch_is_padded_behind(tmp_path: Path):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), EOFError(), zlib.error("Error -3"), RuntimeError("is encrypted")])
-def test_whatever_reading_an_npz_ends_in_is_one_bad_sample(
+def test_any_failure_to_read_an_npz_is_one_bad_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ):
     np.savez(tmp_path / "17.npz", **PLAIN)
-    found = open_regions(tmp_path)
+    source = open_regions(tmp_path)
 
     def broken(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(zipfile.ZipFile, "open", broken)
     with pytest.raises(BadSample, match=rf"not an \.npz of plain numbers \({str(error) or type(error).__name__}\)"):
-        found.load("17")
+        source.load("17")
 
 
-def test_an_npz_whose_content_does_not_unpack_is_a_bad_sample(tmp_path: Path):
+def test_an_npz_that_cannot_be_decompressed_is_a_bad_sample(tmp_path: Path):
     np.savez_compressed(tmp_path / "17.npz", **PLAIN)
     with zipfile.ZipFile(tmp_path / "17.npz") as archive:
         first = archive.infolist()[0]
         at = (
             first.header_offset + 30 + len(first.filename) + 20
-        )  # behind its header, and the 64-bit sizes that numpy writes
+        )  # after its header, and the 64-bit sizes that numpy writes
     content = bytearray((tmp_path / "17.npz").read_bytes())
     content[at : at + 8] = b"\xff" * 8
     (tmp_path / "17.npz").write_bytes(content)
@@ -281,7 +281,7 @@ def test_an_npz_whose_content_does_not_unpack_is_a_bad_sample(tmp_path: Path):
 
 
 @pytest.mark.parametrize("cell", [36, 36.0, "36", b" 36", np.int64(36), np.float32(36), np.array(36), np.array([36.0])])
-def test_a_count_is_a_whole_number_in_any_form(cell: object):
+def test_a_count_is_an_integer_in_any_notation(cell: object):
     assert positive_integer(cell, "row 3") == 36
 
 
@@ -306,6 +306,6 @@ def test_a_count_is_a_whole_number_in_any_form(cell: object):
         [36],
     ],
 )
-def test_what_is_no_count_is_never_rounded_to_one(cell: object):
+def test_a_value_that_is_not_an_integer_is_not_rounded_to_one(cell: object):
     with pytest.raises(BadSample, match="row 3: must be an integer in"):
         positive_integer(cell, "row 3")

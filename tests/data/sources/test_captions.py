@@ -13,7 +13,7 @@ from diptych.data.sources.base import BadSample, DataError
 from diptych.data.sources.captions import open_captions
 from diptych.data.sources.formats import Columns
 from diptych.data.sources.splits import drawn_split, named_split
-from tests.data.tiny_data import picture_bytes, write_karpathy, write_pictures
+from tests.data.tiny_data import image_bytes, write_images, write_karpathy
 
 reuse = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -21,13 +21,13 @@ reuse = settings(
 
 
 def write_table(folder: Path, text: str, name: str = "train.csv") -> Path:
-    write_pictures(folder, 3)
+    write_images(folder, 3)
     (folder / name).write_text(text, encoding="utf-8", newline="")
     return folder / name
 
 
-def refused(spec: Path, *parts: str, split: str = "train", columns: Columns | None = None) -> None:
-    """Opening fails with one line that names every part."""
+def assert_data_error(spec: Path, *parts: str, split: str = "train", columns: Columns | None = None) -> None:
+    """Opening raises one line that contains every part."""
     with pytest.raises(DataError) as caught:
         open_captions(str(spec), split, columns=columns)
     message = str(caught.value)
@@ -40,9 +40,11 @@ def refused(spec: Path, *parts: str, split: str = "train", columns: Columns | No
     ("name", "mark", "right"),
     [("train.csv", ";", "','"), ("train.csv", "\t", "','"), ("train.csv", "|", "','"), ("train.tsv", ",", "'\\t'")],
 )
-def test_a_table_with_another_separator_is_refused_with_it(name: str, mark: str, right: str, tmp_path: Path):
+def test_an_unexpected_separator_is_named(name: str, mark: str, right: str, tmp_path: Path):
     path = write_table(tmp_path, f"image{mark}caption\n000.jpg{mark}a dog\n", name)
-    refused(path, f"{path}, line 1", f"separated by {right} in {path.suffix}, got {mark!r}; save it with {right}")
+    assert_data_error(
+        path, f"{path}, line 1", f"separated by {right} in {path.suffix}, got {mark!r}; save it with {right}"
+    )
 
 
 def test_karpathy_folder_and_file(karpathy):
@@ -51,15 +53,15 @@ def test_karpathy_folder_and_file(karpathy):
     assert source.captions(3)[0].startswith("picture 3") and source.image(0).size == (30, 44)
     assert source.where(2) == f"{karpathy}/dataset_tiny.json, images[2] (images/002.jpg)"
     assert len(open_captions(str(karpathy / "dataset_tiny.json"), "train")) == 12
-    refused(karpathy, "no rows in split 'val'", split="val")
-    refused(karpathy, "no rows in split 'val'", split="validation")
-    refused(karpathy, "--split", "'holdout' is none of train (training, restval), val", split="holdout")
+    assert_data_error(karpathy, "no rows in split 'val'", split="val")
+    assert_data_error(karpathy, "no rows in split 'val'", split="validation")
+    assert_data_error(karpathy, "--split", "'holdout' is none of train (training, restval), val", split="holdout")
 
 
-def test_coco_picks_the_split_by_name_and_its_folder(tmp_path):
+def test_coco_selects_the_split_and_folder_by_name(tmp_path):
     for part in ("train2014", "val2014"):
         (tmp_path / part).mkdir()
-        (tmp_path / part / f"COCO_{part}_000000000042.jpg").write_bytes(picture_bytes())
+        (tmp_path / part / f"COCO_{part}_000000000042.jpg").write_bytes(image_bytes())
         content = {
             "images": [{"id": 42, "file_name": f"COCO_{part}_000000000042.jpg"}, {"id": 7, "file_name": "nobody.jpg"}],
             "annotations": [{"image_id": 42, "caption": f"{part} {i}"} for i in range(2)],
@@ -70,9 +72,9 @@ def test_coco_picks_the_split_by_name_and_its_folder(tmp_path):
     assert "val2014/COCO" in source.where(0) and source.image(0).size == (40, 30)
 
 
-def test_coco_keeps_its_json_in_annotations_beside_its_pictures(tmp_path):
+def test_cocos_json_may_be_in_annotations_beside_its_images(tmp_path):
     (tmp_path / "train2017").mkdir()
-    (tmp_path / "train2017" / "000000000042.jpg").write_bytes(picture_bytes())
+    (tmp_path / "train2017" / "000000000042.jpg").write_bytes(image_bytes())
     content = {
         "images": [{"id": 42, "file_name": "000000000042.jpg"}],
         "annotations": [{"image_id": 42, "caption": "x"}],
@@ -89,13 +91,13 @@ def test_coco_keeps_its_json_in_annotations_beside_its_pictures(tmp_path):
     assert open_captions(str(file), "train").where(0).endswith("(annotations/000000000042.jpg)")
     content["images"][0]["file_name"] = "../secret.jpg"
     file.write_text(json.dumps(content))
-    refused(tmp_path, str(file), "images[0]", "leads outside")
+    assert_data_error(tmp_path, str(file), "images[0]", "leads outside")
 
 
 def test_coco_caption_of_an_unknown_image(tmp_path):
     path = tmp_path / "captions_train.json"
     path.write_text(json.dumps({"images": [], "annotations": [{"image_id": 5, "caption": "x"}]}))
-    refused(path, str(path), "image_id 5", "missing from 'images'")
+    assert_data_error(path, str(path), "image_id 5", "missing from 'images'")
 
 
 @pytest.mark.parametrize("suffix,mark", [(".csv", ","), (".tsv", "\t")])
@@ -113,7 +115,7 @@ def test_a_json_list_of_records_is_a_table(tmp_path):
     assert [source.captions(i) for i in range(len(source))] == [("a", "b"), ("c",)]
     assert source.where(1) == f"{path}, [1] (images/001.jpg)"
     path.write_text(json.dumps([rows[0], "x"]))
-    refused(path, "coco_karpathy_train.json, [1]: a text where a record is expected")
+    assert_data_error(path, "coco_karpathy_train.json, [1]: a text where a record is expected")
 
 
 def test_jsonl_with_a_split_column_and_columns_by_name(tmp_path):
@@ -125,7 +127,7 @@ def test_jsonl_with_a_split_column_and_columns_by_name(tmp_path):
 
 
 def test_a_table_without_splits_is_divided_by_image(tmp_path):
-    names = write_pictures(tmp_path, 60)
+    names = write_images(tmp_path, 60)
     (tmp_path / "all.csv").write_text("image,caption\n" + "".join(f"{n},one\n{n},two\n" for n in names))
     parts = {s: open_captions(str(tmp_path), s) for s in ("train", "val", "test")}
     files = [{source.where(i) for i in range(len(source))} for source in parts.values()]
@@ -133,13 +135,13 @@ def test_a_table_without_splits_is_divided_by_image(tmp_path):
     assert len(parts["train"]) > 45 and all(parts["train"].captions(i) == ("one", "two") for i in range(45))
 
 
-def test_blank_lines_before_the_heading_are_passed_over(tmp_path):
+def test_blank_lines_before_the_header_are_ignored(tmp_path):
     source = open_captions(str(write_table(tmp_path, "\n\r\nimage,caption\n000.jpg,x\n")), "train")
     assert source.captions(0) == ("x",) and ", line 4 " in source.where(0)
 
 
 @pytest.mark.slow
-def test_drawn_splits_are_nine_to_one_and_follow_the_seed():
+def test_random_splits_are_nine_to_one_and_depend_on_the_seed():
     shares = [drawn_split(f"{i}.jpg", 0) for i in range(4000)]
     assert abs(shares.count("train") / 4000 - 0.9) < 0.02 and abs(shares.count("val") / 4000 - 0.05) < 0.015
     assert shares != [drawn_split(f"{i}.jpg", 1) for i in range(4000)]
@@ -169,14 +171,14 @@ def test_splits_in_file_names(name, split):
     assert named_split(Path(name + ".json")) == split
 
 
-def test_wrong_column_names_the_nearest(tmp_path):
+def test_a_wrong_column_suggests_the_nearest(tmp_path):
     path = write_table(tmp_path, "image,captoin\n000.jpg,hello\n")
-    refused(path, f"{path}, line 2", "no 'caption'", "nearest: 'captoin'")
+    assert_data_error(path, f"{path}, line 2", "no 'caption'", "nearest: 'captoin'")
 
 
-def test_missing_image_names_file_row_and_nearest(tmp_path):
+def test_a_missing_image_names_file_row_and_nearest(tmp_path):
     path = write_table(tmp_path, "image,caption\n000.jpg,a\n01.jpg,b\n")
-    refused(path, f"{path}, line 3", "'01.jpg' is missing", "nearest: '001.jpg'")
+    assert_data_error(path, f"{path}, line 3", "'01.jpg' is missing", "nearest: '001.jpg'")
 
 
 @pytest.mark.parametrize(
@@ -185,21 +187,21 @@ def test_missing_image_names_file_row_and_nearest(tmp_path):
 def test_paths_outside_the_folder(tmp_path, name):
     inside = tmp_path / "inside"
     path = write_table(inside, json.dumps({"image": name, "caption": "a"}), "train.jsonl")
-    (tmp_path / "secret.jpg").write_bytes(picture_bytes())
-    refused(path, f"{path}, line 1")
+    (tmp_path / "secret.jpg").write_bytes(image_bytes())
+    assert_data_error(path, f"{path}, line 1")
 
 
 @pytest.mark.parametrize("folder", [False, True])
 def test_links_out_of_the_folder(tmp_path, folder):
     inside = tmp_path / "inside"
     (tmp_path / "outside").mkdir()
-    (tmp_path / "outside" / "secret.jpg").write_bytes(picture_bytes())
+    (tmp_path / "outside" / "secret.jpg").write_bytes(image_bytes())
     path = write_table(inside, f"image,caption\n{'linked/' if folder else ''}secret.jpg,a\n")
     if folder:
         os.symlink(tmp_path / "outside", inside / "linked")
     else:
         os.symlink(tmp_path / "outside" / "secret.jpg", inside / "secret.jpg")
-    refused(path, f"{path}, line 2", "secret.jpg")
+    assert_data_error(path, f"{path}, line 2", "secret.jpg")
 
 
 def test_links_within_the_folder_are_followed(tmp_path):
@@ -211,21 +213,21 @@ def test_links_within_the_folder_are_followed(tmp_path):
 def test_json_that_does_not_parse_names_the_line(karpathy):
     path = karpathy / "dataset_tiny.json"
     path.write_text('{"images": [\n {"filename": "a.jpg",\n  oops}\n]}')
-    refused(karpathy, f"{path}, line 3, column 3", "not JSON")
+    assert_data_error(karpathy, f"{path}, line 3, column 3", "not JSON")
     path.write_text("[" * 100_000)
-    refused(karpathy, str(path), "JSON")
+    assert_data_error(karpathy, str(path), "JSON")
 
 
 def test_a_broken_line_of_jsonl_names_its_own_line(tmp_path):
     good = json.dumps({"image": "000.jpg", "caption": "a"})
     path = write_table(tmp_path, f"{good}\n{good}\n{{nope\n", "train.jsonl")
-    refused(path, f"{path}, line 3")
+    assert_data_error(path, f"{path}, line 3")
 
 
 def test_broken_utf8_names_the_line(tmp_path):
     path = write_table(tmp_path, "")
     path.write_bytes(b"image,caption\n000.jpg,fine\n001.jpg,caf\xe9\n")
-    refused(path, f"{path}, line 3", "0xe9", "UTF-8")
+    assert_data_error(path, f"{path}, line 3", "0xe9", "UTF-8")
 
 
 @pytest.mark.parametrize(
@@ -240,7 +242,7 @@ def test_broken_utf8_names_the_line(tmp_path):
 )
 def test_malformed_tables(tmp_path, text, part):
     path = write_table(tmp_path, text)
-    refused(path, str(path), part)
+    assert_data_error(path, str(path), part)
 
 
 def test_karpathy_keys_of_the_wrong_kind(karpathy):
@@ -248,23 +250,23 @@ def test_karpathy_keys_of_the_wrong_kind(karpathy):
     content = json.loads(path.read_text())
     content["images"][4]["sentences"][1] = {"row": "typo"}
     path.write_text(json.dumps(content))
-    refused(karpathy, "images[4], sentences[1]", "no 'raw'", "nearest: 'row'")
+    assert_data_error(karpathy, "images[4], sentences[1]", "no 'raw'", "nearest: 'row'")
     content["images"][4]["sentences"] = "text"
     path.write_text(json.dumps(content))
-    refused(karpathy, "images[4], 'sentences'", "a text where a list is expected")
+    assert_data_error(karpathy, "images[4], 'sentences'", "a text where a list is expected")
 
 
 def test_no_folder_no_captions_or_too_many(karpathy, tmp_path_factory):
-    refused(karpathy / "nowhere", "no such file or folder")
-    refused(tmp_path_factory.mktemp("empty"), "no file with captions of train")
-    refused(karpathy / "images" / "000.jpg", ".jpg is none of")
+    assert_data_error(karpathy / "nowhere", "no such file or folder")
+    assert_data_error(tmp_path_factory.mktemp("empty"), "no file with captions of train")
+    assert_data_error(karpathy / "images" / "000.jpg", ".jpg is none of")
     (karpathy / "dataset_other.json").write_text("{}")
-    refused(karpathy, "dataset_other.json, dataset_tiny.json")
+    assert_data_error(karpathy, "dataset_other.json, dataset_tiny.json")
 
 
 def test_bad_files_are_bad_samples_not_errors(karpathy):
     source = open_captions(str(karpathy), "train")
-    (karpathy / "images" / "001.jpg").write_bytes(picture_bytes()[:300])
+    (karpathy / "images" / "001.jpg").write_bytes(image_bytes()[:300])
     (karpathy / "images" / "002.jpg").unlink()
     with pytest.raises(BadSample, match=r"001\.jpg: not a readable image"):
         source.image(1)
@@ -274,7 +276,7 @@ def test_bad_files_are_bad_samples_not_errors(karpathy):
 
 words = st.text(st.characters(codec="utf-8", exclude_characters="\r\n[{("), max_size=12).filter(
     lambda word: word.strip() not in ("nan", "NaN", "<NA>", "None") and word.strip()[:2] not in ("b'", 'b"', "u'", 'u"')
-)  # what stands for a missing value, or was printed by a program, is refused: test_cells.py
+)  # missing values and printed Python values are errors: test_cells.py
 
 
 @given(st.lists(st.tuples(st.sampled_from(["000.jpg", "001.jpg", "002.jpg"]), words), min_size=1, max_size=12))
@@ -290,8 +292,8 @@ def test_any_captions_survive_a_csv(tmp_path, rows):
 
 @given(st.text(st.characters(codec="utf-8"), max_size=80), st.sampled_from(["train.csv", "train.tsv", "train.jsonl"]))
 @reuse
-def test_any_table_opens_or_says_why(tmp_path, text, name):
-    refused(write_table(tmp_path, text, name), name)
+def test_any_table_opens_or_raises_with_its_name(tmp_path, text, name):
+    assert_data_error(write_table(tmp_path, text, name), name)
 
 
 json_values = st.recursive(
@@ -303,7 +305,7 @@ json_values = st.recursive(
 
 @given(st.data())
 @reuse
-def test_a_json_with_anything_anywhere_opens_or_says_why(tmp_path, data):
+def test_any_json_opens_or_raises_with_its_name(tmp_path, data):
     content = json.loads(write_karpathy(tmp_path, 2, 1).read_text())
     kind = data.draw(st.sampled_from(["top", "images", "image", "filename", "split", "sentences", "sentence", "raw"]))
     value = data.draw(json_values)

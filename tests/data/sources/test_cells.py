@@ -1,4 +1,4 @@
-"""Cells of data files: what is a text is read as it stands there, and nothing else ever becomes one."""
+"""Cells of data files: texts are read unchanged, and no other value becomes a text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from diptych.data.sources.captions import open_captions
 from diptych.data.sources.cells import answers, captions, optional_text, text
 from diptych.data.sources.vqa import open_questions
 from diptych.data.webdataset.tar_samples import tar_samples
-from tests.data.tiny_data import picture_bytes
+from tests.data.tiny_data import image_bytes
 
 PRINTED = (
     "['a', 'b']", "['a' 'b']", "[u'a', u'b']", "{'answer': 'a'}", "('a', 'b')", "('a',)", "b'a'", "[None]", "[nan, 'a']",
@@ -41,7 +41,7 @@ PRINTED = (
         (-2, ("-2",)),
         (["a", "b", "a"], ("a", "b", "a")),
         ([1, "one"], ("1", "one")),
-        (["nan", ""], ("nan", "")),  # bread, and someone who wrote nothing
+        (["nan", ""], ("nan", "")),  # bread, and an annotator who wrote nothing
         ({"answer": "desk", "answer_confidence": "yes", "answer_id": 1}, ("desk",)),
         ([{"answer": "desk", "answer_confidence": "maybe"}, {"answer": 2}], ("desk", "2")),
         ('["a", "b"]', ("a", "b")),  # one cell of a CSV
@@ -51,12 +51,12 @@ PRINTED = (
         ("[]", ()),
     ],
 )
-def test_answers_are_read_as_what_they_are(cell: Any, read: tuple[str, ...]):
+def test_answers_are_read_by_their_type(cell: Any, read: tuple[str, ...]):
     assert answers({"answer": cell}, "answer", "row 3") == read
 
 
 @pytest.mark.parametrize(
-    ("cell", "said"),
+    ("cell", "message"),
     [
         (None, "null where an answer is expected"),
         (True, "true or false"),
@@ -80,14 +80,14 @@ def test_answers_are_read_as_what_they_are(cell: Any, read: tuple[str, ...]):
         ('["a", null]', r"\[1\]: null"),
     ],
 )
-def test_what_is_no_answer_is_refused_with_row_and_key(cell: Any, said: str):
-    with pytest.raises(DataError, match=said) as refused:
+def test_an_invalid_answer_raises_with_row_and_key(cell: Any, message: str):
+    with pytest.raises(DataError, match=message) as error:
         answers({"answer": cell}, "answer", "t.jsonl, line 3")
-    assert str(refused.value).startswith("t.jsonl, line 3, 'answer'") and "\n" not in str(refused.value)
+    assert str(error.value).startswith("t.jsonl, line 3, 'answer'") and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("cell", PRINTED)
-def test_what_a_program_printed_is_no_text(cell: str):
+def test_a_printed_python_value_is_not_a_text(cell: str):
     for read in (text, captions, answers):
         with pytest.raises(DataError, match="row 3, 'x'"):
             read({"x": cell}, "x", "row 3")
@@ -98,12 +98,12 @@ def test_what_a_program_printed_is_no_text(cell: str):
     ["a dog", "[a dog] on grass", "a sign (stop)", "(a) one (b) two", "{red} [blue]", "[dog]", "'quoted'", '"quoted"', "nan bread", "a, b",
      "b's dog", "3.5", "array of dogs", "[1] a dog, [2] a cat", ""],
 )  # fmt: skip
-def test_captions_that_only_look_odd_are_kept(cell: str):
+def test_unusual_captions_are_kept(cell: str):
     assert captions({"x": cell}, "x", "row 3") == (cell,)
 
 
 @pytest.mark.parametrize("cell", ["nan", "NaN", " nan ", "<NA>", "None"])
-def test_a_missing_value_that_was_printed_is_no_caption_and_no_question(cell: str):
+def test_a_printed_missing_value_is_neither_a_caption_nor_a_question(cell: str):
     for read in (text, captions):
         with pytest.raises(DataError, match=r"row 3, 'x': .* stands for a missing value"):
             read({"x": cell}, "x", "row 3")
@@ -116,7 +116,7 @@ def test_captions_may_be_a_list_in_json_and_in_one_cell():
             captions({"x": cell}, "x", "row 3")
 
 
-def test_an_optional_text_may_be_missing_but_nothing_else():
+def test_an_optional_text_may_be_missing_but_not_another_type():
     assert [optional_text(row, "x", "row 3") for row in ({}, {"x": None}, {"x": ""}, {"x": "number"})] == [
         "",
         "",
@@ -134,7 +134,7 @@ def test_an_optional_text_may_be_missing_but_nothing_else():
      "(" + "None" * 100_000 + ")", "['" + "]" * 500_000 + "x"],
     ids=range(7),
 )  # fmt: skip
-def test_a_long_cell_is_read_in_one_pass(long: str):
+def test_a_long_cell_takes_linear_time(long: str):
     assert captions({"x": long}, "x", "row 3") == (long,)
 
 
@@ -154,27 +154,27 @@ JSON = st.recursive(
 
 
 def strings_in(value: Any) -> set[str]:
-    """Every string and number that stands in a JSON value, and in the JSON that a string holds."""
+    """Every string and number in a JSON value, and in the JSON that a string contains."""
     if isinstance(value, dict):
-        return {found for inner in value.values() for found in strings_in(inner)}
+        return {text for inner in value.values() for text in strings_in(inner)}
     if isinstance(value, list):
-        return {found for inner in value for found in strings_in(inner)}
-    found = {value} if isinstance(value, str) else {json.dumps(value)} if type(value) is int else set()
+        return {text for inner in value for text in strings_in(inner)}
+    strings = {value} if isinstance(value, str) else {json.dumps(value)} if type(value) is int else set()
     if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
         with suppress(ValueError):
-            found |= strings_in(json.loads(value))
-    return found
+            strings |= strings_in(json.loads(value))
+    return strings
 
 
 @given(JSON)
-def test_a_cell_gives_strings_that_stand_in_it_or_is_refused(value: Any):
+def test_a_cell_gives_strings_that_occur_in_it_or_raises(value: Any):
     for read in (answers, captions, text, optional_text):
         try:
-            found = read({"x": value}, "x", "t.jsonl, line 3")
-        except DataError as refused:
-            assert str(refused).startswith("t.jsonl, line 3") and "'x'" in str(refused)
+            result = read({"x": value}, "x", "t.jsonl, line 3")
+        except DataError as error:
+            assert str(error).startswith("t.jsonl, line 3") and "'x'" in str(error)
         else:
-            texts = (found,) if isinstance(found, str) else found
+            texts = (result,) if isinstance(result, str) else result
             assert set(texts) <= strings_in(value) | ({""} if read is optional_text else set())
 
 
@@ -229,19 +229,19 @@ def tar_txt(folder: Path, value: Any) -> list[str]:
 
 
 def _both_tar_readers(path: Path) -> list[str]:
-    """The captions of the one sample, read at random access; the stream's reader must say the same."""
+    """The captions of the only sample by random access; asserts that the stream reader returns the same."""
     ((raw, _),) = tar_samples(path)
     try:
-        found = list(open_captions(str(path), "val").captions(0))
+        captions = list(open_captions(str(path), "val").captions(0))
     except DataError:
         assert raw.bad and raw.captions == ("",)
         raise
-    assert list(raw.captions) == found and not raw.bad
-    return found
+    assert list(raw.captions) == captions and not raw.bad
+    return captions
 
 
 def _cell(value: Any) -> str:
-    """What one cell of a CSV holds: a text as it is, anything else as JSON."""
+    """One cell of a CSV: a text unchanged, any other value as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -265,58 +265,56 @@ READERS: list[Callable[[Path, Any], list[str]]] = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds the picture that every row names."""
+    """A folder with the image that every row names."""
     folder = tmp_path_factory.mktemp("cells")
     for name in ("a.jpg", "000007.jpg"):
-        (folder / name).write_bytes(picture_bytes())
+        (folder / name).write_bytes(image_bytes())
     return folder
 
 
 @pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
 @settings(max_examples=60)
 @given(value=JSON)
-def test_every_reader_gives_what_stands_in_the_file_or_names_file_and_key(
+def test_every_reader_gives_values_of_the_file_or_raises_with_file_and_key(
     folder: Path, read: Callable[[Path, Any], list[str]], value: Any
 ):
     try:
-        found = read(folder, value)
-    except DataError as refused:
-        assert str(folder) in str(refused) and "\n" not in str(refused)
+        result = read(folder, value)
+    except DataError as error:
+        assert str(folder) in str(error) and "\n" not in str(error)
     else:
-        told = strings_in(json.loads(json.dumps(value))) | {_cell(value)} | {"", _cell(value).replace("\r\n", "\n")}
-        told |= {text.encode(errors="replace").decode() for text in told}
-        told |= {inner for cell in set(told) for inner in strings_in(cell)}
-        assert set(found) <= told
+        allowed = strings_in(json.loads(json.dumps(value))) | {_cell(value)} | {"", _cell(value).replace("\r\n", "\n")}
+        allowed |= {text.encode(errors="replace").decode() for text in allowed}
+        allowed |= {inner for cell in set(allowed) for inner in strings_in(cell)}
+        assert set(result) <= allowed
 
 
 @pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
 @pytest.mark.parametrize("cell", ["['a', 'b']", "{'answer': 'a'}", "b'a'"])
-def test_no_reader_takes_a_printed_value_for_a_text(folder: Path, read: Callable[[Path, Any], list[str]], cell: str):
+def test_no_reader_accepts_a_printed_value_as_a_text(folder: Path, read: Callable[[Path, Any], list[str]], cell: str):
     with pytest.raises(DataError, match=r"printed|not a JSON list"):
         read(folder, cell)
 
 
-def test_the_command_line_names_file_row_and_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "a.jpg").write_bytes(picture_bytes())
+def test_the_command_lines_error_names_file_row_and_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "a.jpg").write_bytes(image_bytes())
     rows = [{"image": "a.jpg", "question": "what?", "answer": answer} for answer in ("cat", None)]
     for split in ("train", "val"):
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert main(["baselines", "--task", "vqa", "--data", str(tmp_path)]) == 2
-    (said,) = capsys.readouterr().err.splitlines()
+    (message,) = capsys.readouterr().err.splitlines()
     assert (
-        f"{tmp_path / 'train.jsonl'}, line 2, 'answer': null where an answer is expected" in said
-        and "drop the row" in said
+        f"{tmp_path / 'train.jsonl'}, line 2, 'answer': null where an answer is expected" in message
+        and "drop the row" in message
     )
 
 
-def test_the_command_line_scores_records_and_lists_in_cells_as_their_answers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    (tmp_path / "a.jpg").write_bytes(picture_bytes())
+def test_the_command_line_scores_answers_given_as_records_and_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "a.jpg").write_bytes(image_bytes())
     record = {"answer": "cat", "answer_confidence": "yes"}
     rows = [{"image": "a.jpg", "question": "what?", "answer": cell} for cell in (record, [record] * 10)]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     _csv(tmp_path / "val.csv", ["image", "question", "answer"], ["a.jpg", "what?", json.dumps([record] * 10)])
     assert main(["baselines", "--task", "vqa", "--data", str(tmp_path), "--out", str(tmp_path / "out.json")]) == 0
-    found = json.loads((tmp_path / "out.json").read_text())["baselines"]
-    assert found["most common answer"] == {"accuracy": 1.0}
+    baselines = json.loads((tmp_path / "out.json").read_text())["baselines"]
+    assert baselines["most common answer"] == {"accuracy": 1.0}

@@ -1,4 +1,4 @@
-"""CIFAR-100's files: read without running them, divided, refused in one line."""
+"""CIFAR-100's files: read without running their pickles, divided into splits, and rejected with one-line errors."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ def pixels(n: int, seed: int) -> np.ndarray:
 
 
 def write(folder: Path) -> Path:
-    """A data set of 30 and 6 pictures, as its pickles are made."""
+    """A data set of 30 and 6 images, in CIFAR's pickles."""
     folder.mkdir(exist_ok=True)
     train = {b"data": pixels(30, 0), b"fine_labels": [i % 3 for i in range(30)]}
-    held = {
+    files = {
         "meta": {b"fine_label_names": CLASSES},
         "train": train,
         "test": {b"data": pixels(6, 1), b"fine_labels": [2, 1, 0, 2, 1, 0]},
     }
-    for name, content in held.items():
+    for name, content in files.items():
         (folder / name).write_bytes(pickle.dumps(content, protocol=2))
     return folder
 
 
-def test_splits_share_no_picture(tmp_path: Path):
+def test_splits_share_no_image(tmp_path: Path):
     train, val, test = (Labelled(write(tmp_path), split) for split in ("train", "val", "test"))
     assert (len(train), len(val), len(test)) == (27, 3, 6) and not set(train.rows) & set(val.rows)
     assert [test.label(i) for i in range(6)] == [2, 1, 0, 2, 1, 0] and val.label(0) == 0
-    picture = np.asarray(val.image(1))
-    assert picture.shape == (32, 32, 3) and np.array_equal(picture.transpose(2, 0, 1).ravel(), pixels(30, 0)[19])
+    image = np.asarray(val.image(1))
+    assert image.shape == (32, 32, 3) and np.array_equal(image.transpose(2, 0, 1).ravel(), pixels(30, 0)[19])
     assert train.classes == ["apple", "bear", "cloud"] and val.where(0).endswith("train, row 9")
 
 
-def test_rows_that_show_one_picture_are_in_one_split(tmp_path: Path):
-    """By the first of them: row 9 is val's, and its copy goes with it; row 12 is not, nor are its copies."""
+def test_rows_with_the_same_image_are_in_one_split(tmp_path: Path):
+    """The first copy decides: row 9 is in val, and so is its copy; row 12 and its copies are not."""
     data = pixels(30, 0)
     data[15], data[19], data[29] = data[9], data[12], data[12]
     train = {b"data": data, b"fine_labels": [0] * 30}
@@ -59,7 +59,7 @@ def test_rows_that_show_one_picture_are_in_one_split(tmp_path: Path):
         Labelled(tmp_path, "trainval")
 
 
-def test_a_batch_holds_pixels_and_classes_and_mirrors_by_key(tmp_path: Path):
+def test_a_batch_contains_pixels_and_classes_and_is_mirrored_by_key(tmp_path: Path):
     settings = ImageSettings(shorter_side=32, square=True)
     source = Labelled(write(tmp_path), "train")
     plain, mirrored = (LabelledExamples(source, settings, m) for m in (False, True))
@@ -76,7 +76,7 @@ def test_a_batch_holds_pixels_and_classes_and_mirrors_by_key(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({b"fine_labels": [3] * 30}, "label 3 is none of the 3 classes"),
         ({b"fine_labels": [0] * 29}, "expected uint8 pixels of shape"),
@@ -85,15 +85,15 @@ def test_a_batch_holds_pixels_and_classes_and_mirrors_by_key(tmp_path: Path):
         ({b"extra": os.system}, "which could run code"),
     ],
 )
-def test_what_is_wrong_is_told(tmp_path: Path, changed: dict[Any, Any], told: str):
+def test_invalid_files_raise_with_the_cause(tmp_path: Path, changed: dict[Any, Any], message: str):
     write(tmp_path)
     content = pickle.loads((tmp_path / "train").read_bytes()) | changed
     (tmp_path / "train").write_bytes(pickle.dumps(content, protocol=2))
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         Labelled(tmp_path, "train")
 
 
-def test_a_split_without_a_picture_is_refused(tmp_path: Path):
+def test_a_split_without_images_raises(tmp_path: Path):
     write(tmp_path)
     (tmp_path / "train").write_bytes(pickle.dumps({b"data": pixels(9, 0), b"fine_labels": [0] * 9}, protocol=2))
     assert len(Labelled(tmp_path, "train")) == 9
@@ -103,7 +103,7 @@ def test_a_split_without_a_picture_is_refused(tmp_path: Path):
         Labelled(tmp_path, "val")
 
 
-def test_a_folder_without_the_files_is_told(tmp_path: Path):
+def test_a_folder_without_the_files_raises(tmp_path: Path):
     with pytest.raises(DataError, match="CIFAR-100's meta, train and test"):
         Labelled(tmp_path, "train")
     with pytest.raises(DataError, match="split 'spring' is none of"):
@@ -111,7 +111,7 @@ def test_a_folder_without_the_files_is_told(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_published_files(tmp_path: Path):
+def test_the_published_files_are_read(tmp_path: Path):
     root = Path(os.environ.get("DIPTYCH_DATA", "")) / "cifar-100-python"
     if not (root / "meta").is_file():
         pytest.skip("set DIPTYCH_DATA to a folder with cifar-100-python to read it")

@@ -9,14 +9,16 @@ from diptych.data.sources.answers import answer_list, answer_prior, soft_scores
 from diptych.data.sources.base import DataError
 from diptych.data.sources.vqa import open_questions
 from diptych.metrics.vqa import normalise_answer
-from tests.data.tiny_data import picture_bytes
+from tests.data.tiny_data import image_bytes
 
 
-def write_vqa(folder: Path, style: str = "NYU_{:012d}.jpg", place: str = "images", split: str = "val2014") -> Path:
-    """Three questions about images 7 and 12, ten answers each; the path of the questions."""
-    (folder / place).mkdir(parents=True, exist_ok=True)
+def write_vqa(
+    folder: Path, style: str = "NYU_{:012d}.jpg", image_folder: str = "images", split: str = "val2014"
+) -> Path:
+    """Writes three questions about images 7 and 12, with ten answers each; the path of the questions."""
+    (folder / image_folder).mkdir(parents=True, exist_ok=True)
     for number in (7, 12):
-        (folder / place / style.format(number)).write_bytes(picture_bytes(number))
+        (folder / image_folder / style.format(number)).write_bytes(image_bytes(number))
     rows = [(1, 7, "what?", "Desk"), (2, 12, "how many?", "two"), (5, 7, "where?", "desk")]
     questions = [{"question_id": id, "image_id": image, "question": text} for id, image, text, _ in rows]
     notes = [
@@ -35,11 +37,11 @@ def write_vqa(folder: Path, style: str = "NYU_{:012d}.jpg", place: str = "images
 
 
 @pytest.mark.parametrize(
-    "style,place",
+    "style,image_folder",
     [("NYU_{:012d}.jpg", "images"), ("COCO_val2014_{:012d}.jpg", "val2014"), ("{}.png", ""), ("{:03d}.jpeg", "images")],
 )
-def test_vqa_v2_resolves_images_by_number(tmp_path, style, place):
-    write_vqa(tmp_path, style, place)
+def test_vqa_v2_resolves_images_by_number(tmp_path, style, image_folder):
+    write_vqa(tmp_path, style, image_folder)
     source = open_questions(str(tmp_path), "val")
     assert len(source) == 3
     first, last = source.question(0), source.question(2)
@@ -49,16 +51,16 @@ def test_vqa_v2_resolves_images_by_number(tmp_path, style, place):
     assert "questions[2]" in source.where(2) and style.format(7) in source.where(2)
 
 
-@pytest.mark.parametrize("pictures", ["val2014", "images", "Images/mscoco/val2014", "Questions"])
+@pytest.mark.parametrize("image_folder", ["val2014", "images", "Images/mscoco/val2014", "Questions"])
 @pytest.mark.parametrize("folders", [("Questions", "Annotations"), ("annotations", "annotations")])
-def test_vqa_v2_keeps_its_json_in_folders_beside_its_pictures(tmp_path, folders, pictures):
-    file = write_vqa(tmp_path, "COCO_val2014_{:012d}.jpg", pictures)
+def test_vqa_v2s_json_may_be_in_folders_beside_its_images(tmp_path, folders, image_folder):
+    file = write_vqa(tmp_path, "COCO_val2014_{:012d}.jpg", image_folder)
     notes = next(tmp_path.glob("*annotations*.json"))
     for path, folder in zip((file, notes), folders, strict=True):
         (tmp_path / folder).mkdir(exist_ok=True)
         path.rename(tmp_path / folder / path.name)
-    if pictures == "Questions" != folders[0]:
-        (tmp_path / pictures).rename(tmp_path / "images")
+    if image_folder == "Questions" != folders[0]:
+        (tmp_path / image_folder).rename(tmp_path / "images")
     for spec in (tmp_path, tmp_path / folders[0], tmp_path / folders[0] / file.name):
         source = open_questions(str(spec), "val")
         assert [source.question(i).answers[0] for i in range(3)] == ["Desk", "two", "desk"]
@@ -66,22 +68,24 @@ def test_vqa_v2_keeps_its_json_in_folders_beside_its_pictures(tmp_path, folders,
 
 
 def test_a_json_list_of_records_is_a_table(tmp_path):
-    """As ALBEF, BLIP and VizWiz write their data."""
+    """The layout of the data of ALBEF, BLIP and VizWiz."""
     for name in ("a.jpg", "b.jpg"):
-        (tmp_path / name).write_bytes(picture_bytes(1))
-    people = [{"answer": "soda", "answer_confidence": "yes"}] * 9 + [{"answer": "coke", "answer_confidence": "maybe"}]
-    rows = [{"image": "a.jpg", "question": "what?", "answers": people, "answerable": 1}]
+        (tmp_path / name).write_bytes(image_bytes(1))
+    annotations = [{"answer": "soda", "answer_confidence": "yes"}] * 9 + [
+        {"answer": "coke", "answer_confidence": "maybe"}
+    ]
+    rows = [{"image": "a.jpg", "question": "what?", "answers": annotations, "answerable": 1}]
     rows += [{"image": "b.jpg", "question": "why?", "answer": ["A", "A", "b"], "question_id": 7}]
     (tmp_path / "val.json").write_text(json.dumps(rows))
     source = open_questions(str(tmp_path / "val.json"), "val")
     assert [source.question(i).answers for i in range(2)] == [("soda",) * 9 + ("coke",), ("A", "A", "b")]
     assert source.where(1) == f"{tmp_path}/val.json, [1] (b.jpg)"
-    for wrong, said in (
+    for wrong, message in (
         ([rows[0], [1]], r"\[1\]: a list where a record"),
         ([{"image": "a.jpg"}], r"\[0\]: no 'question'"),
     ):
         (tmp_path / "val.json").write_text(json.dumps(wrong))
-        with pytest.raises(DataError, match=rf"val\.json, {said}"):
+        with pytest.raises(DataError, match=rf"val\.json, {message}"):
             open_questions(str(tmp_path / "val.json"), "val")
 
 
@@ -91,7 +95,7 @@ def test_test_questions_have_no_answers(tmp_path):
     assert open_questions(str(tmp_path), "test").question(1).answers == ()
 
 
-def test_one_number_in_two_splits_goes_to_the_datas_own(tmp_path):
+def test_an_image_number_in_two_splits_means_that_of_the_questions_split(tmp_path):
     write_vqa(tmp_path, "COCO_val2014_{:012d}.jpg")
     (tmp_path / "images" / f"COCO_train2014_{7:012d}.jpg").write_bytes(b"another")
     (tmp_path / "images" / f"COCO_xtra2014_{7:012d}.jpg").write_bytes(b"another")
@@ -122,7 +126,7 @@ def test_keys_of_the_wrong_kind(tmp_path):
 
 
 def test_tables_of_questions(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(picture_bytes())
+    (tmp_path / "a.jpg").write_bytes(image_bytes())
     (tmp_path / "train.csv").write_text("image,question,answer\na.jpg,what?,cat\na.jpg,how many?,2\n")
     source = open_questions(str(tmp_path), "train")
     assert [source.question(i).answers for i in range(2)] == [("cat",), ("2",)]
@@ -143,12 +147,12 @@ def test_soft_scores_are_the_official_average(count, score):
     assert soft_scores(answers, str)["yes"] == pytest.approx(score) == pytest.approx(leave_one_out)
 
 
-def test_a_single_answer_counts_whole():
+def test_a_single_answer_has_full_score():
     assert soft_scores(["Cat"], str.lower) == {"cat": 1.0}
     assert soft_scores([], str.lower) == {}
 
 
-def test_the_answer_list_is_the_commonest_first(tmp_path):
+def test_the_answer_list_starts_with_the_most_common(tmp_path):
     write_vqa(tmp_path)
     source = open_questions(str(tmp_path), "val")
     next(tmp_path.glob("*annotations*")).rename(tmp_path / "elsewhere.json")
@@ -156,7 +160,7 @@ def test_the_answer_list_is_the_commonest_first(tmp_path):
         DataError, match=r"\(val\): its questions have no answers; put their \*annotations\*.json beside them"
     ):
         answer_list(open_questions(str(tmp_path), "val"), str.lower)
-    assert answer_list(source, str.lower, minimum=1) == ["desk", "two"]  # "chair" is never the commonest
+    assert answer_list(source, str.lower, minimum=1) == ["desk", "two"]  # "chair" is never the most common
     assert answer_list(source, str.lower, minimum=2) == ["desk"]
     assert answer_list(source, str, minimum=1, max_answers=2) == ["Desk", "desk"]
     with pytest.raises(
@@ -166,7 +170,7 @@ def test_the_answer_list_is_the_commonest_first(tmp_path):
 
 
 def test_answers_are_withheld_of_a_whole_split_or_of_none(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(picture_bytes())
+    (tmp_path / "a.jpg").write_bytes(image_bytes())
     rows = [{"image": "a.jpg", "question": "q", "answer": a} for a in ([], [])]
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert [open_questions(str(tmp_path), "test").question(i).answers for i in range(2)] == [(), ()]
@@ -176,7 +180,7 @@ def test_answers_are_withheld_of_a_whole_split_or_of_none(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"answer_type": ["other"]}, r"annotations\[1\], 'answer_type': a list where a text"),
         ({"answer_type": 3}, r"annotations\[1\], 'answer_type': an integer where a text"),
@@ -186,13 +190,13 @@ def test_answers_are_withheld_of_a_whole_split_or_of_none(tmp_path):
         ({"question_id": 1}, r"annotations\[1\]: question_id 1 is annotated twice"),
     ],
 )
-def test_annotations_of_the_wrong_kind_are_named(tmp_path, change, said):
+def test_annotations_of_the_wrong_kind_are_named(tmp_path, change, message):
     path = write_vqa(tmp_path)
     notes = tmp_path / "v2_mscoco_val2014_annotations.json"
     content = json.loads(notes.read_text())
     content["annotations"][1] |= change
     notes.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         open_questions(str(path), "val")
 
 
@@ -208,8 +212,8 @@ def test_an_annotation_without_a_kind_has_none(tmp_path):
     assert source.question(0).answers == ("3", "desk")
 
 
-def test_letters_of_choices_are_four_answers(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(picture_bytes())
+def test_letters_of_choices_are_distinct_answers(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(image_bytes())
     (tmp_path / "train.csv").write_text("image,question,answer\n" + "".join(f"a.jpg,which?,{a}\n" for a in "ABCDAAB"))
     source = open_questions(str(tmp_path), "train")
     assert answer_list(source, normalise_answer, minimum=1) == ["a", "b", "c", "d"]

@@ -1,5 +1,6 @@
-"""Reads captions and questions back from their text alone and judges them against a scene, apart from the code that
-wrote them: it knows only words, boxes and attributes."""
+"""Parses captions and questions from their text and checks them against a scene. Independent of the code that
+writes them: it uses only words, boxes and attributes.
+"""
 
 import re
 
@@ -11,15 +12,15 @@ SINGULAR = {"crosses": "cross", "cross": "cross", "fish": "fish"}
 RELATION = r"(?:to the )?(left|right) of|(above|below|higher|lower)(?: than)?"
 
 
-def meant(words: str, things) -> list:
-    """The things that a noun phrase fits."""
+def matching(words: str, objects) -> list:
+    """The objects that match a noun phrase."""
     *adjectives, noun = re.sub(r"^(a|an|the) ", "", words.strip()).split()
     noun = SINGULAR.get(noun, noun.removesuffix("s"))
     for word in adjectives:
         assert word in COLORS + MATERIALS + SIZES, f"unknown word {word!r} in {words!r}"
     return [
         t
-        for t in things
+        for t in objects
         if noun in ("thing", t.kind) and all(word in (t.color, t.material, t.size) for word in adjectives)
     ]
 
@@ -32,15 +33,17 @@ def stands(a, relation: str, b) -> bool:
 
 
 def related(text: str):
-    """(noun phrase, relation, noun phrase) when the text states a relation."""
-    found = re.fullmatch(rf"(?:there is )?(.+?) (?:is )?(?:{RELATION}) (.+)", text)
-    return (found[1], found[2] or found[3], found[4]) if found else None
+    """(noun phrase, relation, noun phrase) if the text states a relation."""
+    match = re.fullmatch(rf"(?:there is )?(.+?) (?:is )?(?:{RELATION}) (.+)", text)
+    return (match[1], match[2] or match[3], match[4]) if match else None
 
 
 def caption_is_true(text: str, scene) -> bool:
-    things = scene.things
+    objects = scene.things
     if fact := related(text):
-        return any(stands(a, fact[1], b) for a in meant(fact[0], things) for b in meant(fact[2], things) if a is not b)
+        return any(
+            stands(a, fact[1], b) for a in matching(fact[0], objects) for b in matching(fact[2], objects) if a is not b
+        )
     if ground := re.search(r" (?:on|in the) (grass|sand|stone|wood|sky)\b", text):
         if ground[1] != scene.ground:
             return False
@@ -50,29 +53,29 @@ def caption_is_true(text: str, scene) -> bool:
     if text.split()[0] in NUMBERS:
         number, words = text.split(" ", 1)
         words, *extra = words.split(" and ")
-        found = len(meant(words, things))
-        rest = NUMBERS[extra[0].split()[0]] if extra else len(things) - found
-        return found == NUMBERS[number] and found + rest == len(things)
+        count = len(matching(words, objects))
+        rest = NUMBERS[extra[0].split()[0]] if extra else len(objects) - count
+        return count == NUMBERS[number] and count + rest == len(objects)
     parts = re.split(r",? and |, | with ", text)
     more = next((part for part in parts if " more thing" in part), None)
     named = [part for part in parts if part != more]
-    if more and len(named) + NUMBERS[more.split()[0]] != len(things):
+    if more and len(named) + NUMBERS[more.split()[0]] != len(objects):
         return False
-    return all(meant(part, things) for part in named)
+    return all(matching(part, objects) for part in named)
 
 
 def answer(text: str, scene) -> str:
-    """The one answer; fails when the question does not have exactly one."""
-    things, text = scene.things, text.removesuffix(" ?")
-    if found := re.fullmatch(r"(?:is there|do you see|does the picture show) (.+)", text):
-        return "yes" if meant(found[1], things) else "no"
-    if found := re.fullmatch(r"(?:how many|what number of) (.+?) (?:are there|do you see|is in the picture)", text):
-        return str(len(meant(found[1], things)))
-    if found := re.fullmatch(r"are there more , fewer or the same number of (.+) as (.+)", text):
-        a, b = (len(meant(words, things)) for words in found.groups())
+    """The only possible answer; fails if the question does not have exactly one."""
+    objects, text = scene.things, text.removesuffix(" ?")
+    if match := re.fullmatch(r"(?:is there|do you see|does the picture show) (.+)", text):
+        return "yes" if matching(match[1], objects) else "no"
+    if match := re.fullmatch(r"(?:how many|what number of) (.+?) (?:are there|do you see|is in the picture)", text):
+        return str(len(matching(match[1], objects)))
+    if match := re.fullmatch(r"are there more , fewer or the same number of (.+) as (.+)", text):
+        a, b = (len(matching(words, objects)) for words in match.groups())
         return "more" if a > b else "fewer" if a < b else "same"
     if text.startswith("is the ") and (fact := related(text.removeprefix("is "))):
-        (a,), (b,) = meant(fact[0], things), meant(fact[2], things)
+        (a,), (b,) = matching(fact[0], objects), matching(fact[2], objects)
         assert stands(a, fact[1], b) or stands(b, fact[1], a), "neither clearly one side nor the other"
         return "yes" if stands(a, fact[1], b) else "no"
     attributes = {
@@ -82,7 +85,7 @@ def answer(text: str, scene) -> str:
         r"what is (.+)|what kind of thing is (.+)": "kind",
     }
     for pattern, attribute in attributes.items():
-        if found := re.fullmatch(pattern, text):
-            (thing,) = meant(found[1] or found[2], things)
+        if match := re.fullmatch(pattern, text):
+            (thing,) = matching(match[1] or match[2], objects)
             return getattr(thing, attribute)
     raise AssertionError(f"cannot read {text!r}")

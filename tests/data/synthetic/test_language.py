@@ -1,4 +1,4 @@
-"""What is said of a scene is true of it, and what is asked has the one answer given."""
+"""Captions are true of their scenes, and every question has exactly one answer, the one given."""
 
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -23,7 +23,7 @@ def test_captions_are_true(split):
 
 
 @pytest.mark.slow
-def test_captions_tell_scenes_apart():
+def test_captions_distinguish_scenes():
     scenes = Scenes("val", 200)
     true_elsewhere = [
         reader.caption_is_true(text, scenes.scene((i + 1) % 200)) for i in range(200) for text in scenes.captions(i)
@@ -33,14 +33,14 @@ def test_captions_tell_scenes_apart():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "novel"])
-def test_answers_are_right_and_the_only_ones(split):
+def test_answers_are_correct_and_unique(split):
     scenes = Scenes(split, 300)
     for i in range(len(scenes)):
-        for asked in language.questions(scenes.scene(i)):
-            assert reader.answer(asked.text, scenes.scene(i)) == asked.answer, (i, asked.text)
+        for question in language.questions(scenes.scene(i)):
+            assert reader.answer(question.text, scenes.scene(i)) == question.answer, (i, question.text)
 
 
-def test_the_reader_notices_a_wrong_caption_and_answer():
+def test_the_reader_detects_a_wrong_caption_and_answer():
     scenes = Scenes("val", 1)
     scene = scenes.scene(0)
     things = tuple(replace(thing, color="black" if thing.color != "black" else "red") for thing in scene.things)
@@ -66,7 +66,7 @@ def test_answers_are_balanced():
 
 
 @pytest.mark.slow
-def test_guessing_without_looking_does_poorly():
+def test_guessing_without_the_image_scores_low():
     ways, test = guesses(SceneQuestions(Scenes("train", 1500)), str), SceneQuestions(Scenes("val", 300))
     reached: dict[str, list[bool]] = defaultdict(list)
     for question in map(test.question, range(len(test))):
@@ -81,12 +81,12 @@ def test_guessing_without_looking_does_poorly():
 
 
 @pytest.mark.slow
-def test_every_word_is_one_word_piece():
+def test_every_word_is_one_token():
     pieces = set((files("diptych.data.tokenizers") / "vocab" / "bert-base-uncased.txt").read_text("utf-8").splitlines())
     scenes = Scenes("train", 300)
-    said = (
+    texts = (
         sentence.text
         for i in range(len(scenes))
         for sentence in (*language.captions(scenes.scene(i)), *language.questions(scenes.scene(i)))
     )
-    assert not {word for text in said for word in text.replace(",", " ").split()} - pieces
+    assert not {word for text in texts for word in text.replace(",", " ").split()} - pieces

@@ -1,4 +1,4 @@
-"""Scenes are determined by their seed, fit their pictures, and keep held-out pairs for the split "novel"."""
+"""Scenes depend on their seed only, fit their images, and keep held-out pairs for the split "novel"."""
 
 import hashlib
 import subprocess
@@ -20,27 +20,27 @@ import hashlib, sys
 from diptych.data.synthetic import SceneQuestions, Scenes
 s = Scenes("val", 6, seed=3)
 q = SceneQuestions(s)
-seen = [(s.image(i).tobytes(), s.captions(i), s.scene(i)) for i in reversed(range(6))][::-1]
-print(hashlib.sha256(repr((seen, [q.question(i) for i in range(30)])).encode()).hexdigest(), "torch" in sys.modules)
+samples = [(s.image(i).tobytes(), s.captions(i), s.scene(i)) for i in reversed(range(6))][::-1]
+print(hashlib.sha256(repr((samples, [q.question(i) for i in range(30)])).encode()).hexdigest(), "torch" in sys.modules)
 """
 
 
 @pytest.mark.slow
-def test_another_process_sees_the_same_world_and_no_torch():
+def test_another_process_gives_the_same_scenes_without_importing_torch():
     scenes = Scenes("val", 6, seed=3)
     questions = SceneQuestions(scenes)
-    seen = [(scenes.image(i).tobytes(), scenes.captions(i), scenes.scene(i)) for i in range(6)]
-    here = hashlib.sha256(repr((seen, [questions.question(i) for i in range(30)])).encode()).hexdigest()
-    there = subprocess.run([sys.executable, "-c", _DIGEST], capture_output=True, text=True, check=True).stdout.split()
-    assert there == [here, "False"]
+    samples = [(scenes.image(i).tobytes(), scenes.captions(i), scenes.scene(i)) for i in range(6)]
+    expected = hashlib.sha256(repr((samples, [questions.question(i) for i in range(30)])).encode()).hexdigest()
+    process = subprocess.run([sys.executable, "-c", _DIGEST], capture_output=True, text=True, check=True).stdout.split()
+    assert process == [expected, "False"]
 
 
 def test_seeds_and_splits_differ():
-    pictures = {Scenes(split, 1, seed=seed).image(0).tobytes() for split in ("train", "val") for seed in (0, 1)}
-    assert len(pictures) == 4
+    images = {Scenes(split, 1, seed=seed).image(0).tobytes() for split in ("train", "val") for seed in (0, 1)}
+    assert len(images) == 4
 
 
-def test_a_picture_is_the_callers_own():
+def test_an_image_is_a_new_copy_at_each_call():
     scenes = Scenes("val", 1)
     whole = scenes.image(0)
     scenes.image(0).thumbnail((8, 8))
@@ -62,7 +62,7 @@ def test_held_out_pairs_are_only_in_novel():
 
 
 @pytest.mark.slow
-def test_no_question_of_training_names_a_held_out_pair():
+def test_no_training_question_names_a_held_out_pair():
     questions = SceneQuestions(Scenes("train", 600))
     texts = [questions.question(i).text for i in range(len(questions))]
     assert not [t for t in texts for color, kind in HELD_OUT if f"{color} {kind} " in t]
@@ -70,7 +70,7 @@ def test_no_question_of_training_names_a_held_out_pair():
 
 @pytest.mark.quick("64")
 @pytest.mark.parametrize("pixels", [64, 96, 200])
-def test_boxes_lie_inside_the_picture_and_things_differ(pixels):
+def test_boxes_are_inside_the_image_and_objects_differ(pixels):
     scenes = Scenes("train", 150, pixels=pixels)
     for i in range(len(scenes)):
         scene = scenes.scene(i)
@@ -86,8 +86,8 @@ def test_the_mask_fills_its_box():
     for thing in (t for i in range(60) for t in scenes.scene(i).things):
         rows, columns = np.nonzero(mask(thing) > 40)
         x1, y1, x2, y2 = thing.box
-        found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])  # one pixel of margin
-        assert np.abs(found - [1, 1, x2 - x1 + 1, y2 - y1 + 1]).max() <= 1, (thing, found)
+        bounds = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])  # one pixel of margin
+        assert np.abs(bounds - [1, 1, x2 - x1 + 1, y2 - y1 + 1]).max() <= 1, (thing, bounds)
 
 
 def test_an_object_changes_the_pixels_of_its_box_and_no_others():
@@ -104,7 +104,7 @@ def test_an_object_changes_the_pixels_of_its_box_and_no_others():
 
 
 def test_kinds_look_different():
-    def picture(kind: str) -> np.ndarray:
+    def drawing(kind: str) -> np.ndarray:
         from diptych.data.synthetic.world import Thing
 
         w, h = (round(40 * side) for side in proportions(kind))
@@ -113,11 +113,11 @@ def test_kinds_look_different():
         canvas[: h + 2, : w + 2] = drawn / 255
         return canvas
 
-    pictures = {kind: picture(kind) for kind in KINDS}
+    images = {kind: drawing(kind) for kind in KINDS}
     for a in KINDS:
         assert max(polygon.max() for polygon in silhouette(a)) == pytest.approx(1)
         for b in KINDS:
-            assert a == b or np.abs(pictures[a] - pictures[b]).mean() > 0.05, (a, b)
+            assert a == b or np.abs(images[a] - images[b]).mean() > 0.05, (a, b)
 
 
 def test_relations_are_opposites():
@@ -129,19 +129,19 @@ def test_relations_are_opposites():
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
         (("trian",), "trian"),
         (("val", 0), "size must be in .*: got 0"),
         (("val", 5, 0, 8), "pixels must be in .*: got 8"),
     ],
 )
-def test_unusable_settings_are_refused(arguments, said):
-    with pytest.raises(DataError, match=said):
+def test_invalid_settings_raise(arguments, message):
+    with pytest.raises(DataError, match=message):
         Scenes(*arguments)
 
 
-def test_an_index_out_of_range_is_refused():
+def test_an_index_out_of_range_raises():
     with pytest.raises(IndexError, match="image 5"):
         Scenes("val", 5).scene(5)
 
@@ -157,7 +157,7 @@ def test_the_sheet_is_written(tmp_path):
     "spec", ["scenes:0", "scenes:-1", "scenes:abc", "scenes:1e9", "scenes:", "scenes:1000000000", "scenes:" + "9" * 99]
 )
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_number_of_scenes_that_there_cannot_be_is_refused(spec: str, split: str):
+def test_an_impossible_number_of_scenes_raises(spec: str, split: str):
     with pytest.raises(DataError, match=r"write scenes:2000"):
         Scenes.from_spec(spec, split)
 

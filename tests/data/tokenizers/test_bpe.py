@@ -1,4 +1,4 @@
-"""CLIP's byte-pair encoding: the ids of open_clip 3.3.0 and of transformers, and where words begin."""
+"""CLIP's byte-pair encoding: the ids of open_clip 3.3.0 and of transformers, and word starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KNOWN = vocabulary(CLIP)
 BEGIN, END = 49406, 49407
 tokenizer = Tokenizer(77, KNOWN)
 
-# what open_clip.tokenizer.SimpleTokenizer().encode gives, with ftfy 6.3.1 and regex
+# the output of open_clip.tokenizer.SimpleTokenizer().encode, with ftfy 6.3.1 and regex
 OFFICIAL = {
     "Hello, World!": [3306, 267, 1002, 256],
     "": [],
@@ -48,15 +48,15 @@ OFFICIAL = {
 }  # fmt: skip
 
 
-def test_every_bundled_vocabulary_is_of_the_size_by_which_it_is_chosen():
+def test_every_bundled_vocabulary_has_the_size_by_which_it_is_chosen():
     assert {name: vocabulary(name).size for name in (BERT, SCENES, CLIP)} == SIZES
     assert bundled(49408) is KNOWN and (KNOWN.cls, KNOWN.sep, KNOWN.pad) == (BEGIN, END, 0)
 
 
 @pytest.mark.parametrize("text", OFFICIAL)
 def test_ids_are_open_clips(text: str):
-    found = tokenizer.encode([text])
-    assert found.ids.tolist() == [[BEGIN, *OFFICIAL[text], END]] and found.mask.all()
+    tokens = tokenizer.encode([text])
+    assert tokens.ids.tolist() == [[BEGIN, *OFFICIAL[text], END]] and tokens.mask.all()
 
 
 MOJIBAKE = ["caf\u00c3\u00a9", "\u00e2\u20ac\u2122", "\u00e2\u20ac\u0153", "\u00c3\u00a0 la", "\u00c2\u00a0"]
@@ -69,7 +69,7 @@ TEXTS = st.lists(st.sampled_from([*MOJIBAKE, *ENTITIES, *TYPOGRAPHY, *CONTROLS, 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[int]]:
-    """CLIPTokenizer of transformers with our merges, behind the cleaning of the official code."""
+    """CLIPTokenizer of transformers with our merges, after the cleaning of the official code."""
     folder = tmp_path_factory.mktemp("clip")
     transformers = pytest.importorskip("transformers")
     merges = [line for line in map(" ".join, pairs()) if line]
@@ -97,7 +97,7 @@ def test_ids_are_those_of_transformers(reference: Callable[[str], list[int]]):
 @pytest.mark.slow
 @given(TEXTS)
 @settings(max_examples=500)
-def test_ids_of_texts_that_must_be_cleaned_are_those_of_transformers(reference: Callable[[str], list[int]], text: str):
+def test_ids_of_texts_that_need_cleaning_are_those_of_transformers(reference: Callable[[str], list[int]], text: str):
     assert tokenizer.encode([text]).ids[0].tolist() == reference(text)
 
 
@@ -106,33 +106,33 @@ def pairs() -> list[tuple[str, str]]:
     return [tuple(pair) for pair in model["merges"]]
 
 
-def test_a_long_text_keeps_its_end_and_a_short_one_is_padded_with_noughts():
+def test_a_long_text_keeps_its_end_token_and_a_short_one_is_padded_with_zeros():
     text = tokenizer.encode(["word " * 100, "a!"])
     assert text.ids.shape == (2, 77) and text.ids[0, -1] == END
     assert text.ids[1].tolist() == [BEGIN, 320, 256, END] + [0] * 73
     assert text.mask.sum(1).tolist() == [77, 4]
 
 
-def test_words_begin_behind_pieces_that_end_words():
+def test_words_start_after_tokens_that_end_words():
     text = tokenizer.encode(["a wombat snorkelling, snorkelling", "a"])
     words = [KNOWN.tokens[i] for i in text.ids[0, 1:-1]]
     assert text.word_start is not None and text.word_start[0, 1]
     assert [b for b in text.word_start[0, 2:-1].tolist()] == [p.endswith("</w>") for p in words[:-1]]
-    assert text.word_start[0].sum() == 5 < len(words), "some word must be of several pieces"
+    assert text.word_start[0].sum() == 5 < len(words), "some words must have several tokens"
     assert not text.word_start[:, 0].any() and text.word_start[1].tolist() == [False, True] + [False] * (len(words))
 
 
-def test_special_tokens_cannot_be_written_into_a_caption():
+def test_special_tokens_in_a_caption_are_plain_text():
     ids = tokenizer.encode(["<|startoftext|> <start_of_text> <end_of_text> <|endoftext|>"]).ids[0].tolist()
     assert ids.count(BEGIN) == 1 and ids.count(END) == 1
 
 
-def test_decode_undoes_encode_up_to_the_end():
+def test_decode_inverts_encode_up_to_the_end_token():
     ids = tokenizer.encode(["Two snorkellers, jumping! \u5317\u4eac", "x " * 30]).ids[0].tolist()
     assert tokenizer.decode([*ids, 320]) == "two snorkellers , jumping ! \u5317\u4eac"
     assert tokenizer.decode([0, 256]) == "!!", "the padding's id is a word too"
 
 
-def test_survives_pickling():
+def test_a_tokenizer_can_be_pickled():
     text = pickle.loads(pickle.dumps(tokenizer)).encode(["a snowboarder"])
     assert text.ids.tolist() == tokenizer.encode(["a snowboarder"]).ids.tolist()

@@ -1,4 +1,4 @@
-"""Penn Treebank words: equal to those of NLTK's tokenizer, and where sentences end."""
+"""Penn Treebank words equal those of NLTK's tokenizer; ends of sentences."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PLAIN = [*"abd1é北_İ", "dogs", "mr", "u.s", "etc", "3.5"]
 TEXTS = st.lists(st.sampled_from([*MARKS, *CLITICS, *CONTRACTED, *PLAIN]), max_size=14).map("".join)
 SEPARATORS = "".join(
     map(chr, range(0x1C, 0x20))
-)  # white space to `re` and to us, and not to the package that NLTK uses
+)  # white space to `re` and our tokenizer, but not to the package that NLTK uses
 
 
 @pytest.fixture(scope="module")
 def nltk_words() -> Callable[[str], list[str]]:
-    from nltk.tokenize import NLTKWordTokenizer  # here: it takes more than a second
+    from nltk.tokenize import NLTKWordTokenizer  # here, since it takes more than a second
 
     return NLTKWordTokenizer().tokenize
 
@@ -57,7 +57,7 @@ def test_known_words(text: str, expected: list[str]):
 
 @pytest.mark.slow
 def test_time_is_linear_in_the_length():
-    """A pattern that backtracks would take hours."""
+    """A backtracking pattern would take hours."""
     for text in (". " * 3000, "'" * 50_000, '."' * 3000, "a." * 20_000, '``"' * 3000, "a. " * 3000):
         began = time.process_time()
         assert len("".join(words(text))) >= len(text.replace(" ", "")) and time.process_time() - began < 60
@@ -71,12 +71,12 @@ def test_time_is_linear_in_the_length():
 @example("::a gonna'tis'twas.)")
 @settings(max_examples=400)
 def test_words_of_each_sentence_are_nltks(nltk_words: Callable[[str], list[str]], text: str):
-    """Only the ends of sentences are found in another way."""
+    """Only the ends of sentences are determined in another way."""
     assert words(text) == [word for sentence in sentences(text) for word in nltk_words(sentence)]
 
 
 @given(TEXTS)
-def test_sentences_are_the_text_without_the_space_between_them(text: str):
+def test_sentences_joined_are_the_text_without_spaces(text: str):
     assert "".join("".join(sentences(text)).split()) == "".join(text.split())
 
 
@@ -99,7 +99,7 @@ def test_a_full_stop_ends_a_sentence_unless_it_belongs_to_its_word(text: str, ex
 @pytest.mark.slow
 @pytest.mark.skipif("DIPTYCH_DATA" not in os.environ, reason="needs Flickr8k in $DIPTYCH_DATA")
 def test_words_of_flickr8k_are_nltks(nltk_words: Callable[[str], list[str]]):
-    """Every seventh caption whole, without a division into sentences, since nearly all are of one sentence."""
+    """Every seventh caption as one sentence, since nearly all have one sentence."""
     images = json.loads((Path(os.environ["DIPTYCH_DATA"]) / "flickr8k" / "dataset_flickr8k.json").read_text())["images"]
     captions = [sentence["raw"] for image in images for sentence in image["sentences"]]
     some = captions[::7]

@@ -25,29 +25,29 @@ def test_ids_known_from_bert():
     assert text.mask.tolist() == [[True] * 6, [True] * 3 + [False] * 3]
 
 
-def test_the_worlds_vocabulary_is_a_part_of_berts_in_its_order():
-    assert WORLD.size < BUNDLED.size, "a model says what it reads by the size of its vocabulary"
+def test_the_scenes_vocabulary_is_a_subset_of_berts_in_its_order():
+    assert WORLD.size < BUNDLED.size, "models choose their tokenizer by the size of its vocabulary"
     assert [p for p in BUNDLED.tokens if p in set(WORLD.tokens)] == list(WORLD.tokens)
 
 
 @pytest.mark.slow
-def test_what_the_world_says_is_cut_alike_in_both_vocabularies():
+def test_scene_texts_have_the_same_tokens_in_both_vocabularies():
     scenes, small, large = Scenes("novel", 60), Tokenizer(40, WORLD), Tokenizer(40)
-    asked = SceneQuestions(scenes)
-    said = [text for i in range(len(scenes)) for text in scenes.captions(i)]
-    said += [asked.question(i).text for i in range(len(asked))]
-    a, b = small.encode(said), large.encode(said)
+    questions = SceneQuestions(scenes)
+    texts = [text for i in range(len(scenes)) for text in scenes.captions(i)]
+    texts += [questions.question(i).text for i in range(len(questions))]
+    a, b = small.encode(texts), large.encode(texts)
     assert [WORLD.tokens[i] for i in a.ids.flatten()] == [BUNDLED.tokens[i] for i in b.ids.flatten()]
     assert not (a.ids == WORLD.unknown).any() and a.word_start is not None and b.word_start is not None
     assert (a.word_start == b.word_start).all() and small.decode(a.ids[0].tolist()) == large.decode(b.ids[0].tolist())
 
 
-def test_a_word_that_the_world_never_says_is_unknown():
+def test_a_word_outside_the_scenes_vocabulary_is_unknown():
     ids = Tokenizer(12, WORLD).encode(["a red snowboarder"]).ids[0].tolist()
     assert [WORLD.tokens[i] for i in ids] == ["[CLS]", "a", "red", "[UNK]", "[SEP]"]
 
 
-def test_begins_marks_first_pieces_only():
+def test_word_start_marks_first_tokens_only():
     text = tokenizer.encode(["the fire-breathing snowboarders", "a"])
     pieces = [BUNDLED.tokens[i] for i in text.ids[0]]
     assert pieces == ["[CLS]", "the", "fire", "-", "breathing", "snow", "##board", "##ers", "[SEP]"]
@@ -61,12 +61,12 @@ def test_truncation_keeps_the_separator():
     assert text.ids.shape == (1, 12) and text.ids[0, -1] == BUNDLED.sep
 
 
-def test_special_tokens_cannot_be_written_into_a_caption():
+def test_special_tokens_in_a_caption_are_plain_text():
     ids = tokenizer.encode(["[MASK] [SEP] [PAD]"]).ids[0].tolist()
     assert BUNDLED.mask not in ids and ids.count(BUNDLED.sep) == 1 and BUNDLED.pad not in ids
 
 
-def test_decode_undoes_encode():
+def test_decode_inverts_encode():
     assert tokenizer.decode(tokenizer.encode(["two snowboarders, jumping"]).ids[0].tolist()) == (
         "two snowboarders, jumping"
     )
@@ -74,7 +74,7 @@ def test_decode_undoes_encode():
 
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=4))
 @settings(max_examples=50, deadline=None)
-def test_any_text_has_its_frame(texts):
+def test_any_text_has_its_special_tokens(texts):
     out = tokenizer.encode(texts)
     assert out.word_start is not None and out.ids.shape[1] <= 12
     for ids, real, begins in zip(out.ids, out.mask, out.word_start, strict=True):
@@ -96,6 +96,6 @@ def test_agrees_with_transformers(tmp_path):
         assert tokenizer.encode([text]).ids[0].tolist() == ids
 
 
-def test_survives_pickling():
+def test_a_tokenizer_can_be_pickled():
     text = pickle.loads(pickle.dumps(tokenizer)).encode(["a snowboarder"])
     assert text.ids.tolist() == tokenizer.encode(["a snowboarder"]).ids.tolist()

@@ -1,4 +1,4 @@
-"""Vocabularies of files: sentencepiece models with XLM-R's ids, lists of pieces, learned ones; and what is refused."""
+"""Vocabularies from files: SentencePiece models with XLM-R's ids, lists of tokens, trained ones; and their errors."""
 
 from __future__ import annotations
 
@@ -40,68 +40,68 @@ def trained(**changes: Any) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def held() -> bytes:
+def model() -> bytes:
     return trained()
 
 
-def written(file: Path, held: bytes) -> Path:
-    file.write_bytes(held)
+def written(file: Path, content: bytes) -> Path:
+    file.write_bytes(content)
     return file
 
 
-def test_a_sentencepiece_model_has_the_ids_of_xlm_r(held: bytes, tmp_path: Path):
-    known = read_vocabulary(written(tmp_path / "beit3.spm", held))
-    own = sentencepiece.SentencePieceProcessor(model_proto=held)  # type: ignore[call-arg]
-    assert known.tokens[:4] == ("<s>", "<pad>", "</s>", "<unk>") and (known.cls, known.pad, known.sep) == (0, 1, 2)
-    assert known.size == len(own) + 2 and known.mask == len(own) + 1
+def test_a_sentencepiece_model_has_the_ids_of_xlm_r(model: bytes, tmp_path: Path):
+    vocab = read_vocabulary(written(tmp_path / "beit3.spm", model))
+    own = sentencepiece.SentencePieceProcessor(model_proto=model)  # type: ignore[call-arg]
+    assert vocab.tokens[:4] == ("<s>", "<pad>", "</s>", "<unk>") and (vocab.cls, vocab.pad, vocab.sep) == (0, 1, 2)
+    assert vocab.size == len(own) + 2 and vocab.mask == len(own) + 1
     for text in [*TEXTS[:20], "", "  spaces   between  ", "Ünknown 北京 letters"]:
         ids = [i + 1 if i > 2 else 3 for i in own.encode(text)]
-        assert Tokenizer(200, known).encode([text]).ids.tolist() == [[0, *ids, 2]]
+        assert Tokenizer(200, vocab).encode([text]).ids.tolist() == [[0, *ids, 2]]
 
 
 @pytest.mark.slow
-def test_ids_of_a_sentencepiece_model_are_those_of_transformers(held: bytes, tmp_path: Path):
+def test_ids_of_a_sentencepiece_model_are_those_of_transformers(model: bytes, tmp_path: Path):
     transformers = pytest.importorskip("transformers")
-    known = read_vocabulary(written(tmp_path / "sentencepiece.bpe.model", held))
-    own = sentencepiece.SentencePieceProcessor(model_proto=held)  # type: ignore[call-arg]
-    scored = [(p, 0.0) for p in known.tokens[:4]]
+    vocab = read_vocabulary(written(tmp_path / "sentencepiece.bpe.model", model))
+    own = sentencepiece.SentencePieceProcessor(model_proto=model)  # type: ignore[call-arg]
+    scored = [(p, 0.0) for p in vocab.tokens[:4]]
     scored += [(own.id_to_piece(i), own.get_score(i)) for i in range(3, len(own))] + [("<mask>", 0.0)]
     reference = transformers.XLMRobertaTokenizer(vocab=scored)
-    assert reference.mask_token_id == known.mask
+    assert reference.mask_token_id == vocab.mask
     for text in [*TEXTS[:20], "a red star"]:
         ids = reference(text, truncation=True, max_length=12)["input_ids"]
-        assert Tokenizer(12, known).encode([text]).ids[0].tolist() == ids
+        assert Tokenizer(12, vocab).encode([text]).ids[0].tolist() == ids
 
 
-def test_words_of_a_sentencepiece_model_begin_at_its_spaces_and_are_joined_again(held: bytes, tmp_path: Path):
-    known = read_vocabulary(written(tmp_path / "words.model", held))
-    tokenizer = Tokenizer(200, known)
+def test_words_of_a_sentencepiece_model_start_at_spaces_and_are_decoded(model: bytes, tmp_path: Path):
+    vocab = read_vocabulary(written(tmp_path / "words.model", model))
+    tokenizer = Tokenizer(200, vocab)
     text = tokenizer.encode([TEXTS[0]])
     assert text.word_start is not None and int(text.word_start.sum()) == len(TEXTS[0].split()) < text.ids.shape[1] - 2
-    assert tokenizer.decode([*text.ids[0].tolist(), known.pad, 7]) == TEXTS[0]
-    assert "<mask>" in tokenizer.decode([0, 7, known.mask, 2])
+    assert tokenizer.decode([*text.ids[0].tolist(), vocab.pad, 7]) == TEXTS[0]
+    assert "<mask>" in tokenizer.decode([0, 7, vocab.mask, 2])
     again = pickle.loads(pickle.dumps(tokenizer)).encode([TEXTS[0]])
     assert again.ids.tolist() == text.ids.tolist()
 
 
-def test_pieces_are_learned_again_the_same_and_cut_what_they_were_learned_from(tmp_path: Path):
+def test_training_wordpiece_is_deterministic_and_covers_its_texts(tmp_path: Path):
     pieces = train_wordpiece(TEXTS, SIZE)
     assert pieces == train_wordpiece(TEXTS, SIZE) and pieces[:5] == SPECIAL and len(pieces) <= SIZE
-    known = read_vocabulary(written(tmp_path / "learned.txt", "\n".join(pieces).encode()))
-    text = Tokenizer(200, known).encode(TEXTS)
-    assert known.tokens == pieces and not (text.ids == known.unknown).any() and text.word_start is not None
+    vocab = read_vocabulary(written(tmp_path / "learned.txt", "\n".join(pieces).encode()))
+    text = Tokenizer(200, vocab).encode(TEXTS)
+    assert vocab.tokens == pieces and not (text.ids == vocab.unknown).any() and text.word_start is not None
     with pytest.raises(ValueError, match="raise --size above it"):
         train_wordpiece(TEXTS, 30)
-    assert [Tokenizer(200, known).decode(row) for row in text.ids.tolist()] == TEXTS
+    assert [Tokenizer(200, vocab).decode(row) for row in text.ids.tolist()] == TEXTS
     assert text.word_start.sum(1).tolist() == [len(t.replace(",", " , ").split()) for t in TEXTS]
 
 
-def test_berts_own_list_is_read_from_a_file(tmp_path: Path):
-    known = read_vocabulary(written(tmp_path / "vocab.txt", "\r\n".join(vocabulary(BERT).tokens).encode()))
-    assert known.tokens == vocabulary(BERT).tokens and known.special == vocabulary(BERT).special
+def test_berts_vocabulary_is_read_from_a_file(tmp_path: Path):
+    vocab = read_vocabulary(written(tmp_path / "vocab.txt", "\r\n".join(vocabulary(BERT).tokens).encode()))
+    assert vocab.tokens == vocabulary(BERT).tokens and vocab.special == vocabulary(BERT).special
 
 
-def test_a_file_is_called_by_what_it_holds(tmp_path: Path):
+def test_a_vocabulary_file_is_named_by_its_content(tmp_path: Path):
     file = written(tmp_path / "v.txt", "\n".join(SPECIAL).encode())
     name = vocabulary_file_name(file, vocabulary_in(file))
     assert read_vocabulary(file).name == name
@@ -110,8 +110,8 @@ def test_a_file_is_called_by_what_it_holds(tmp_path: Path):
         read_vocabulary(written(tmp_path / name, "\n".join([*SPECIAL, "dog"]).encode()))
 
 
-def test_what_is_no_vocabulary_is_refused(held: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for name, content, told in (
+def test_an_invalid_vocabulary_raises(model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, content, message in (
         ("v.bin", b"", "list of tokens"),
         ("v.pkl", b"", "no end|broken"),
         ("v.txt", b"dog\ncat", r"\[PAD\], \[UNK\]"),
@@ -119,33 +119,33 @@ def test_what_is_no_vocabulary_is_refused(held: bytes, tmp_path: Path, monkeypat
         ("v.txt", b"\xff\xfe\x00", "utf-8"),
         ("v.spm", b"", "empty"),
         ("v.spm", b"\x80 no model", "not a SentencePiece model"),
-        ("v.spm", held[: len(held) // 2 + 3], "SentencePiece model|tokens"),
+        ("v.spm", model[: len(model) // 2 + 3], "SentencePiece model|tokens"),
         ("v.spm", trained(pad_id=0, unk_id=1, bos_id=2, eos_id=3), "as its tokens 0, 1 and 2"),
     ):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             read_vocabulary(written(tmp_path / name, content))
     with pytest.raises(DataError, match="cannot be read"):
         read_vocabulary(tmp_path / "nowhere.txt")
     monkeypatch.setattr(vocabularies, "MAX_BYTES", 1000)
     with pytest.raises(DataError, match="at most 1,000 bytes"):
-        read_vocabulary(written(tmp_path / "v.spm", held))
+        read_vocabulary(written(tmp_path / "v.spm", model))
 
 
-def test_what_no_text_says_of_itself_has_its_place():
-    for known in (vocabulary(BERT), vocabulary(CLIP), wordpiece("x", SPECIAL)):
-        assert all(0 <= i < known.size for i in (*known.special, known.pad, known.unknown))
-    assert vocabulary(CLIP).pad not in vocabulary(CLIP).special, "it is a word too"
+def test_special_padding_and_unknown_tokens_are_in_the_vocabulary():
+    for vocab in (vocabulary(BERT), vocabulary(CLIP), wordpiece("x", SPECIAL)):
+        assert all(0 <= i < vocab.size for i in (*vocab.special, vocab.pad, vocab.unknown))
+    assert vocabulary(CLIP).pad not in vocabulary(CLIP).special, "its id is also a word's"
 
 
-def test_a_piece_that_stands_twice_is_found_in_one_pass(tmp_path: Path):
+def test_a_duplicate_token_is_detected_in_linear_time(tmp_path: Path):
     pieces = [*SPECIAL, *(f"p{i}" for i in range(50_000))]
     words = {word: i for i, word in enumerate(["<pad>", "<start>", "<end>", "<unk>", *pieces[5:]])}
-    twice = f'{json.dumps(words)[:-1]}, "p49999": 7}}'
-    for name, held, why in (
+    duplicate = f'{json.dumps(words)[:-1]}, "p49999": 7}}'
+    for name, content, message in (
         ("a.txt", "\n".join([*pieces, pieces[-1]]), "the token 'p49999' occurs twice"),
-        ("a.json", f'{{"word2idx": {twice}}}', "'p49999' occurs twice"),
+        ("a.json", f'{{"word2idx": {duplicate}}}', "'p49999' occurs twice"),
     ):
         began = time.process_time()
-        with pytest.raises(DataError, match=why):
-            read_vocabulary(written(tmp_path / name, held.encode()))
-        assert time.process_time() - began < 10  # the square of their number took minutes
+        with pytest.raises(DataError, match=message):
+            read_vocabulary(written(tmp_path / name, content.encode()))
+        assert time.process_time() - began < 10  # quadratic code took minutes

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from diptych.data.sources.base import BadSample, DataError
 from diptych.data.sources.captions import open_captions
 from diptych.data.webdataset.indexed_shards import CaptionedShards, braces, read_index
-from tests.data.tiny_data import picture_bytes
+from tests.data.tiny_data import image_bytes
 
 
 def write_tar(path, members: dict[str, bytes]) -> None:
@@ -23,7 +23,7 @@ def write_tar(path, members: dict[str, bytes]) -> None:
 
 
 def sample(i: int) -> dict[str, bytes]:
-    return {f"{i:04d}.jpg": picture_bytes(i, (20 + i, 30)), f"{i:04d}.txt": f"caption {i}".encode()}
+    return {f"{i:04d}.jpg": image_bytes(i, (20 + i, 30)), f"{i:04d}.txt": f"caption {i}".encode()}
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_braces(pattern, expected):
 
 
 @pytest.mark.parametrize("pattern", ["a-{3..1}.tar", "a-{0..99999999}.tar"])
-def test_impossible_ranges_are_refused(pattern):
+def test_invalid_ranges_raise(pattern):
     with pytest.raises(DataError, match="empty or longer than a million"):
         list(braces(pattern))
 
@@ -49,7 +49,7 @@ def test_shards_are_one_random_access_source(tmp_path):
         write_tar(tmp_path / f"train-{shard:03d}.tar", sample(2 * shard) | sample(2 * shard + 1))
     source = open_captions(str(tmp_path / "train-{000..002}.tar"), "train")
     assert len(source) == 6
-    for i in (5, 0, 3):  # any order
+    for i in (5, 0, 3):  # in any order
         assert source.captions(i) == (f"caption {i}",) and source.image(i).size == (20 + i, 30)
         assert source.where(i) == f"{tmp_path}/train-{i // 2:03d}.tar, {i:04d}"
     assert len(open_captions(str(tmp_path / "train-*.tar"), "train")) == 6
@@ -59,10 +59,10 @@ def test_json_captions_png_and_folders_inside(tmp_path):
     write_tar(
         tmp_path / "val.tar",
         {
-            "b/1.png": picture_bytes(format="PNG"),
+            "b/1.png": image_bytes(format="PNG"),
             "b/1.json": json.dumps({"caption": "from json"}).encode(),
             "b/1.cls": b"3",
-            "c/1.jpg": picture_bytes(),
+            "c/1.jpg": image_bytes(),
             "c/1.json": json.dumps({"caption": ["one", "two"]}).encode(),
         },
     )
@@ -102,7 +102,7 @@ def test_malformed_shards(tmp_path, members, part):
     assert "train.tar" in str(caught.value)
 
 
-def test_samples_that_lack_a_part_can_be_listed_instead(tmp_path):
+def test_samples_without_image_or_caption_can_be_listed_instead(tmp_path):
     members = sample(0) | {"1.jpg": b"x", "2.jpg": b"x", "2.txt": b"caf\xe9"} | sample(3)
     write_tar(tmp_path / "cc.tar", members)
     bad = []
@@ -116,14 +116,14 @@ def test_samples_that_lack_a_part_can_be_listed_instead(tmp_path):
     assert len(CaptionedShards(str(tmp_path / "none.tar"), "", bad=bad)) == 0
 
 
-def test_what_is_whole_of_a_damaged_tar_can_be_kept(tmp_path):
+def test_the_intact_samples_of_a_damaged_tar_can_be_kept(tmp_path):
     path = tmp_path / "cc.tar"
     write_tar(path, sample(0) | sample(1) | sample(2))
     index = read_index(path)
     header = index[1].start - 512
     data = path.read_bytes()
     for damaged, left in (
-        (data[:header] + b"x" * 512 + data[header + 512 :], 1),  # tarfile itself takes this for the end
+        (data[:header] + b"x" * 512 + data[header + 512 :], 1),  # tarfile itself treats this as the end
         (data[: index[2].start + 10], 2),
         (data[: header + 100], 1),
         (b"x" * 5000, 0),
@@ -136,7 +136,7 @@ def test_what_is_whole_of_a_damaged_tar_can_be_kept(tmp_path):
         assert bad[-1].where == str(path) and "the rest is lost" in bad[-1].why
 
 
-def test_missing_shards_and_things_that_are_no_tar(tmp_path):
+def test_missing_shards_and_other_files_raise(tmp_path):
     with pytest.raises(DataError, match=r"train-000\.tar: no such shard"):
         open_captions(str(tmp_path / "train-{000..001}.tar"), "train")
     (tmp_path / "train.tar").write_bytes(b"no tar at all" * 100)
@@ -159,7 +159,7 @@ def test_links_in_a_tar_are_never_followed(tmp_path):
         open_captions(str(tmp_path / "train.tar"), "train")
 
 
-def test_a_bad_picture_in_a_shard_is_a_bad_sample(tmp_path):
+def test_a_bad_image_in_a_shard_is_a_bad_sample(tmp_path):
     write_tar(tmp_path / "train.tar", sample(0) | {"0001.jpg": b"not one", "0001.txt": b"x"})
     source = open_captions(str(tmp_path / "train.tar"), "train")
     with pytest.raises(BadSample, match=r"train\.tar, 0001: not a readable image"):
@@ -170,7 +170,7 @@ def test_a_bad_picture_in_a_shard_is_a_bad_sample(tmp_path):
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-def test_a_damaged_tar_is_indexed_or_refused(tmp_path, data):
+def test_a_damaged_tar_is_indexed_or_raises(tmp_path, data):
     path = tmp_path / "train.tar"
     write_tar(path, sample(0) | sample(1))
     raw = bytearray(path.read_bytes())

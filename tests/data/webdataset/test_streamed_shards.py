@@ -1,4 +1,4 @@
-"""Streams: each sample once an epoch, one order on any number of ranks, and an exact continuation from four numbers a lane."""
+"""Streams: each sample once per epoch, one order on any number of ranks, exact resume from four numbers per lane."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from diptych.data.webdataset.indexed_shards import read_index
 from diptych.data.webdataset.stream_loader import stream_loader
 from diptych.data.webdataset.streamed_shards import Lane, Position, Stream, cursor_of
 from diptych.data.webdataset.tar_samples import tar_samples
-from tests.data.tiny_data import picture_bytes
+from tests.data.tiny_data import image_bytes
 
 IMAGES = ImageSettings(shorter_side=16, patch_size=16)
 TOKENIZER = Tokenizer(16)
 
 
-def write(path: Path, keys: list[int], bad: frozenset[int] = frozenset(), picture: bytes | None = None) -> None:
+def write(path: Path, keys: list[int], bad: frozenset[int] = frozenset(), image: bytes | None = None) -> None:
     with tarfile.open(path, "w") as tar:
         for key in keys:
-            content = picture if picture is not None else picture_bytes(key)
+            content = image if image is not None else image_bytes(key)
             members = {"jpg": b"broken" if key in bad else content, "txt": f"caption {key}".encode(), "cls": b"3"}
             for suffix, data in members.items():
                 info = tarfile.TarInfo(f"{'deep/' * (key % 3)}{key:04d}.{suffix}")
@@ -43,7 +43,7 @@ def write(path: Path, keys: list[int], bad: frozenset[int] = frozenset(), pictur
 
 
 def tars(folder: Path, sizes: list[int], **options) -> str:
-    """Tars of so many samples each, which are numbered through; the brace glob that names them."""
+    """Writes tars of these numbers of samples, numbered consecutively; the brace glob of their names."""
     first = 0
     for i, size in enumerate(sizes):
         write(folder / f"train-{i:02d}.tar", list(range(first, first + size)), **options)
@@ -51,20 +51,20 @@ def tars(folder: Path, sizes: list[int], **options) -> str:
     return str(folder / f"train-{{00..{len(sizes) - 1:02d}}}.tar")
 
 
-def numbers(taken) -> list[int]:
-    return [int(raw.captions[0].split()[1]) for raw in taken]
+def numbers(samples) -> list[int]:
+    return [int(raw.captions[0].split()[1]) for raw in samples]
 
 
-def test_raws_are_what_an_index_finds_from_any_sample_on(tmp_path: Path):
+def test_streamed_samples_equal_the_indexed_ones_from_any_cursor(tmp_path: Path):
     tars(tmp_path, [5])
     shard = tmp_path / "train-00.tar"
-    found, index = list(tar_samples(shard)), read_index(shard)
-    assert [(r.where.rpartition(", ")[2], r.captions) for r, _ in found] == [(m.key, m.captions) for m in index]
+    samples, index = list(tar_samples(shard)), read_index(shard)
+    assert [(r.where.rpartition(", ")[2], r.captions) for r, _ in samples] == [(m.key, m.captions) for m in index]
     data = shard.read_bytes()
-    assert [r.picture for r, _ in found] == [data[m.start : m.start + m.size] for m in index]
-    for i, (_, behind) in enumerate(found):
-        assert list(tar_samples(shard, behind)) == found[i + 1 :]
-    assert len({r.id for r, _ in found}) == 5
+    assert [r.picture for r, _ in samples] == [data[m.start : m.start + m.size] for m in index]
+    for i, (_, cursor) in enumerate(samples):
+        assert list(tar_samples(shard, cursor)) == samples[i + 1 :]
+    assert len({r.id for r, _ in samples}) == 5
 
 
 @st.composite
@@ -77,12 +77,12 @@ def layouts(draw):
 @pytest.mark.slow
 @given(layouts(), st.data())
 @settings(max_examples=25, deadline=None)
-def test_each_sample_comes_once_an_epoch_and_any_stop_is_gone_on_from(layout, data):
+def test_each_sample_comes_once_per_epoch_and_a_stream_resumes_from_any_point(layout, data):
     sizes, streaming, seed = layout
     with tempfile.TemporaryDirectory() as folder:
-        stream = Stream(tars(Path(folder), sizes, picture=b"x"), "train", streaming)
-        everyone = stream.lanes(range(streaming.lanes), seed, {})
-        first = [number for lane in everyone for number in numbers(epoch_of(lane))]
+        stream = Stream(tars(Path(folder), sizes, image=b"x"), "train", streaming)
+        lanes = stream.lanes(range(streaming.lanes), seed, {})
+        first = [number for lane in lanes for number in numbers(epoch_of(lane))]
         assert sorted(first) == list(range(sum(sizes)))
 
         n = data.draw(st.integers(0, 2 * sum(sizes)))
@@ -94,26 +94,24 @@ def test_each_sample_comes_once_an_epoch_and_any_stop_is_gone_on_from(layout, da
 
 
 def epoch_of(lane: Lane) -> list:
-    """All that a lane gives out before its first epoch ends."""
-    taken = []
+    """All samples of a lane's first epoch."""
+    samples = []
     while True:
-        found = lane.take(1)
+        sample = lane.take(1)
         if lane.place.epoch > 0:
-            return taken
-        taken += found
+            return samples
+        samples += sample
 
 
 def cut(data, n: int) -> list[int]:
-    """`n` in parts."""
+    """`n` in two parts."""
     first = data.draw(st.integers(0, n))
     return [first, n - first]
 
 
-def test_large_samples_are_held_as_far_as_there_is_room_and_gone_on_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    spec = tars(tmp_path, [7, 6, 9, 5], picture=bytes(1000))
-    monkeypatch.setattr("diptych.data.webdataset.streamed_shards.MAX_HELD", 2 * 2500)  # two and a half in each lane
+def test_large_samples_are_buffered_up_to_a_limit_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    spec = tars(tmp_path, [7, 6, 9, 5], image=bytes(1000))
+    monkeypatch.setattr("diptych.data.webdataset.streamed_shards.MAX_HELD", 2 * 2500)  # two and a half for each lane
     stream = Stream(spec, "train", Streaming(2, 1000))
     assert sorted(n for lane in stream.lanes([0, 1], 0, {}) for n in numbers(epoch_of(lane))) == list(range(27))
     everything = stream.lanes([0], 0, {})[0].take(40)
@@ -124,7 +122,7 @@ def test_large_samples_are_held_as_far_as_there_is_room_and_gone_on_from(
         assert head + stream.lanes([0], 0, cursor_of([before]))[0].take(9) == everything[: n + 9]
 
 
-def test_a_lane_does_not_go_on_in_tars_that_were_cut_off(tmp_path: Path):
+def test_a_lane_does_not_resume_in_truncated_tars(tmp_path: Path):
     stream = Stream(tars(tmp_path, [9]), "train", Streaming(1, 9))
     lane = stream.lanes([0], 0, {})[0]
     lane.take(6)
@@ -135,8 +133,8 @@ def test_a_lane_does_not_go_on_in_tars_that_were_cut_off(tmp_path: Path):
         stream.lanes([0], 0, cursor_of([lane]))
 
 
-def test_epochs_and_seeds_differ_and_what_is_neighbours_is_torn_apart(tmp_path: Path):
-    stream = Stream(tars(tmp_path, [40, 40], picture=b"x"), "train", Streaming(1, 30))
+def test_epochs_and_seeds_differ_and_neighbours_are_separated(tmp_path: Path):
+    stream = Stream(tars(tmp_path, [40, 40], image=b"x"), "train", Streaming(1, 30))
     one, two, other = (numbers(stream.lanes([0], seed, {})[0].take(160)) for seed in (0, 0, 1))
     assert one == two != other
     assert one[:80] != one[80:] and sorted(one[:80]) == sorted(one[80:])
@@ -148,8 +146,8 @@ def pairs(source: Captioned) -> PairExamples:
 
 
 def run(stream: Stream, make=pairs, **options: Any) -> list[list[Loaded]]:
-    usual: dict[str, Any] = {"batch_size": 8, "seed": 3, "start": 0, "steps": 6, "workers": 0}
-    return list(stream_loader(stream, make, **usual | options))
+    defaults: dict[str, Any] = {"batch_size": 8, "seed": 3, "start": 0, "steps": 6, "workers": 0}
+    return list(stream_loader(stream, make, **defaults | options))
 
 
 def equal(one: Loaded, other: Loaded) -> bool:
@@ -162,8 +160,8 @@ def equal(one: Loaded, other: Loaded) -> bool:
         (a.matching.image.pixels, b.matching.image.pixels),
         (a.matching.matched, b.matching.matched),
     ]
-    told = [[(s.id, s.where) for s in x.skipped] for x in (one, other)]
-    return told[0] == told[1] and all(torch.equal(x, y) for x, y in tensors)
+    skipped = [[(s.id, s.where) for s in x.skipped] for x in (one, other)]
+    return skipped[0] == skipped[1] and all(torch.equal(x, y) for x, y in tensors)
 
 
 def ids(steps: list[list[Loaded]]) -> list[list[int]]:
@@ -181,16 +179,16 @@ def test_ranks_micro_batches_and_workers_change_nothing(tmp_path: Path):
     assert [a | b for a, b in zip(*by_rank, strict=True)] == skipped
     broken = {raw.id for shard in stream.shards for raw, _ in tar_samples(shard) if raw.picture == b"broken"}
     assert broken <= set(chain(*skipped)) and not broken & set(chain(*ids(whole)))
-    there = run(stream, workers=2)
+    in_workers = run(stream, workers=2)
     assert all(
         equal(a, b) and a.cursor == b.cursor
-        for x, y in zip(whole, there, strict=True)
+        for x, y in zip(whole, in_workers, strict=True)
         for a, b in zip(x, y, strict=True)
     )
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (4, 2)])
-def test_another_number_of_ranks_goes_on_in_the_same_order(tmp_path: Path, before: int, after: int):
+def test_another_number_of_ranks_resumes_in_the_same_order(tmp_path: Path, before: int, after: int):
     stream = Stream(tars(tmp_path, [5, 3, 6, 4]), "train", Streaming(4, 8))
     whole = run(stream)
     cursor: dict[str, list[int]] = {}
@@ -200,7 +198,7 @@ def test_another_number_of_ranks_goes_on_in_the_same_order(tmp_path: Path, befor
     assert [list(chain(*parts)) for parts in zip(*map(ids, rest), strict=True)] == ids(whole)[3:]
 
 
-def test_of_a_picture_and_its_mirror_image_one_is_drawn(tmp_path: Path):
+def test_an_image_or_its_mirror_image_is_drawn(tmp_path: Path):
     stream = Stream(tars(tmp_path, [8]), "train", Streaming(1, 8))
     steps = run(stream, partial(ImageExamples, images=IMAGES), steps=8)
     images = [x.batch.image for step in steps for x in step]
@@ -209,8 +207,8 @@ def test_of_a_picture_and_its_mirror_image_one_is_drawn(tmp_path: Path):
     assert 8 < len(kinds) <= 16 and sum(kinds.values()) == 64
 
 
-def test_what_cannot_be_dealt_is_refused_in_one_line(tmp_path: Path):
-    spec = tars(tmp_path, [2, 2], picture=b"x")
+def test_an_impossible_division_into_lanes_is_a_one_line_error(tmp_path: Path):
+    spec = tars(tmp_path, [2, 2], image=b"x")
     with pytest.raises(DataError, match="2 tars are too few for 3 lanes"):
         Stream(spec, "train", Streaming(3))
     with pytest.raises(DataError, match="no tar of split 'val'"):
@@ -228,23 +226,23 @@ def test_what_cannot_be_dealt_is_refused_in_one_line(tmp_path: Path):
         run(stream)
 
 
-def test_what_is_damaged_is_one_bad_sample_and_the_rest_is_read(tmp_path: Path):
-    """Cut off, overwritten in the middle, and no tar at all: the stream goes on with what is whole, the same from any cursor."""
+def test_damage_is_one_bad_sample_and_the_rest_is_read(tmp_path: Path):
+    """For a truncated tar, one overwritten in the middle, and another file, from any cursor."""
     stream = Stream(tars(tmp_path, [6, 6, 6, 6]), "train", Streaming(1, 24))
-    at = {shard.name: [behind for _, behind in tar_samples(shard)] for shard in stream.shards}
+    at = {shard.name: [cursor for _, cursor in tar_samples(shard)] for shard in stream.shards}
     cut, overwritten, none = stream.shards[:3]
-    cut.write_bytes(cut.read_bytes()[: at[cut.name][3] + 600])  # in the picture of the fifth
+    cut.write_bytes(cut.read_bytes()[: at[cut.name][3] + 600])  # in the image of the fifth
     data = bytearray(overwritten.read_bytes())
     data[at[overwritten.name][1] : at[overwritten.name][1] + 512] = b"x" * 512
     overwritten.write_bytes(data)
     none.write_bytes(b"no tar at all" * 100)
     for shard, good in ((cut, [0, 1, 2, 3]), (overwritten, [6, 7]), (none, [])):
-        found = list(tar_samples(shard))
-        bad = [raw for raw, _ in found if raw.bad]
-        assert numbers(raw for raw, _ in found if not raw.bad) == good
+        samples = list(tar_samples(shard))
+        bad = [raw for raw, _ in samples if raw.bad]
+        assert numbers(raw for raw, _ in samples if not raw.bad) == good
         assert len(bad) >= 1 and "not a whole uncompressed tar" in bad[-1].bad and shard.name in bad[-1].where
-        for i, (_, behind) in enumerate(found):
-            assert list(tar_samples(shard, behind)) == found[i + 1 :]
+        for i, (_, cursor) in enumerate(samples):
+            assert list(tar_samples(shard, cursor)) == samples[i + 1 :]
     steps = run(stream, steps=8)
     used = Counter(chain(*ids(steps)))
     assert (
@@ -257,16 +255,16 @@ def test_what_is_damaged_is_one_bad_sample_and_the_rest_is_read(tmp_path: Path):
     assert ids(rest) == ids(steps)[3:]
 
 
-def test_a_sample_that_lacks_a_part_does_not_end_the_stream(tmp_path: Path):
-    said = {"0.jpg": picture_bytes(0), "0.txt": b"caption 0", "1.jpg": picture_bytes(1), "2.txt": b"caption 2"}
-    said |= {"3.jpg": picture_bytes(3), "3.txt": b"caf\xe9", "4.jpg": picture_bytes(4), "4.json": b"{"}
-    said |= {"5.jpg": picture_bytes(5), "5.txt": b"x" * 1_000_001, "6.jpg": b"", "6.txt": b"caption 6"}
+def test_an_incomplete_sample_does_not_end_the_stream(tmp_path: Path):
+    files = {"0.jpg": image_bytes(0), "0.txt": b"caption 0", "1.jpg": image_bytes(1), "2.txt": b"caption 2"}
+    files |= {"3.jpg": image_bytes(3), "3.txt": b"caf\xe9", "4.jpg": image_bytes(4), "4.json": b"{"}
+    files |= {"5.jpg": image_bytes(5), "5.txt": b"x" * 1_000_001, "6.jpg": b"", "6.txt": b"caption 6"}
     with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
-        for name, data in said.items():
+        for name, data in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    found = [raw for raw, _ in tar_samples(tmp_path / "train-0.tar")]
+    samples = [raw for raw, _ in tar_samples(tmp_path / "train-0.tar")]
     reasons = [
         "",
         "no caption",
@@ -276,16 +274,16 @@ def test_a_sample_that_lacks_a_part_does_not_end_the_stream(tmp_path: Path):
         "its caption has",
         "its image is empty",
     ]
-    for raw, why in zip(found, reasons, strict=True):
+    for raw, why in zip(samples, reasons, strict=True):
         assert raw.bad.startswith(why) and bool(raw.bad) == bool(why), raw
     stream = Stream(str(tmp_path / "train-0.tar"), "train", Streaming(1, 7))
     steps = run(stream, partial(ImageExamples, images=IMAGES), batch_size=7, steps=3)
-    assert set(chain(*ids(steps))) == {found[0].id}
-    assert {s.why for step in steps for part in step for s in part.skipped} == {raw.bad for raw in found if raw.bad}
-    assert len(stream.head()) == 2  # the empty picture's too: it was not opened
+    assert set(chain(*ids(steps))) == {samples[0].id}
+    assert {s.why for step in steps for part in step for s in part.skipped} == {raw.bad for raw in samples if raw.bad}
+    assert len(stream.head()) == 2  # the sample with an empty image too: it was not decoded
 
 
-def test_empty_tars_are_named(tmp_path: Path):
+def test_empty_tars_raise(tmp_path: Path):
     write(tmp_path / "train-0.tar", [])
     stream = Stream(str(tmp_path / "train-0.tar"), "train", Streaming(1))
     with pytest.raises(DataError, match="no samples in this lane's tars"):

@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = dict(
 
 
 @torch.no_grad()
-def test_blip_s_official_captions_come_out_of_hugging_face_s(tmp_path: Path):
+def test_hugging_face_s_blip_generates_the_official_captions(tmp_path: Path):
     case = golden("blip_caption")
     imported = case.imported
     exported("blip", "caption", imported.arguments, imported.build(), tmp_path)
@@ -46,7 +46,7 @@ def test_blip_s_official_captions_come_out_of_hugging_face_s(tmp_path: Path):
 
 
 @torch.no_grad()
-def test_blip_s_official_scores_come_out_of_hugging_face_s(tmp_path: Path):
+def test_hugging_face_s_blip_gives_the_official_scores(tmp_path: Path):
     case = golden("blip_retrieval")
     imported = case.imported
     left = exported("blip", "retrieval", imported.arguments, imported.build(), tmp_path)
@@ -133,7 +133,7 @@ def test_blip_s_answers_are_hugging_face_s(tmp_path: Path):
 @pytest.mark.quick("vqa")
 @torch.no_grad()
 @pytest.mark.parametrize("task", ["caption", "vqa", "retrieval"])
-def test_blip_comes_back_from_hugging_face_bit_for_bit(task: str, tmp_path: Path):
+def test_blip_is_imported_from_hugging_face_bit_for_bit(task: str, tmp_path: Path):
     """From a file saved by their class, without tied weights; retrieval comes back as "matching"."""
     arguments, step = random(task)
     left = exported("blip", task, arguments, step, tmp_path)
@@ -142,9 +142,9 @@ def test_blip_comes_back_from_hugging_face_bit_for_bit(task: str, tmp_path: Path
     imported = load_official("blip", tmp_path / "saved" / "model.safetensors", num_heads=4)
     assert imported.task == ("matching" if task == "retrieval" else task)
     assert {name: imported.arguments.get(name, size) for name, size in SMALL.items()} == SMALL
-    mine = step.student.state_dict() if task == "retrieval" else step.state_dict()
-    mine = {name: tensor for name, tensor in mine.items() if "contrast.scale" not in name}
-    assert same(dict(imported.build().state_dict()), mine)
+    ours = step.student.state_dict() if task == "retrieval" else step.state_dict()
+    ours = {name: tensor for name, tensor in ours.items() if "contrast.scale" not in name}
+    assert same(dict(imported.build().state_dict()), ours)
     again = exported("blip", imported.task, imported.arguments, imported.build(), tmp_path / "again")
     assert again == []
     files = (load_state_dict(folder / "hf" / "model.safetensors") for folder in (tmp_path, tmp_path / "again"))
@@ -161,7 +161,7 @@ def test_unsupported_tasks_and_sizes_cannot_be_exported(task: str, message: str,
         exported("blip", task, arguments, step, tmp_path)
 
 
-def test_unknown_weights_of_the_image_encoder_are_refused(tmp_path: Path):
+def test_unknown_weights_of_the_image_encoder_raise(tmp_path: Path):
     arguments, step = random("caption")
     exported("blip", "caption", arguments, step, tmp_path)
     state = load_state_dict(tmp_path / "hf" / "model.safetensors") | {"vision_model.pooler.weight": torch.zeros(2)}

@@ -15,7 +15,7 @@ from tests.models.huggingface.common import equal, exported, golden, loaded, sam
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["clip", "open_clip"])
-def test_clip_s_official_numbers_come_out_of_hugging_face_s(name: str, tmp_path: Path):
+def test_hugging_face_s_clip_gives_the_official_outputs(name: str, tmp_path: Path):
     case = golden(name)
     imported = case.imported
     assert exported(name, imported.task, imported.arguments, imported.build(), tmp_path) == []

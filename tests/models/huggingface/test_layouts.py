@@ -166,7 +166,7 @@ def test_a_projection_without_its_key_is_named(tmp_path: Path):
         imported("vilt", state, tmp_path)
 
 
-def test_two_weights_with_one_official_name_are_refused(tmp_path: Path):
+def test_two_weights_with_one_official_name_raise(tmp_path: Path):
     hf = hugging_face("vilt")
     state = hf.ViltModel(hf.ViltConfig(**VILT)).state_dict()
     state["vilt.layernorm.weight"] = state["layernorm.weight"]
@@ -225,7 +225,7 @@ def test_vit_from_jax_has_its_number_of_heads_and_equals_timm_s(tmp_path: Path, 
     assert all(torch.equal(imported_model.state[name], expected.state[name]) for name in expected.state)
 
 
-def test_a_jax_file_with_unknown_weights_or_shapes_is_refused(tmp_path: Path, vit_folder: Path):
+def test_a_jax_file_with_unknown_weights_or_shapes_raises(tmp_path: Path, vit_folder: Path):
     arrays = flax(torch.load(vit_folder / "checkpoint.pth", weights_only=True), 4)
     np.savez(tmp_path / "vit.npz", **(arrays | {"extra/kernel": np.zeros((48, 48), np.float32)}))  # type: ignore[arg-type]
     with pytest.raises(WeightsError, match="unexpected weights: extra/kernel"):

@@ -75,7 +75,7 @@ def fuse_images(model: ALBEF, batch: Batch) -> list[Tokens | Tensor]:
 
 TOWERS = {"encode_image": encode_image, "encode_text": encode_text}
 KEYS = {r"cross\.key\.bias": "adds the same to all that a query is compared with"}
-GUESSED = {name: why for name, why in TABLES.items() if r"word\.weight" not in name}  # every word is, by the tied head
+GUESSED = {name: why for name, why in TABLES.items() if r"word\.weight" not in name}  # words are tied to the head
 WRITTEN = {r"answer_words\.position\.weight\[[3-8]\]": "answers end there"}
 
 SYSTEMS = {

@@ -74,7 +74,7 @@ def fuse_causal(model: Any, batch: Batch) -> list[Tokens | Tensor]:
 
 
 def next_token_logits(model: Any, batch: Batch) -> list[Tokens | Tensor]:
-    """Of texts of one length, as a decoder has them."""
+    """Texts of equal length, which a decoder requires."""
     assert batch.text is not None
     text = batch.text[torch.arange(len(batch))]
     ids = text.ids[:, :4]
@@ -111,7 +111,7 @@ def encode_unimodal(model: Any, batch: Batch) -> list[Tokens | Tensor]:
 
 
 def masked_data(model: BEiT3) -> Pretraining:
-    """Images alone, texts alone, and pairs."""
+    """Images only, texts only, and pairs."""
     blocks, words, half = BlockMasking(min_block=2), WordMasking(VOCABULARY, MASK), WordMasking(VOCABULARY, MASK, 0.5)
     objectives = [
         MaskedImageCodes(blocks, "masked_codes_image_only"),
@@ -133,12 +133,12 @@ WORDS = {
 }
 TABLES = WORDS | {r"mask_token": "no patch is hidden"}
 PAIR = {
-    r"blocks\.1\.(norm2|feedforward|out|inner_norm)\.text": "the image alone is read at the end",
-    r"model\.transformer\.norm\.text": "the image alone is read",
+    r"blocks\.1\.(norm2|feedforward|out|inner_norm)\.text": "only the image is used at the end",
+    r"model\.transformer\.norm\.text": "only the image is used",
 }
 CAPTIONS_ONLY = {
-    r"blocks\.1\.(norm2|feedforward|out|inner_norm)\.image": "the text alone is read at the end",
-    r"model\.transformer\.norm\.image": "the text alone is read",
+    r"blocks\.1\.(norm2|feedforward|out|inner_norm)\.image": "only the text is used at the end",
+    r"model\.transformer\.norm\.image": "only the text is used",
     r"model\.position\.weight\[9\]": "no prediction attends to the last token of the longest text",
 }
 IMAGE = {
@@ -217,7 +217,7 @@ SYSTEMS = {
             "classification": Job(
                 lambda m: Classification(m, CLASSES),
                 {"classification": math.log(CLASSES)},
-                exempt=IMAGE | {r"transformer\.pooler": "read by pairs alone"},
+                exempt=IMAGE | {r"transformer\.pooler": "used for pairs only"},
             ),
         },
     ),

@@ -30,7 +30,7 @@ class Job:
         chance: its losses at chance level, in nats.
         prior: the loss of the best constant prediction on eight samples, where that is lower than chance.
         exempt: patterns of names of the parameters, and rows of embedding tables, without a gradient; and the reason.
-        apart: whether each sample's loss depends on that sample alone; ITC compares samples, so that the loss of a
+        apart: whether each sample's loss depends on that sample only; ITC compares samples, so that the loss of a
             batch is not the mean of its parts.
         steps: optimizer steps until eight samples are overfitted.
     """
@@ -79,7 +79,7 @@ class Colours(FrozenCNN):
 
     def __init__(self) -> None: ...
 
-    def __call__(self, image: Image, known: ImageKeys | None = None) -> TeacherFeatures:
+    def __call__(self, image: Image, keys: ImageKeys | None = None) -> TeacherFeatures:
         grid = F.avg_pool2d(image.pixels, PATCH).permute(0, 2, 3, 1)
         classes = image.pixels.sum((2, 3)) / image.sizes.prod(1, keepdim=True)  # zero outside the image
         return TeacherFeatures(F.pad(grid, (0, 1280 - 3), value=0.1), F.pad(classes, (0, 1000 - 3)))
@@ -149,12 +149,12 @@ def texts(b: int, seed: int) -> Text:
     """Texts of [CLS] 1, words above 5, some of several tokens, [SEP] 2, padding 0."""
     lengths = torch.randint(4, TEXT_LENGTH, (b,), generator=draw(seed))
     lengths[0] = TEXT_LENGTH - 1
-    place = torch.arange(TEXT_LENGTH - 1)
-    real = place < lengths[:, None]
+    position = torch.arange(TEXT_LENGTH - 1)
+    real = position < lengths[:, None]
     ids = torch.randint(6, VOCABULARY, real.shape, generator=draw(seed))
-    ids = torch.where(place == 0, 1, torch.where(place == lengths[:, None] - 1, 2, ids)) * real
-    inner = real & (place > 0) & (place < lengths[:, None] - 1)
-    begins = inner & ((torch.rand(real.shape, generator=draw(seed)) < 0.7) | (place == 1))
+    ids = torch.where(position == 0, 1, torch.where(position == lengths[:, None] - 1, 2, ids)) * real
+    inner = real & (position > 0) & (position < lengths[:, None] - 1)
+    begins = inner & ((torch.rand(real.shape, generator=draw(seed)) < 0.7) | (position == 1))
     return Text(ids, real, begins)
 
 

@@ -26,18 +26,18 @@ FEATURES = 3 * PATCH * PATCH
 
 
 def regional(batch: Batch) -> Batch:
-    """The same with regions in place of images, as ragged as these were."""
+    """The batch with regions in place of images, with as many as the images had patches."""
     assert batch.image is not None
     pixels = rearrange(batch.image.pixels, "b c (i p) (j q) -> b i j (c p q)", p=PATCH, q=PATCH)
     rows, columns = (batch.image.sizes // PATCH)[:, :, None].unbind(1)
-    place = torch.ones(pixels.shape[1:3]).nonzero()
-    real = (place[:, 0] < rows) & (place[:, 1] < columns)
-    boxes = pixels.new_zeros(len(batch), len(place), 5)
+    cells = torch.ones(pixels.shape[1:3]).nonzero()
+    real = (cells[:, 0] < rows) & (cells[:, 1] < columns)
+    boxes = pixels.new_zeros(len(batch), len(cells), 5)
     return replace(batch, image=None, regions=Regions(pixels.flatten(1, 2), boxes, real))
 
 
 class OnRegions(Pretraining):
-    """The step on a batch with regions in the place of images."""
+    """The step on a batch with regions in place of images."""
 
     def views(self, batch: Batch, draws: RandomChoices | None = None) -> Views:
         return super().views(regional(batch), draws)
@@ -48,7 +48,7 @@ def encode_regions(model, batch: Batch) -> list[Tokens | Tensor]:
 
 
 def own_similarity(model, batch: Batch) -> list[Tokens | Tensor]:
-    """Of each image with its own text."""
+    """The scores of each image with its own text."""
     image, text = encode_regions(model, batch)[0], encode_text(model, batch)[0]
     return [model.similarity(image, text).diag()]
 

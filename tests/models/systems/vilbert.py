@@ -52,7 +52,7 @@ HIDING = PairMasking(WordMasking(VOCABULARY, MASK), RegionMasking(rate=0.3))
 
 
 def as_regions(image: Image) -> Regions:
-    """Patches as regions of one of seven classes, as ragged as they were, behind the whole image."""
+    """Patches as regions of one of seven classes, after a region of the whole image; the same numbers per image."""
     pixels = rearrange(image.pixels, "b c (i p) (j q) -> b i j (c p q)", p=PATCH, q=PATCH)
     rows, columns = (image.sizes // PATCH)[:, :, None].unbind(1)
     i, j = torch.ones(pixels.shape[1:3]).nonzero().unbind(1)
@@ -64,14 +64,14 @@ def as_regions(image: Image) -> Regions:
 
 
 def regional(batch: Batch, tasks: bool = False) -> Batch:
-    """The same with regions in place of images, labels of tasks that read them, and, with `tasks`, texts that say
-    which.
+    """The batch with regions in place of images, labels of the tasks that use them, and, with `tasks`, texts that name
+    the task.
     """
     assert batch.image and batch.text and batch.matching and isinstance(batch.image2, Image)
     regions, n = as_regions(batch.image), torch.arange(len(batch))
-    meant = 1 + batch.ids % (regions.mask.sum(1) - 1)
+    target = 1 + batch.ids % (regions.mask.sum(1) - 1)
     overlap = torch.zeros(regions.mask.shape)
-    overlap[n, regions.mask.int().cumsum(1).eq(meant[:, None] + 1).int().argmax(1)] = 1.0
+    overlap[n, regions.mask.int().cumsum(1).eq(target[:, None] + 1).int().argmax(1)] = 1.0
     labels = {"choice": batch.ids % OPTIONS == 0, "entailment": batch.ids % 3, "regions": overlap}
     return replace(
         batch,
@@ -85,14 +85,14 @@ def regional(batch: Batch, tasks: bool = False) -> Batch:
 
 
 class OnRegions(Pretraining):
-    """The step on a batch with regions in the place of images."""
+    """The step on a batch with regions in place of images."""
 
     def views(self, batch: Batch, draws: RandomChoices | None = None) -> Views:
         return super().views(regional(batch), draws)
 
 
 class TaskOnRegions(nn.Module):
-    """A task on a batch with regions in the place of images."""
+    """A task on a batch with regions in place of images."""
 
     def __init__(self, step: Any, tasks: bool):
         super().__init__()
@@ -168,9 +168,9 @@ KEYS = {r"attention\.key\.bias": "raises a query's scores alike, which softmax d
 UNREAD = TABLES | KEYS
 TIED = {
     pattern: why for pattern, why in TABLES.items() if r"\.word\." not in pattern
-}  # words are scored by their vectors
+}  # words are scored by their embeddings
 TEXT_IS_NOT_ASKED = {
-    pattern: "regions alone are scored, after the last meeting"
+    pattern: "only regions are scored, after the last co-attention layer"
     for pattern in (r"streams\.text\.2\.", r"streams\.meetings\.1\.text\.", r"streams\.pooler\.")
 }
 ALL_ALIKE = {r"head\.linear\.bias": "raises every option alike, which cross entropy does not see"}

@@ -87,7 +87,7 @@ def encode_masked(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
     return [model.encode_unimodal(model.encode_masked(batch.image, first))]
 
 
-def images_alone(model: VLMo) -> Pretraining:
+def images_only(model: VLMo) -> Pretraining:
     tokenizer = VisualTokenizer(VisualTokenizerConfig(32, 1, 4, 64, PATCH, GRID, CODES, 8, 1))
     heads = nn.ModuleDict({"codes": nn.Linear(32, CODES)}).apply(init_transformer)
     objective = MaskedImageCodes(BlockMasking(min_block=2), "masked_codes_image_only")
@@ -103,13 +103,13 @@ METHODS = {
     "pooled_features": pooled_features,
 }
 MASKED = MLM(WordMasking(VOCABULARY, MASK), weight=0.25)
-UNPOOLED = {r"pooler\.": "reads pairs alone"}
+UNPOOLED = {r"pooler\.": "used for pairs only"}
 NO_PAIRS = UNPOOLED | {r"\.vl_ffn\.": "there are no pairs"}
 NO_TEXTS = {
     r"model\.words\.": "there are no texts",
     r"modality\.weight\[[02]\]": "there are no texts, and one image",
     r"modality_ffn\.text\.": "there are no texts",
-    r"pooler\.": "reads pairs alone",
+    r"pooler\.": "used for pairs only",
 }
 NO_IMAGES = {
     r"patches\.": "there are no images",
@@ -123,7 +123,7 @@ WORDS = {name: why for name, why in TABLES.items() if "position" not in name}
 
 SYSTEMS = {
     **{
-        f"vlmo on images alone, {placed}": System(
+        f"vlmo on images only, {placed}": System(
             small=lambda relative=relative: small(relative_position=relative, vl_start_layer=3, with_mask_token=True),
             full=lambda relative=relative: VLMo(
                 VLMoConfig(relative_position=relative, vl_start_layer=12, with_mask_token=True)
@@ -132,7 +132,7 @@ SYSTEMS = {
             forward=FUSED,
             jobs={
                 "masked images": Job(
-                    images_alone, {"masked_codes_image_only": math.log(CODES)}, exempt=NO_TEXTS, steps=300
+                    images_only, {"masked_codes_image_only": math.log(CODES)}, exempt=NO_TEXTS, steps=300
                 ),
             },
         )
@@ -146,7 +146,7 @@ SYSTEMS = {
         jobs={
             "pretraining": Job(
                 lambda m: pretraining(m, [ITC(head_names=ITC_HEADS), HardNegativeITM(), MASKED]),
-                # not matching, whose negatives change while contrast learns: a hundred steps do not know it by heart
+                # without ITM, whose negatives change while ITC trains: a hundred steps do not overfit it
                 {"itc": math.log(32), "mlm": math.log(VOCABULARY)},
                 exempt=WORDS | ONE_IMAGE,
                 apart=False,

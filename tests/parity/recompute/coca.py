@@ -101,10 +101,10 @@ class Recomputation:
         max_length, min_length = self.lengths("greedy_ids")
         config = GenerationConfig(self.end, self.pad, max_length - 1, min_length)
         ids = greedy(self.model, self.image_tokens, self.prompt, config, use_cache=False)
-        ended = ((ids == self.pad) | (ids == self.end)).cumsum(1) > 0
-        after_end = torch.cat([torch.zeros_like(ended[:, :1]), ended[:, :-1]], 1)
+        finished = ((ids == self.pad) | (ids == self.end)).cumsum(1) > 0
+        after_end = torch.cat([torch.zeros_like(finished[:, :1]), finished[:, :-1]], 1)
         ids = ids.masked_fill(after_end, self.pad)[:, : int((~after_end).sum(1).max())]
-        return ids if ended[:, -1].all() else torch.cat([ids, torch.where(ended[:, -1:], self.pad, self.end)], 1)
+        return ids if finished[:, -1].all() else torch.cat([ids, torch.where(finished[:, -1:], self.pad, self.end)], 1)
 
     def searched(self, name: str, beams: int, groups: int) -> Tensor:
         beams = int(self.case.from_readme(name, r"num_beams (\d+)", str(beams)))

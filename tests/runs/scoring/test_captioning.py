@@ -94,6 +94,6 @@ def test_true_captions_score_full_marks_and_shuffled_references_do_not(monkeypat
     assert control.metrics["CIDEr-D"] < result.metrics["CIDEr-D"] / 2 and not control.make_examples()
 
 
-def test_a_run_without_a_captioning_loss_is_refused():
+def test_captioning_a_run_without_a_captioning_loss_raises():
     with pytest.raises(RunError, match="trained to write captions"):
         captioning(evaluated_model(Objectives(itc=1.0)))

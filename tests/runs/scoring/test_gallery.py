@@ -1,4 +1,4 @@
-"""A gallery holds each image once with all its captions, in whatever rows the dataset lists them."""
+"""A gallery contains each image once with all its captions, whatever rows the dataset lists them in."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ Pair = tuple[int, str]  # image index and caption
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scenes as image files, with a copy of each file in another folder."""
     folder, scenes = tmp_path_factory.mktemp("photos"), open_captions("scenes:20", "train")
-    for place in ("images", "copies"):
-        (folder / place).mkdir()
+    for subfolder in ("images", "copies"):
+        (folder / subfolder).mkdir()
         for i in range(IMAGES):
-            scenes.image(i).save(folder / place / f"{i}.png")
+            scenes.image(i).save(folder / subfolder / f"{i}.png")
     return folder
 
 
@@ -120,7 +120,7 @@ def test_rows_in_any_order_and_path_spelling_make_the_same_gallery(
 
 
 def metrics(run: Path, data: str, *more: str) -> dict[str, Any]:
-    """The metrics of `diptych evaluate`, whose folder is removed again."""
+    """The metrics of `diptych evaluate`; its folder is removed."""
     before = set(run.glob("evaluate-*"))
     options = ["--data", data, "--split", "validation", "--workers", "0", "--device", "cpu", "--precision", "fp32"]
     assert main(["evaluate", str(run), *options, *more]) == 0

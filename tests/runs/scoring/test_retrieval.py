@@ -105,7 +105,7 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("ranked_by", ["itm", "sum", "product"])
-def test_the_most_similar_pairs_are_reranked_and_the_others_rank_behind(in_parts: None, ranked_by: Any):
+def test_the_most_similar_pairs_are_reranked_and_the_others_rank_below(in_parts: None, ranked_by: Any):
     evaluated = evaluated_model(Objectives(itc=1.0, itm=1.0), replace(CONFIG, rerank_by=ranked_by))
     scorer, (cosines, match) = dual_encoder_scorer(evaluated), at_once(evaluated)
     assert scorer is not None and scorer.scale == pytest.approx(1 / 0.07, rel=0.5)
@@ -168,7 +168,7 @@ def test_reranking_all_pairs_equals_fusing_all_pairs(in_parts: None):
     ("objectives", "candidates", "is_reranked"),
     [(Objectives(itc=1.0), 3, False), (Objectives(itc=1.0, itm=1.0), 0, False), (Objectives(itc=1.0, itm=1.0), 3, True)],
 )  # fmt: skip
-def test_only_a_run_trained_with_itm_is_reranked(objectives: Objectives, candidates: int, is_reranked: bool):
+def test_reranking_requires_a_run_trained_with_itm(objectives: Objectives, candidates: int, is_reranked: bool):
     evaluated = evaluated_model(objectives, replace(CONFIG, rerank=candidates))
     with torch.no_grad():
         metrics = retrieval(evaluated).metrics
