@@ -6,7 +6,7 @@ checked whenever an instance is made: from the command line, a recipe, a run.jso
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
@@ -109,6 +109,12 @@ def settings(prefix: str = "") -> Callable[[type[T]], type[T]]:
         return dataclass(frozen=True)(cls)
 
     return decorate
+
+
+def check_fields(config_class: type, values: Mapping[str, Any], prefix: str = "") -> None:
+    """Raises ValueError unless each of `values` has the type and range of the settings' field of that name."""
+    for name, value in values.items():
+        check(_hints(config_class)[name], value, _dotted(prefix, name))
 
 
 def check(hint: Any, value: Any, name: str) -> None:

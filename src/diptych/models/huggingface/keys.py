@@ -184,7 +184,7 @@ CLIP_IMAGE: Table = _clip_tower("", 768, 3072, 12) | _images(224, 32)
 
 _ONLY_BLIP_MODEL = Ignored("of BlipModel, which is not supported")
 BLIP: Table = COMMON | {
-    "image_text_hidden_size": Read("embed_dim", 256, positive_int, in_shapes=True),
+    "image_text_hidden_size": Read("embed_dim", 256, positive_int),
     "projection_dim": _ONLY_BLIP_MODEL,
     "label_smoothing": Ignored("the class reads text_config's"),
     **dict.fromkeys(("text_config", "vision_config"), Ignored("nested")),
