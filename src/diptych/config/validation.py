@@ -187,6 +187,11 @@ def _expected_type(hint: Any) -> tuple[str, tuple[type, ...]] | None:
     return (" or ".join(kind.__name__ for kind in kinds), tuple(kinds)) if kinds else None
 
 
+def shown(value: Any) -> str:
+    """A value as the command line takes it: the items of tuples as words."""
+    return " ".join(map(shown, value)) if isinstance(value, tuple) else str(value)
+
+
 def _raise_invalid(name: str, expected: str, value: Any) -> None:
     """Raises ValueError."""
     text = repr(value)

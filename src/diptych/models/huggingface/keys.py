@@ -118,7 +118,6 @@ BERT: Table = (
     | _BERT
     | {
         "type_vocab_size": Fixed((2,)),
-        "layer_norm_eps": Ignored("the model that is initialised has an eps of its own"),
         "classifier_dropout": Ignored("of heads, which are not loaded"),
         **dict.fromkeys(
             (
