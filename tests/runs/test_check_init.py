@@ -58,7 +58,7 @@ def test_a_vit_s_heads_activation_and_eps_must_be_the_encoder_s(model: Any):
     for name in ("relu", "gelu_tanh", "quick_gelu", "silu"):
         with pytest.raises(RunError, match=f"vit has the activation {name}, but .* GELU"):
             check_image_start(replace(VIT, activation=name), built, "vit")
-    with pytest.raises(RunError, match="vit has the LayerNorm eps 1e-12, but .* 1e-06"):
+    with pytest.raises(RunError, match=r"vit has the LayerNorm eps 1e-12, but .* 1e-06"):
         check_image_start(replace(VIT, eps=1e-12), built, "vit")
 
 

@@ -21,7 +21,7 @@ from diptych.checkpoints.adapter import (
 )
 from diptych.checkpoints.bert import CROSS_ATTENTION, LAYER, TEXT_EMBEDDING
 from diptych.checkpoints.mapping import CONV_AS_LINEAR, SQUEEZED, TRANSPOSED, KeyMapping, prefixed, weight_and_bias
-from diptych.checkpoints.official_config import OfficialConfig
+from diptych.checkpoints.official_config import OfficialConfig, stated
 from diptych.checkpoints.positions import AbsolutePositions
 from diptych.checkpoints.read import WeightsError
 from diptych.models.albef.config import ALBEFConfig
@@ -179,6 +179,9 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
     layers = count_layers(state, f"{text}encoder.layer", "attention.self.query.weight")
     fusion = count_layers(state, f"{text}encoder.layer", "crossattention.self.query.weight")
     images = 2 if trained_for in ("nlvr2", "assignment") else 1
+    embed_dim = stated(config, "embed_dim", "embed_dim")
+    if has_prefix(state, "vision_proj."):
+        embed_dim = shape_of(state, "vision_proj.weight", 2)[0]
     return {
         **{f"image_{name}": image[name] for name in ("dim", "depth", "num_heads", "mlp_dim")},
         "patch_size": image["patch_size"],
@@ -192,7 +195,7 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
         "text_length": shape_of(state, f"{text}embeddings.position_embeddings.weight", 2)[0],
         "num_images": images,
         "decoder_depth": count_layers(state, "text_decoder.bert.encoder.layer", "attention.self.query.weight"),
-        **({"embed_dim": shape_of(state, "vision_proj.weight", 2)[0]} if has_prefix(state, "vision_proj.") else {}),
+        **({} if embed_dim is None else {"embed_dim": embed_dim}),
     }
 
 

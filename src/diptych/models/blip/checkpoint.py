@@ -180,6 +180,9 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
     image = encoder_shape(state, "visual_encoder.", config, "image_num_heads", "vision.heads", "num_heads")
     depth = count_layers(state, f"{text}encoder.layer", "attention.self.query.weight")
     merged = count_layers(state, f"{text}encoder.layer", "crossattention.output.merge_layer.weight")
+    embed_dim = stated(config, "embed_dim", "embed_dim")
+    if has_prefix(state, "vision_proj."):
+        embed_dim = shape_of(state, "vision_proj.weight", 2)[0]
     return {
         **{f"image_{name}": image[name] for name in ("dim", "depth", "num_heads", "mlp_dim")},
         "patch_size": image["patch_size"],
@@ -194,7 +197,7 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
         "enc_token_id": vocabulary - 1 if encode is None else encode,
         "variant": variant,
         **({"average_image_attention": depth - merged} if variant == "nlvr2" else {}),
-        **({"embed_dim": shape_of(state, "vision_proj.weight", 2)[0]} if has_prefix(state, "vision_proj.") else {}),
+        **({} if embed_dim is None else {"embed_dim": embed_dim}),
     }
 
 
