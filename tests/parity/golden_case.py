@@ -13,7 +13,6 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from diptych.checkpoints.adapter import with_grid
 from diptych.checkpoints.mapping import KeyMapping
 from diptych.checkpoints.read import WeightsError, load_all_state_dicts, load_state_dict
 from diptych.checkpoints.wrappers import unwrap
@@ -131,9 +130,9 @@ def _imported(folder: Path, config: Mapping[str, Any]) -> OfficialCheckpoint:
     """The imported checkpoint, or an empty one for a system without weights. Raises WeightsError."""
     path = folder / "checkpoint.pth"
     if path.is_file():
-        return unwrap(
-            path, load_all_state_dicts(path), lambda x: map_official(identify_system(x, config), x, with_grid(config))
-        )[0]
+        return unwrap(path, load_all_state_dicts(path), lambda x: map_official(identify_system(x, config), x, config))[
+            0
+        ]
     for system, key in WEIGHTLESS.items():
         if key in config:
             return OfficialCheckpoint(system, "augmentation", {}, {}, {}, KeyMapping({}))

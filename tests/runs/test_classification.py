@@ -61,7 +61,7 @@ def test_crossvit_is_fine_tuned_and_evaluated_and_initialises_another_classifier
 
     other = inherited(out, replace(recipe("crossvit.small", "Finetune"), recipe=""))
     module = build(other, {"classes": ["cat", "dog"]})
-    init_from_pretrained(module, out)
+    init_from_pretrained(module, out, other.model)
     state, trained = module.state_dict(), read_weights(out)
     assert state["model.head.0.weight"].shape[0] == 2 and trained["model.head.0.weight"].shape[0] == 3
     assert all(torch.equal(state[name], tensor) for name, tensor in trained.items() if ".head." not in name)
@@ -80,7 +80,7 @@ def test_a_system_s_own_recipe_fine_tunes_at_its_larger_image_size(tmp_path: Pat
     assert run.model == replace(model, grid=(3, 3)) and run.images.shorter_side == 48 and run.recipe == "albef.vqa"
     assert run.images.mean_std == (HALF, HALF), "the normalization of the pre-training run, not of the recipe"
     larger = build(run, {"answers": ["yes"]})
-    init_from_pretrained(larger, tmp_path)
+    init_from_pretrained(larger, tmp_path, run.model)
     trained = read_weights(tmp_path)
     assert all(
         torch.equal(p, trained[name])

@@ -13,7 +13,7 @@ from torch import nn
 from diptych.batch import Image, Text
 from diptych.checkpoints.read import load_state_dict
 from diptych.cli import main
-from diptych.runs.export import export
+from diptych.runs.export import Exported, export
 from diptych.runs.import_checkpoint import import_checkpoint
 from diptych.runs.pretrain import build
 from diptych.runs.run_folder import RunError, load_run, read_run
@@ -31,7 +31,7 @@ def imported(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path
 def test_the_official_layout_is_exported_bit_for_bit(imported: tuple[Path, Path], to: Any, tmp_path: Path):
     run, original = imported
     out = tmp_path / ("x.pth" if to == "official" else "x.safetensors")
-    assert export(run, to, out) == []
+    assert export(run, to, out) == Exported([], {"num_heads": 4})
     before, after = load_state_dict(original), load_state_dict(out)
     assert set(before) == set(after)
     for name, tensor in before.items():
@@ -46,7 +46,7 @@ def test_the_official_layout_is_exported_bit_for_bit(imported: tuple[Path, Path]
 def test_hugging_face_s_vit_gives_the_same_logits(tmp_path: Path):
     transformers = pytest.importorskip("transformers")
     import_checkpoint("vit", GOLDEN_CASES / "vit" / "checkpoint.pth", tmp_path / "run", 4, None, None)
-    assert export(tmp_path / "run", "hf", tmp_path / "hf") == []
+    assert export(tmp_path / "run", "hf", tmp_path / "hf") == Exported([], {})
     theirs = transformers.ViTForImageClassification.from_pretrained(tmp_path / "hf").eval()
     ours = official_step("vit", "vit").model
     rows, columns = ours.patches.grid
@@ -85,11 +85,11 @@ def test_a_run_trained_here_is_exported_and_imported_again(tmp_path: Path):
     """The weights are the same after import, export and another import."""
     import_checkpoint("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
     run, _ = read_run(tmp_path / "a")
-    (tmp_path / "a" / "dead.safetensors").unlink()  # as in a run that was trained here
+    (tmp_path / "a" / "ignored.safetensors").unlink()  # as in a run that was trained here
     run_json = json.loads((tmp_path / "a" / "run.json").read_text())
     del run_json["digest"], run_json["facts"]["imported"]
     (tmp_path / "a" / "run.json").write_text(json.dumps(run_json))
-    lost = export(tmp_path / "a", "official", tmp_path / "x.pth")
+    lost = export(tmp_path / "a", "official", tmp_path / "x.pth").left_out
     assert lost == ["text_embeddings.position_ids (a buffer of 0, 1, 2 …, not a weight)"]
     import_checkpoint("vilt", tmp_path / "x.pth", tmp_path / "b", 4, None, None)
     modules = [load_run(build(run), tmp_path / name) for name in ("a", "b")]  # type: ignore[arg-type]
@@ -119,7 +119,7 @@ def test_a_run_is_not_overwritten_and_its_number_of_heads_is_printed(
     assert main(["export", str(tmp_path / "a"), "--to", "safetensors", "--out", str(own)]) == 2
     assert "a part of the run itself" in capsys.readouterr().err and own.read_bytes() == before
     assert main(["export", str(tmp_path / "a"), "--to", "official", "--out", str(tmp_path / "x.pth")]) == 0
-    assert "attention heads: num_heads 4 (not in the weight shapes" in capsys.readouterr().out
+    assert "which diptych import reads: num_heads 4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

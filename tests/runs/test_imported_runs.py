@@ -308,7 +308,7 @@ def test_other_runs_are_initialised_from_an_imported_run():
     run = finetune.inherited(after, tasks.vqa(vilt.base()))
     assert run.model == V_ALBEF and run.images.mean_std == CLIPS
     task = finetune.build(run, {"answers": ANSWERS})
-    finetune.init_from_pretrained(task, after)
+    finetune.init_from_pretrained(task, after, run.model)
     assert all(torch.equal(t, weights[name]) for name, t in named_weights(task).items() if name.startswith("model."))
 
 

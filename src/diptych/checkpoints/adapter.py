@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from diptych.checkpoints.mapping import KeyMapping, within
+from diptych.checkpoints.official_config import ARGUMENTS, OfficialConfig, nearest, stated
 from diptych.checkpoints.positions import Positions
 from diptych.checkpoints.read import WeightsError
+from diptych.config.validation import check_fields
 
 State = Mapping[str, Tensor]
-OfficialConfig = Mapping[str, Any]
-"""Settings that cannot be inferred from shapes (num_heads, grid): from the official config, or from the user."""
 Arguments = Mapping[str, Any]
 """Constructor arguments of a model, as plain values."""
 Exported = tuple[dict[str, Any], dict[str, Tensor], list[str]]
@@ -35,6 +35,8 @@ class CheckpointAdapter:
     """
 
     name: str
+    # The settings of the model; its fields are the constructor arguments.
+    config_class: type[Any]
     # Whether a state is a checkpoint of this system.
     matches: Callable[[State], bool]
     # The task that it was trained for: pretraining, vqa, retrieval …; "encoder" if it has no head.
@@ -51,6 +53,8 @@ class CheckpointAdapter:
     positions: tuple[Positions, ...] = ()
     # The key under which the official file stores its weights; "" for the top level.
     model_prefix: str = ""
+    # Keys of the official config that change the outputs, and their values that the model supports.
+    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 def split_teacher(state: State) -> tuple[State, bool]:
@@ -88,17 +92,28 @@ def task_by_prefix(state: State, tasks: Mapping[str, str]) -> str:
     return next((task for prefix, task in tasks.items() if has_prefix(state, prefix)), "encoder")
 
 
-def infer_num_heads(dim: int, num_heads: object) -> int:
-    """The number of attention heads: `num_heads`, or one for every 64 features if it is None. Raises WeightsError."""
-    if num_heads is None and dim % 64:
-        raise WeightsError(
-            f"the number of attention heads cannot be inferred: width {dim} is not a multiple of 64; give --num_heads"
-        )
-    heads = dim // 64 if num_heads is None else num_heads
+def infer_num_heads(dim: int, config: OfficialConfig, argument: str, *keys: str, published: int | None = None) -> int:
+    """The number of attention heads: as the config states it, else `published`, else one for every 64 features.
+
+    Args:
+        argument: the constructor argument, which a config may state under "arguments".
+        keys: official keys that state it (`official_config.stated`).
+
+    Raises:
+        WeightsError: the number is neither stated nor published, or does not divide `dim`.
+    """
+    heads = stated(config, argument, *keys)
+    if heads is None:
+        heads = published if published or dim % 64 else dim // 64
+    advice = f'state it in --config, as {{"arguments": {{"{argument}": N}}}}'
+    if "num_heads" in keys:
+        advice += ", or give --num_heads N if all encoders have N heads"
+    if heads is None:
+        raise WeightsError(f"{argument} cannot be inferred: width {dim} is not a multiple of 64; {advice}")
     if not isinstance(heads, int) or isinstance(heads, bool):
-        raise WeightsError(f"the number of attention heads is {heads!r}; expected an integer")
+        raise WeightsError(f"{argument}, the number of attention heads, is {heads!r:.60}; expected an integer")
     if heads < 1 or dim % heads:
-        raise WeightsError(f"width {dim} does not divide into {heads} heads; give another --num_heads")
+        raise WeightsError(f"{argument}: width {dim} does not divide into {heads} heads; {advice}")
     return heads
 
 
@@ -106,9 +121,9 @@ WIDE_HEAD_COUNTS = {1280: 16, 1408: 16, 1664: 16, 1792: 16}
 """Width to number of heads of the published image encoders whose heads are wider than 64: ViT-H, -g, -G and -e."""
 
 
-def infer_image_num_heads(dim: int, num_heads: object) -> int:
-    """The number of attention heads of an image encoder: `num_heads`, or the published number. Raises WeightsError."""
-    return infer_num_heads(dim, WIDE_HEAD_COUNTS.get(dim) if num_heads is None else num_heads)
+def infer_image_num_heads(dim: int, config: OfficialConfig, argument: str, *keys: str) -> int:
+    """The number of attention heads of an image encoder, by default the published one. Raises WeightsError."""
+    return infer_num_heads(dim, config, argument, *keys, published=WIDE_HEAD_COUNTS.get(dim))
 
 
 def infer_grid(cells: int, grid: tuple[int, int] | None, name: str) -> tuple[int, int]:
@@ -125,24 +140,31 @@ def infer_grid(cells: int, grid: tuple[int, int] | None, name: str) -> tuple[int
     return rows, columns
 
 
-def vision_grid(vision: OfficialConfig, grid: tuple[int, int] | None) -> tuple[int, int] | None:
-    """The position grid (rows, columns) of ALBEF's or BLIP's `vision` config, or `grid` if its images are square."""
-    size, patch = vision.get("image_size"), vision.get("patch_size")
-    return (size[0] // patch, size[1] // patch) if isinstance(size, list) and isinstance(patch, int) else grid
+def config_grid(config: OfficialConfig, patch_size: int | None = None) -> tuple[int, int] | None:
+    """The position grid (rows, columns) that a config states, by its images if they are not square; else None.
 
+    Args:
+        patch_size: of the weights, for a config that states that of its images nowhere.
 
-def with_grid(config: OfficialConfig) -> dict[str, Any]:
-    """The config with "grid" (rows, columns) added if its images are not square. Raises WeightsError."""
-    size = next((config[name] for name in IMAGE_SIZE_KEYS if name in config), None)
-    patch = config.get("patch_size")
-    if not isinstance(size, list) or isinstance(patch, list):
-        return dict(config)
-    if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in (*size, patch)):
-        raise WeightsError(
-            f"config: image size {size} and patch size {patch!r} do not define a position grid; "
-            "expected [height, width] and one integer"
-        )
-    return {**config, "grid": (size[0] // patch, size[1] // patch)}
+    Raises:
+        WeightsError: image size and patch size define no grid.
+    """
+    if (grid := stated(config, "grid")) is not None:
+        return grid
+    for part in (config.get("vision"), config.get("vision_cfg"), config):
+        if not isinstance(part, Mapping):
+            continue
+        size = next((part[name] for name in IMAGE_SIZE_KEYS if name in part), None)
+        patch = part.get("patch_size", patch_size)
+        if not isinstance(size, list) or isinstance(patch, list):
+            continue
+        if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in (*size, patch)):
+            raise WeightsError(
+                f"config: image size {size} and patch size {patch!r} do not define a position grid; "
+                "expected [height, width] and one integer"
+            )
+        return size[0] // patch, size[1] // patch
+    return config.get("grid")
 
 
 def square_side(grid: Sequence[int], name: str) -> int:
@@ -175,3 +197,26 @@ def config_of(config_class: type[Config], arguments: Arguments) -> Config:
 
 def _with_tuples(value: Any) -> Any:
     return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def explicit_arguments(config: OfficialConfig, config_class: type[Any]) -> dict[str, Any]:
+    """The constructor arguments that a config states under "arguments".
+
+    Raises:
+        WeightsError: the model has no argument of that name, or the value is out of its range.
+    """
+    arguments = config.get(ARGUMENTS, {})
+    if not isinstance(arguments, Mapping):
+        raise WeightsError(f"config: {ARGUMENTS} is {arguments!r:.60}; expected an object of names and values")
+    explicit = {name: _with_tuples(value) for name, value in arguments.items()}
+    names = [field.name for field in fields(config_class)]
+    for name in explicit:
+        if name not in names:
+            raise WeightsError(
+                f"config: {ARGUMENTS}.{name}: the model has no such setting; did you mean {nearest(name, names, 0)}?"
+            )
+    try:
+        check_fields(config_class, explicit, ARGUMENTS)
+    except ValueError as error:
+        raise WeightsError(f"config: {error}") from None
+    return explicit

@@ -27,9 +27,12 @@ Options of import:
                      model, SCAN's words (.json) or VSE++'s (.pkl, of which no code is run)
 
 Options of export:
-  --to official      the paper's official names; FILE.pth is nested as by the official code, or FILE.safetensors
-  --to safetensors   the run's own names
-  --to hf            a folder for Hugging Face's class, where transformers has an equal one
+  --to official      the paper's official names, nested as by the official code, in PyTorch's format (FILE.pth); beside
+                     it FILE.pth.config.json holds the model's settings that weight shapes do not show, which import
+                     reads if no --config is given
+  --to safetensors   the same names in FILE.safetensors, not nested, with these settings in its metadata
+  --to hf            a folder for Hugging Face's class, where transformers has an equal one; a setting that its config
+                     cannot express is an error
 
 Loading is strict: missing, unexpected, NaN and infinite weights are errors. A checkpoint may nest its weights ("model",
 "state_dict", "ema" ...) and prefix their names ("module.", "_orig_mod.", "model." ...): wrappers are removed where the
@@ -100,15 +103,18 @@ def export_command(words: list[str]) -> None:
         raise UsageError(f"--to must be official, safetensors or hf: got {layout!r}")
     if words:
         raise UsageError(f"export takes RUN, --to and --out, not {' '.join(words)}")
-    from diptych.runs.export import arguments_of, export
+    from diptych.runs.export import export
+    from diptych.runs.exported_settings import settings_file
 
     if out.exists() and out.resolve() in (folder.resolve(), *(part.resolve() for part in folder.iterdir())):
         raise UsageError(f"{out} is a part of the run itself; give another --out")
-    left_out = export(folder, layout, out)
+    exported = export(folder, layout, out)
     echo(f"{out}: written, {layout} layout")
-    if layout != "hf" and (attention := _attention_heads(arguments_of(folder))):
-        echo(f"{attention} (not in the weight shapes: give them to `diptych import` by --num_heads or --config)")
-    for part in left_out:
+    if exported.settings:
+        place = settings_file(out) if layout == "official" else "the file's metadata"
+        settings = ", ".join(f"{name} {value}" for name, value in exported.settings.items())
+        echo(f"settings that weight shapes do not show, in {place}, which diptych import reads: {settings}")
+    for part in exported.left_out:
         echo(f"left out: {part}")
 
 

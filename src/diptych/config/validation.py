@@ -6,7 +6,7 @@ checked whenever an instance is made: from the command line, a recipe, a run.jso
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
@@ -111,6 +111,12 @@ def settings(prefix: str = "") -> Callable[[type[T]], type[T]]:
     return decorate
 
 
+def check_fields(config_class: type, values: Mapping[str, Any], prefix: str = "") -> None:
+    """Raises ValueError unless each of `values` has the type and range of the settings' field of that name."""
+    for name, value in values.items():
+        check(_hints(config_class)[name], value, _dotted(prefix, name))
+
+
 def check(hint: Any, value: Any, name: str) -> None:
     """Raises ValueError unless `value` has type `hint` and lies in its ranges; a bool is no number, a list no tuple."""
     origin, inner = get_origin(hint), get_args(hint)
@@ -179,6 +185,11 @@ def _expected_type(hint: Any) -> tuple[str, tuple[type, ...]] | None:
         return plain[hint]
     kinds = [kind for kind in (get_args(hint) or (hint,)) if isinstance(kind, type) and is_dataclass(kind)]
     return (" or ".join(kind.__name__ for kind in kinds), tuple(kinds)) if kinds else None
+
+
+def shown(value: Any) -> str:
+    """A value as the command line takes it: the items of tuples as words."""
+    return " ".join(map(shown, value)) if isinstance(value, tuple) else str(value)
 
 
 def _raise_invalid(name: str, expected: str, value: Any) -> None:

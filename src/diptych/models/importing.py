@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diptych.checkpoints.adapter import OfficialConfig, State, with_grid
+from diptych.checkpoints.adapter import State, config_of, explicit_arguments
 from diptych.checkpoints.huggingface.folder import load_folder_state_dict
 from diptych.checkpoints.mapping import KeyMapping
+from diptych.checkpoints.official_config import ARGUMENTS, OfficialConfig, RecordedConfig, check_fixed
 from diptych.checkpoints.read import NonFinite, WeightsError, nonfinite
-from diptych.checkpoints.strict import check_fit, load_strict
+from diptych.checkpoints.strict import check_fit, differences_beyond_shapes, load_strict
 from diptych.checkpoints.wrappers import unwrap
 from diptych.models.albef import checkpoint as albef
 from diptych.models.beit3 import checkpoint as beit3
@@ -85,28 +86,29 @@ def load_official(
     """Reads a checkpoint in the official layout of a system, or in Hugging Face's, timm's or JAX's where it has one.
 
     Args:
-        num_heads: attention heads, for widths that are not a multiple of 64.
+        num_heads: attention heads of every encoder whose number `settings` do not state.
         grid: rows and columns of the position grid. A square number of positions is read as a square grid and resized
             to `grid` by the system's own rule; any other number must have the shape of `grid`.
         settings: what cannot be inferred from shapes, under the keys of the official code (ViLBERT's schedule,
-            open_clip's config), or constructor arguments under "arguments".
+            open_clip's config), or constructor arguments under "arguments". A RecordedConfig records what was used.
 
     Raises:
         WeightsError: one line that names the file and the weights.
     """
     if system not in ADAPTERS:
         raise WeightsError(f"no system {system!r} to import; there are {', '.join(ADAPTERS)}")
+    config = RecordedConfig.of(settings or {})
     imported, notes = unwrap(
         path,
         load_folder_state_dict(path),
-        lambda state: _import_state(system, state, num_heads, grid, settings or {}),
+        lambda state: _import_state(system, state, num_heads, grid, config),
         lambda state: _is_known(system, state),
     )
     return replace(imported, notes=notes + imported.notes)
 
 
 def _import_state(
-    system: str, state: State, num_heads: int | None, grid: tuple[int, int] | None, settings: OfficialConfig
+    system: str, state: State, num_heads: int | None, grid: tuple[int, int] | None, settings: RecordedConfig
 ) -> OfficialCheckpoint:
     """Imports one set of weights, in any layout of a system. Raises WeightsError."""
     try:
@@ -114,14 +116,25 @@ def _import_state(
         positions = [p for p in ADAPTERS[system].positions if p.official in official]
         own_grid = grid if any(not p.is_square(official[p.official]) for p in positions) else None
         options = {"num_heads": num_heads or heads_of_layout, "grid": own_grid}
-        config = with_grid(settings) | {key: value for key, value in options.items() if value is not None}
-        return resize_grid(map_official(system, official, config), grid)
+        config = settings | {key: value for key, value in options.items() if value is not None}
+        imported = map_official(system, official, config)
+        if num_heads:
+            _check_heads_used(imported.arguments, num_heads)
+        return resize_grid(imported, grid)
     except NonFinite as error:  # named as in the file, whose layout may have other names
         raise NonFinite(
             f"NaN or infinite weights: {listed(names)}" if (names := nonfinite(state)) else str(error)
         ) from None
     except (RuntimeError, IndexError) as error:  # torch's errors about tensors of unexpected shapes
         raise WeightsError(f"its shapes fit no layout of {system} ({str(error).splitlines()[0]})") from None
+
+
+def _check_heads_used(arguments: Mapping[str, Any], num_heads: int) -> None:
+    """Raises WeightsError if the config states all numbers of attention heads, and none is `num_heads`."""
+    heads = {name: value for name, value in arguments.items() if name.endswith("heads")}
+    if num_heads not in [n for value in heads.values() for n in (value if isinstance(value, tuple) else (value,))]:
+        numbers = ", ".join(f"{name} {value}" for name, value in heads.items())
+        raise WeightsError(f"the config states {numbers}, but --num_heads is {num_heads}; leave --num_heads out")
 
 
 def _is_known(system: str, state: State) -> bool:
@@ -149,6 +162,29 @@ def identify_system(official: Mapping[str, Tensor], config: OfficialConfig | Non
     return matches[0].name
 
 
+def constructor_arguments(name: str, official: State, config: OfficialConfig) -> dict[str, Any]:
+    """The constructor arguments of a system for a state under official names.
+
+    Those that the config states under "arguments" apply before the others are inferred.
+
+    Raises:
+        WeightsError: an argument can neither be inferred nor is stated, or it contradicts the weights.
+    """
+    system = ADAPTERS[name]
+    check_fixed(config, system.fixed)
+    explicit = explicit_arguments(config, system.config_class)
+    inferred = system.infer(official, RecordedConfig.of(config) | {ARGUMENTS: explicit})
+    arguments = {**inferred, **explicit}
+    wrong = next((key for key in explicit if key in inferred and inferred[key] != explicit[key]), None)
+    if wrong:
+        own, theirs = (config_of(system.config_class, values) for values in (inferred, arguments))
+        hidden = differences_beyond_shapes(own, theirs)
+        for key, value in explicit.items():
+            if key in inferred and inferred[key] != value and key not in hidden:
+                raise WeightsError(f"config: arguments.{key} is {value}, but in the weights it is {inferred[key]}")
+    return arguments
+
+
 def map_official(name: str, official: Mapping[str, Tensor], config: OfficialConfig) -> OfficialCheckpoint:
     """A state under official names, translated to ours.
 
@@ -163,7 +199,7 @@ def map_official(name: str, official: Mapping[str, Tensor], config: OfficialConf
         WeightsError: the weights do not fit the system; the message names them.
     """
     system = ADAPTERS[name]
-    arguments, task = {**system.infer(official, config), **config.get("arguments", {})}, system.task(official)
+    arguments, task = constructor_arguments(name, official, config), system.task(official)
     names = system.names(arguments, task)
     if names.teacher_names and not any(name in official for name in names.teacher_names):
         names = names.without_teacher

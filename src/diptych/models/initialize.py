@@ -187,6 +187,16 @@ def initialize_image_encoder(model: nn.Module, vit: Mapping[str, Tensor]) -> lis
     return list(loaded)
 
 
+def first_image_block(model: nn.Module) -> nn.Module:
+    """The layer that a ViT's first layer initialises. Raises WeightsError."""
+    match model:
+        case ALBEF() | BLIP():
+            return model.image.blocks[0]
+        case VLMo() | ViLT():
+            return model.transformer.blocks[0]
+    raise WeightsError(f"{type(model).__name__} has no ViT as image encoder; expected ALBEF, BLIP, VLMo or ViLT")
+
+
 def first_text_block(model: nn.Module) -> nn.Module:
     """The layer that BERT's first layer initialises. Raises WeightsError."""
     return model.get_submodule(_bert_prefixes(model)[1][0][0].removesuffix("."))

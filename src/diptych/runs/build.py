@@ -27,7 +27,6 @@ from diptych.models.initialize import (
     initialize_vilt_from_vit,
 )
 from diptych.models.vilt.model import ViLT
-from diptych.models.vit.model import ViT
 from diptych.modules.heads import ITCHead, LogScale
 from diptych.modules.init import init_transformer, scale_init
 from diptych.objectives.cnn_distillation import ClassDistillation, GridDistillation
@@ -47,7 +46,7 @@ from diptych.objectives.triplet import TripletLoss
 from diptych.objectives.vqkd import LEAST_USED, VQKD, UnusedCodes
 from diptych.objectives.wpa import WPA
 from diptych.protocols import PatchEncoder
-from diptych.runs.check_init import check_image_start, check_text_start
+from diptych.runs.check_init import check_image_start, check_same_model, check_text_start
 from diptych.runs.check_objectives import check_heads, check_protocols
 from diptych.runs.check_weights import check_model
 from diptych.runs.embedders import CNN_CELL, check_no_leak, image_loader, input_embeddings
@@ -228,18 +227,18 @@ def init_from_run(module: Pretraining, run: Pretrain) -> list[str]:
     if before.embedders == run.embedders:  # else the layers that read frozen features start at their initial weights
         check_frozen_features(before, facts)
     state, model = read_weights(folder), module.get_submodule("model")
+    check_same_model(before.model, run.model, str(folder))
     if model_name(before.model) == type(model).__name__:
         return _init_from_same_model(module, resize_state(module, state, getattr(before.model, "grid", None)), folder)
     if isinstance(before.model, settings.ViTConfig) and isinstance(model, ViLT):
-        check_image_start(before.model, model.transformer.blocks[0], str(folder))
+        check_image_start(before.model, model, str(folder))
         initialize_vilt_from_vit(model, within(state, "model."))
         return [name for name in state if not name.startswith(("model.patches.", "model.blocks.", "model.norm."))]
     raise RunError(f"{folder} holds a {model_name(before.model)}, which a {type(model).__name__} cannot start from")
 
 
 def _init_image_tower(model: nn.Module, folder: str) -> None:
-    if isinstance(image := getattr(model, "image", None), ViT):
-        check_image_start(read_run(Path(folder))[0].model, image.blocks[0], folder)
+    check_image_start(read_run(Path(folder))[0].model, model, folder)
     initialize_image_encoder(model, within(read_weights(Path(folder)), "model."))
 
 

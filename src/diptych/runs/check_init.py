@@ -1,6 +1,6 @@
-"""Checks that an encoder has the attention heads and activation of the weights that it is initialised from.
+"""Checks that a model computes with its initial weights as the model did that they were trained in.
 
-Weight shapes show neither.
+Weight shapes show neither the number of attention heads, nor activations, eps, token ids or forms of attention.
 """
 
 from __future__ import annotations
@@ -12,23 +12,59 @@ from torch import nn
 
 from diptych.checkpoints.huggingface.folder import CONFIG, read_object
 from diptych.checkpoints.huggingface.rules import apply
-from diptych.models.configs import ViTConfig
+from diptych.checkpoints.strict import differences_beyond_shapes
+from diptych.config.validation import shown
+from diptych.models.configs import Model, ViTConfig, model_name
 from diptych.models.huggingface.keys import BERT
-from diptych.models.initialize import first_text_block
+from diptych.models.initialize import first_image_block, first_text_block
 from diptych.modules.block import activation_named
 from diptych.runs.run_folder import RunError
 
 OLD_BERT_KEYS = {"num_attention_heads", "hidden_act", "type_vocab_size"}
 """Keys of a BERT's config.json, by which old ones, without a model_type, are recognised."""
+TRAINING_ONLY = ("dropout", "drop_path", "layer_scale", "decay", "patience")
+"""Settings of models that change training, or initial weights, but no output of trained weights."""
+RESIZED = ("grid",)
+"""Settings that may differ because position embeddings are resized."""
 
 
-def check_image_start(source: Any, block: nn.Module, where: str) -> None:
-    """Raises RunError if `source`, a ViT's config, has other heads or activation than the `block` it initialises.
+def check_same_model(source: Model, model: Model, where: str) -> None:
+    """Checks the settings that weight shapes do not show, for a run initialised from a run of the same system.
 
-    Configs of other models pass: they are refused elsewhere. `where`: names the source in the error.
+    Configs of other systems pass: they are refused, or compared by `check_image_start`, elsewhere.
+
+    Args:
+        source: the settings of the model that the weights were trained in.
+        model: the settings of the model that they initialise.
+        where: names the source in the error.
+
+    Raises:
+        RunError: a setting differs, apart from TRAINING_ONLY and RESIZED.
+    """
+    if type(source) is not type(model):
+        return
+    for name, (own, theirs) in differences_beyond_shapes(model, source).items():
+        if name not in (*TRAINING_ONLY, *RESIZED):
+            raise RunError(
+                f"{where} holds weights of a {model_name(source)} with {name} {theirs!r}, but the model that they "
+                f"initialise has {own!r}, which computes something else: set --model.{name} {shown(theirs)}"
+            )
+
+
+def check_image_start(source: Any, model: nn.Module, where: str) -> None:
+    """Checks heads, activation and eps of the image blocks that a ViT initialises.
+
+    Configs of other models pass: they are refused elsewhere.
+
+    Args:
+        source: the ViT's settings.
+        where: names the source in the error.
+
+    Raises:
+        RunError: they differ. WeightsError: the model has no blocks that a ViT initialises.
     """
     if isinstance(source, ViTConfig):
-        _check_equal(block, source.num_heads, source.activation, where)
+        _check_equal(first_image_block(model), source.num_heads, source.activation, source.eps, where)
 
 
 def check_text_start(checkpoint: Path, model: nn.Module) -> None:
@@ -38,12 +74,21 @@ def check_text_start(checkpoint: Path, model: nn.Module) -> None:
     if values.get("model_type", "bert" if values.keys() >= OLD_BERT_KEYS else None) != "bert":
         return
     settings, _ = apply(BERT, values, f"{file}: ")
-    _check_equal(first_text_block(model), settings["num_heads"], settings["activation"], str(file))
+    block = first_text_block(model)
+    _check_equal(block, settings["num_heads"], settings["activation"], settings["eps"], str(file))
 
 
-def _check_equal(block: Any, num_heads: int, activation: str, where: str) -> None:
-    own_heads, own = block.attention.num_heads, block.feedforward.activation
+def _check_equal(block: nn.Module, num_heads: int, activation: str, eps: float, where: str) -> None:
+    """Raises RunError if the block has another number of attention heads, activation or eps of its LayerNorms."""
+    parts: list[Any] = list(block.modules())
+    own_heads = next(part.num_heads for part in parts if hasattr(part, "num_heads"))
+    own_activation = next(part.activation for part in parts if hasattr(part, "activation"))
+    own_eps = next(part.eps for part in parts if isinstance(part, nn.LayerNorm))
+    owner = "but the model that it initialises has"
+    advice = "set the model's, or import the weights with that of the model, where they were trained so"
     if own_heads != num_heads:
-        raise RunError(f"{where} has {num_heads} attention heads, but the model that it initialises has {own_heads}")
-    if repr(activation_named(activation)) != repr(own):
-        raise RunError(f"{where} has the activation {activation}, but the model that it initialises has {own}")
+        raise RunError(f"{where} has {num_heads} attention heads, {owner} {own_heads}: {advice}")
+    if repr(activation_named(activation)) != repr(own_activation):
+        raise RunError(f"{where} has the activation {activation}, {owner} {own_activation}: {advice}")
+    if own_eps != eps:
+        raise RunError(f"{where} has the LayerNorm eps {eps:g}, {owner} {own_eps:g}: {advice}")

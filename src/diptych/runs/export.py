@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +17,15 @@ from diptych.checkpoints.nested_state_dicts import split_by_modality
 from diptych.config.run import Finetune, ImportedCheckpoint, Pretrain
 from diptych.models.configs import BLIPConfig, model_name
 from diptych.models.huggingface.export import EXPORTERS
+from diptych.models.huggingface.expressible import check_expressible
 from diptych.models.importing import ADAPTERS
 from diptych.runs.check_weights import check_depth, check_model, weight_shapes
+from diptych.runs.exported_settings import (
+    METADATA,
+    exported_settings,
+    settings_beyond_weights,
+    settings_file,
+)
 from diptych.runs.hf_images import DEFAULT_FAMILY, IMAGE_PROCESSOR_FILE, preprocessor_config
 from diptych.runs.import_checkpoint import IGNORED_WEIGHTS
 from diptych.runs.run_folder import RunError, read_any, read_weights
@@ -28,18 +35,32 @@ from diptych.utils.lock import locked
 Target = Literal["official", "safetensors", "hf"]
 
 
-def export(folder: Path, to: Target, out: Path) -> list[str]:
-    """Writes the weights of a run to `out`.
+@dataclass(frozen=True)
+class Exported:
+    """What an exported file does not hold.
+
+    `left_out`: one phrase for each part of the run that is not in it. `settings`: the model's settings that the weights
+    alone do not show, which are written beside or into the file.
+    """
+
+    left_out: list[str]
+    settings: dict[str, Any]
+
+
+def export(folder: Path, to: Target, out: Path) -> Exported:
+    """Writes the weights of a run to `out`, and its model's settings where `diptych import` reads them.
 
     Args:
-        to: "official" (a .pth nested as in the official code), "safetensors" (the same names), or "hf" (a folder with
-            config.json and model.safetensors).
+        to: "official" (a .pth nested as in the official code, with the settings in FILE.config.json beside it),
+            "safetensors" (the same names, with the settings in the file's metadata), or "hf" (a folder with config.json
+            and model.safetensors).
 
     Returns:
-        One phrase for each part that could not be exported: its name and why.
+        The parts that could not be exported, and the settings that weight shapes do not show.
 
     Raises:
-        RunError, WeightsError: the run has no such layout, or its weights do not fit its settings.
+        RunError, WeightsError: the run has no such layout, which the settings of its model may exceed, or its weights do
+            not fit its settings.
     """
     _check_suffix(to, out)
     run, facts = read_any(folder)
@@ -70,15 +91,23 @@ def export(folder: Path, to: Target, out: Path) -> list[str]:
     if to == "hf":
         state = official | {name: tensor for name, tensor in ignored.items() if name not in names.ignored}
         unsupported = _write_hf(system, task, arguments, state, _hf_files(system, run, facts), out)
-        return [f"{name} ({names.ignored[name]})" for name in ignored if name in names.ignored] + unsupported
+        left_out = [f"{name} ({names.ignored[name]})" for name in ignored if name in names.ignored]
+        return Exported(left_out + unsupported, {})
     state = {name: tensor.contiguous() for name, tensor in (official | ignored).items()}
-    with locked(out.parent, out.name), atomic_write(out) as path:
-        if to == "safetensors":
-            save_file({name: tensor.clone() for name, tensor in state.items()}, path)
-        else:
-            prefix = ADAPTERS[system].model_prefix
-            torch.save({prefix: split_by_modality(state)} if prefix else state, path)
-    return missing
+    settings = exported_settings(system, run, arguments)
+    beyond_weights = settings_beyond_weights(system, state, arguments)
+    with locked(out.parent, out.name):
+        if to == "official":
+            with atomic_write(settings_file(out)) as path:
+                path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        with atomic_write(out) as path:
+            if to == "safetensors":
+                copies = {name: tensor.clone() for name, tensor in state.items()}
+                save_file(copies, path, {"format": "pt", METADATA: json.dumps(settings)})
+            else:
+                prefix = ADAPTERS[system].model_prefix
+                torch.save({prefix: split_by_modality(state)} if prefix else state, path)
+    return Exported(missing, beyond_weights)
 
 
 def _check_suffix(to: Target, out: Path) -> None:
@@ -91,11 +120,6 @@ def _check_suffix(to: Target, out: Path) -> None:
         raise RunError(f"--out {out}: --to official writes PyTorch's format; expected a name such as {out.stem}.pth")
     if to == "hf" and out.exists() and not out.is_dir():
         raise RunError(f"--out {out} is a file; --to hf writes a folder: give another --out")
-
-
-def arguments_of(folder: Path) -> dict[str, Any]:
-    """Settings of the model of a run."""
-    return _identity(*read_any(folder))[2]
 
 
 def _identity(
@@ -149,6 +173,7 @@ def _write_hf(
     if system not in EXPORTERS:
         raise RunError(f"Hugging Face has no class for {system}; expected one of {', '.join(EXPORTERS)}")
     config, state, unsupported = EXPORTERS[system](arguments, task, official)
+    unsupported += check_expressible(system, arguments, config, official)
     with locked(out):
         for name, values in {**files, "config.json": config | files["config.json"]}.items():
             with atomic_write(out / name) as path:

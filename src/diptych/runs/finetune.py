@@ -37,6 +37,7 @@ from diptych.models.configs import (
 from diptych.modules.heads import ITMHead
 from diptych.modules.init import scale_init
 from diptych.protocols import FusionEncoder
+from diptych.runs.check_init import check_same_model
 from diptych.runs.check_inputs import check_out
 from diptych.runs.check_weights import check_model
 from diptych.runs.embedders import input_embeddings, shown_images
@@ -117,14 +118,21 @@ def examples(run: Finetune, split: str, answers: list[str], augment: bool) -> Ex
     return RankedExamples(open_captions(run.data, split, min_side=least), tokenizer, images, run.negative_texts)
 
 
-def init_from_pretrained(module: Task, folder: Path) -> None:
+def init_from_pretrained(module: Task, folder: Path, config: Model) -> None:
     """Initialises all weights of the model from a run, with position embeddings resized to the image size.
 
     A ranking head starts as the ITM head of that run. A classifier stays at its initial weights, as its classes are
     others.
+
+    Args:
+        config: the settings of the module's model.
+
+    Raises:
+        RunError, WeightsError: the run's model has other settings, or its weights do not fit.
     """
-    state, model = read_weights(folder), module.get_submodule("model")
-    trained = resize_state(model, within(state, "model."), getattr(read_run(folder)[0].model, "grid", None))
+    before, state, model = read_run(folder)[0].model, read_weights(folder), module.get_submodule("model")
+    check_same_model(before, config, str(folder))
+    trained = resize_state(model, within(state, "model."), getattr(before, "grid", None))
     if isinstance(module, Classification):
         body = {name: tensor for name, tensor in trained.items() if not name.startswith("head.")}
         trained = {name: tensor for name, tensor in named_weights(model).items() if name.startswith("head.")} | body
@@ -161,7 +169,7 @@ def finetune(run: Finetune, out: Path) -> None:
         facts |= {"examples": len(data), "answers": answers}
         module = build(run, facts)
         if run.init_from:
-            init_from_pretrained(module, Path(run.init_from))
+            init_from_pretrained(module, Path(run.init_from), run.model)
         train(run, module, data, lambda: examples(run, "val", answers, augment=False), facts, out, group)
 
 

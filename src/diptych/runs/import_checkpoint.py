@@ -21,7 +21,7 @@ from diptych.training.checkpoint import CHECKPOINT, MODEL, save_tensors, save_we
 from diptych.utils.lock import single_writer
 from diptych.utils.state_dict import named_weights
 
-IGNORED_WEIGHTS = "dead.safetensors"
+IGNORED_WEIGHTS = "ignored.safetensors"
 """The official weights that a run does not use (teacher, queue, ...), which `export` writes back."""
 
 
@@ -63,8 +63,8 @@ def import_checkpoint(
     run = source.with_images(run, imported, resized=grid is not None)
     if vocabulary := vocabulary or source.vocabulary:
         run = _with_vocabulary(run, vocabulary)
+    notes = source.notes(None if isinstance(run, ImportedCheckpoint) else run.model)
     facts = {"imported": name, "ignored": imported.ignored, "system": imported.system, "task": imported.task}
-    notes = source.notes
     if isinstance(run, Finetune):
         classes, class_notes = named_classes(imported, step, answers, source.hf)
         facts, notes = facts | classes, notes + class_notes

@@ -98,8 +98,11 @@ def with_normalization(images: ImageSettings, config: Mapping[str, Any]) -> Imag
     `image_mean` and `image_std` (Hugging Face). Raises RunError.
     """
     nested = config.get("preprocess_cfg", config.get("pretrained_cfg"))
-    settings = {**(nested if isinstance(nested, Mapping) else {}), **config}
-    mean, std = (settings.get(f"image_{key}", settings.get(key)) for key in ("mean", "std"))
+    parts = (config, nested) if isinstance(nested, Mapping) else (config,)
+    mean, std = (
+        next((part[name] for name in (f"image_{key}", key) for part in parts if name in part), None)
+        for key in ("mean", "std")
+    )
     return replace(images, mean=_channels(mean, images.mean, "mean"), std=_channels(std, images.std, "std"))
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from diptych.checkpoints.huggingface.folder import CONFIG, WEIGHTS, find_weights, is_model_folder_weights, read_object
+from diptych.checkpoints.official_config import RecordedConfig
 from diptych.checkpoints.read import WeightsError
+from diptych.checkpoints.strict import differences_beyond_shapes
 from diptych.config.run import ImportedCheckpoint
+from diptych.config.validation import check_fields
 from diptych.data.sources.base import DataError
 from diptych.data.sources.paths import parse_json, read_text
 from diptych.models.huggingface.config import CONFIGS, HFConfig, are_placeholders, is_hf, read_config
 from diptych.models.importing import OfficialCheckpoint, load_official
 from diptych.protocols import student_of
+from diptych.runs.exported_settings import read_exported_settings
 from diptych.runs.hf_images import image_settings, read_image_processor, with_size
 from diptych.runs.hf_vocabulary import custom_vocabulary
 from diptych.runs.run_folder import RunError
@@ -30,19 +36,40 @@ from diptych.training.checkpoint import MODEL
 class ImportSource:
     """A checkpoint's weights with the settings that describe its model.
 
-    `settings`: of the official code, as JSON. `hf`: of Hugging Face's config.json instead. `folder`: the Hugging Face
-    folder with the files of the image processor and the tokenizer, if there is one.
+    `settings`: of the official code, as JSON, with a record of the keys that were used. `hf`: of Hugging Face's
+    config.json instead. `folder`: the Hugging Face folder with the files of the image processor and the tokenizer, if
+    there is one. `exported`: the settings are those that `export` wrote beside or into the file.
     """
 
     system: str
     weights: Path
-    settings: Mapping[str, Any]
+    settings: RecordedConfig
+    file: str = ""  # of the settings
     hf: HFConfig | None = None
     folder: Path | None = None
+    exported: bool = False
 
-    @property
-    def notes(self) -> list[str]:
-        return list(self.hf.notes) if self.hf else []
+    def notes(self, model: Any) -> list[str]:
+        """Notes on the settings, to print once all of them were read: what is not supported, and what was not used.
+
+        Args:
+            model: the settings of the imported model; None where no recipe expresses it.
+
+        Raises:
+            WeightsError: a key is misspelled; contradicts the model; or is unknown, in settings that `export` wrote.
+        """
+        if self.hf is not None:
+            return list(self.hf.notes)
+        unused = self.settings.unused()
+        try:
+            self.settings.check_spelling()
+            if model is not None:
+                _check_agrees(unused, model)
+            if unused and self.exported:
+                raise WeightsError(f"{next(iter(unused))} is no key of a config that diptych export writes; remove it")
+        except WeightsError as error:
+            raise WeightsError(f"{self.file}: {error}") from None
+        return [f"{self.file}: keys that were not used: {', '.join(unused)}"] if unused else []
 
     @property
     def vocabulary(self) -> Path | None:
@@ -52,7 +79,10 @@ class ImportSource:
     def load(self, num_heads: int | None, grid: tuple[int, int] | None) -> OfficialCheckpoint:
         """The checkpoint in our names. Raises WeightsError, also if its weights are not those of the config."""
         if self.hf is None:
-            return load_official(self.system, self.weights, num_heads, grid, self.settings)
+            try:
+                return load_official(self.system, self.weights, num_heads, grid, self.settings)
+            except WeightsError as error:
+                raise WeightsError(f"{error} (settings read from {self.file})" if self.file else str(error)) from None
         self.hf.check_heads(num_heads)
         imported = load_official(self.system, self.weights, None, grid, self.hf.official_config)
         self.hf.check(imported.arguments, imported.task, resized=grid is not None)
@@ -90,12 +120,32 @@ def open_source(system: str, checkpoint: Path, config: Path | None) -> ImportSou
                 "checkpoint file itself"
             )
         checkpoint, config = weights, config or next(iter(folder.glob(CONFIG)), None)
+    file, exported = str(config or ""), False
     try:
         settings = read_object(config) if config else {}
+        if config is None and (found := read_exported_settings(checkpoint)):
+            (file, settings), exported = found, True
     except WeightsError as error:
         raise RunError(str(error)) from None
-    hf = read_config(system, settings, str(config)) if is_hf(system, settings, folder is not None) else None
-    return ImportSource(system, checkpoint, settings, hf, folder)
+    hf = read_config(system, settings, file) if is_hf(system, settings, folder is not None) else None
+    return ImportSource(system, checkpoint, RecordedConfig(settings), file, hf, folder, exported)
+
+
+def _check_agrees(unused: Mapping[str, Any], model: Any) -> None:
+    """Raises WeightsError if an unused key names a setting of the model and states another value, which would be lost.
+
+    Settings that follow from the shapes of the weights are not compared.
+    """
+    for key, value in unused.items():
+        if key not in [field.name for field in fields(model)] or getattr(model, key) == value:
+            continue
+        with suppress(ValueError):  # another setting of the official code with the same name
+            check_fields(type(model), {key: value})
+            if differences_beyond_shapes(model, replace(model, **{key: value})):
+                raise WeightsError(
+                    f"{key} is {value!r}, but the model would be imported with {getattr(model, key)!r}; to set it, "
+                    f'state it as a constructor argument: {{"arguments": {{"{key}": {json.dumps(value)}}}}}'
+                )
 
 
 def _refuse_own_run(folder: Path) -> None:

@@ -108,7 +108,7 @@ def test_the_split_of_a_plain_name_has_not_changed(folder):
 def test_other_spellings_of_a_path_are_drawn_as_the_plain_name(folder: Path, spelling: str):
     path = write_listing(folder, [(n, spelling) for n in range(N)], "jsonl")
     for split, source in opened(path).items():
-        assert {drawn_split(f"{text.split()[1]}.jpg", 0) for text in said_in(source)} == {split}
+        assert {drawn_split(f"{text.split()[1]}.jpg", 0) for text in captions_of(source)} == {split}
 
 
 @pytest.mark.parametrize("other", SPELLINGS[1:])

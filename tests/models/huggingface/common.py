@@ -34,7 +34,7 @@ def exported(system: str, task: str, arguments: Mapping[str, Any], step: nn.Modu
     run = ImportedCheckpoint(system, task, dict(arguments), "checkpoint.pth")
     write_run(folder / "run", run, {"imported": "checkpoint.pth"})
     save_weights(folder / "run", step)
-    return export(folder / "run", "hf", folder / "hf")
+    return export(folder / "run", "hf", folder / "hf").left_out
 
 
 def loaded(kind: str, folder: Path) -> Any:

@@ -241,9 +241,8 @@ def test_a_jax_file_with_unknown_weights_or_shapes_raises(tmp_path: Path, vit_fo
 )
 def test_published_widths_have_their_published_heads(dim: int, num_heads: int):
     """ViT-H, -g, -G and -e have heads wider than 64; a text tower of 1280 (CLIP bigG's) has 20."""
-    assert infer_image_num_heads(dim, None) == num_heads and infer_image_num_heads(dim, num_heads // 2 or 1) == (
-        num_heads // 2 or 1
-    )
+    for heads in (None, num_heads // 2 or 1):
+        assert infer_image_num_heads(dim, {"heads": heads}, "num_heads", "heads") == (heads or num_heads)
     image = {
         "visual.conv1.weight": torch.empty(dim, 3, 2, 2, device="meta"),
         "visual.positional_embedding": torch.empty(5, dim, device="meta"),

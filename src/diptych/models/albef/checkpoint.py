@@ -10,7 +10,6 @@ from torch import nn
 from diptych.checkpoints.adapter import (
     Arguments,
     CheckpointAdapter,
-    OfficialConfig,
     State,
     config_of,
     count_layers,
@@ -19,10 +18,10 @@ from diptych.checkpoints.adapter import (
     shape_of,
     split_teacher,
     task_by_prefix,
-    vision_grid,
 )
 from diptych.checkpoints.bert import CROSS_ATTENTION, LAYER, TEXT_EMBEDDING
 from diptych.checkpoints.mapping import CONV_AS_LINEAR, SQUEEZED, TRANSPOSED, KeyMapping, prefixed, weight_and_bias
+from diptych.checkpoints.official_config import OfficialConfig, stated
 from diptych.checkpoints.positions import AbsolutePositions
 from diptych.checkpoints.read import WeightsError
 from diptych.models.albef.config import ALBEFConfig
@@ -173,15 +172,16 @@ def _paired(state: State) -> bool:
 
 def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
     """The constructor arguments of ALBEF for a checkpoint under official names. Raises WeightsError."""
-    trained_for, vision, language = task(state), config.get("vision", {}), config.get("text", {})
+    trained_for = task(state)
     text = bert_of(trained_for)
     vocabulary, width = shape_of(state, f"{text}embeddings.word_embeddings.weight", 2)
-    image = encoder_shape(
-        state, "visual_encoder.", vision.get("heads", config.get("num_heads")), vision_grid(vision, config.get("grid"))
-    )
+    image = encoder_shape(state, "visual_encoder.", config, "image_num_heads", "vision.heads", "num_heads")
     layers = count_layers(state, f"{text}encoder.layer", "attention.self.query.weight")
     fusion = count_layers(state, f"{text}encoder.layer", "crossattention.self.query.weight")
     images = 2 if trained_for in ("nlvr2", "assignment") else 1
+    embed_dim = stated(config, "embed_dim", "embed_dim")
+    if has_prefix(state, "vision_proj."):
+        embed_dim = shape_of(state, "vision_proj.weight", 2)[0]
     return {
         **{f"image_{name}": image[name] for name in ("dim", "depth", "num_heads", "mlp_dim")},
         "patch_size": image["patch_size"],
@@ -189,13 +189,13 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
         "dim": width,
         "text_depth": layers - fusion,
         "fusion_depth": fusion // images,
-        "num_heads": infer_num_heads(width, language.get("num_attention_heads", config.get("num_heads"))),
+        "num_heads": infer_num_heads(width, config, "num_heads", "text.num_attention_heads", "num_heads"),
         "mlp_dim": shape_of(state, f"{text}encoder.layer.0.intermediate.dense.weight", 2)[0],
         "vocab_size": vocabulary,
         "text_length": shape_of(state, f"{text}embeddings.position_embeddings.weight", 2)[0],
         "num_images": images,
         "decoder_depth": count_layers(state, "text_decoder.bert.encoder.layer", "attention.self.query.weight"),
-        **({"embed_dim": shape_of(state, "vision_proj.weight", 2)[0]} if has_prefix(state, "vision_proj.") else {}),
+        **({} if embed_dim is None else {"embed_dim": embed_dim}),
     }
 
 
@@ -238,6 +238,7 @@ def _retrieval(model: ALBEF) -> Pretraining:
 
 ADAPTER = CheckpointAdapter(
     name="albef",
+    config_class=ALBEFConfig,
     matches=lambda state: (
         "visual_encoder.cls_token" in state
         and any(f"{text}{TOKEN_TYPES}" in state for text in ("text_encoder.", "text_encoder.bert."))

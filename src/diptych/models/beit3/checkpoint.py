@@ -9,8 +9,8 @@ from torch import nn
 from diptych.checkpoints.adapter import (
     Arguments,
     CheckpointAdapter,
-    OfficialConfig,
     State,
+    config_grid,
     config_of,
     count_layers,
     has_prefix,
@@ -20,6 +20,7 @@ from diptych.checkpoints.adapter import (
     task_by_prefix,
 )
 from diptych.checkpoints.mapping import CONV_AS_LINEAR, UNSQUEEZED, KeyMapping, fused, weight_and_bias
+from diptych.checkpoints.official_config import OfficialConfig, stated
 from diptych.checkpoints.positions import AbsolutePositions
 from diptych.models.beit3.config import BEiT3Config
 from diptych.models.beit3.model import UNREAD
@@ -118,21 +119,21 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
     """The constructor arguments of BEiT3 for a checkpoint under official names. Raises WeightsError."""
     vocabulary, width = shape_of(state, "beit3.text_embed.weight", 2)
     cells, _ = shape_of(state, "beit3.encoder.embed_positions.A.weight", 2)
-    special = config.get("special_ids", {})
+    mask = stated(config, "mask_token_id", "special_ids.mask")
     return {
         "dim": width,
         "depth": count_layers(state, "beit3.encoder.layers", "final_layer_norm.A.weight"),
-        "num_heads": infer_num_heads(width, config.get("num_heads", config.get("encoder_attention_heads"))),
+        "num_heads": infer_num_heads(width, config, "num_heads", "num_heads", "encoder_attention_heads"),
         "mlp_dim": shape_of(state, "beit3.encoder.layers.0.ffn.A.fc1.weight", 2)[0],
         "patch_size": shape_of(state, "beit3.vision_embed.proj.weight", 4)[-1],
-        "grid": infer_grid(cells - UNREAD - 1, config.get("grid"), "beit3.encoder.embed_positions.A.weight"),
+        "grid": infer_grid(cells - UNREAD - 1, config_grid(config), "beit3.encoder.embed_positions.A.weight"),
         "vocab_size": vocabulary,
         "text_length": shape_of(state, "beit3.encoder.embed_positions.B.weight", 2)[0] - UNREAD,
         "pooling": "image" if task(state) == "vqa" else "both",
         "final_norm": has_prefix(state, "beit3.encoder.layer_norm.A."),
         "num_classes": shape_of(state, "head.weight", 2)[0] if task(state) == "classification" else 0,
         "with_decoder": task(state) == "captioning",
-        "mask_token_id": special.get("mask", MASK),
+        "mask_token_id": MASK if mask is None else mask,
     }
 
 
@@ -156,6 +157,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
 
 ADAPTER = CheckpointAdapter(
     name="beit3",
+    config_class=BEiT3Config,
     matches=lambda state: "beit3.text_embed.weight" in state,
     task=task,
     names=names,
@@ -167,4 +169,5 @@ ADAPTER = CheckpointAdapter(
         ),
     ),
     model_prefix="model",
+    fixed={"subln": (True,), "multiway": (True,)},
 )

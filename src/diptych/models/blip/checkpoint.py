@@ -9,7 +9,6 @@ from torch import nn
 from diptych.checkpoints.adapter import (
     Arguments,
     CheckpointAdapter,
-    OfficialConfig,
     State,
     config_of,
     count_layers,
@@ -17,10 +16,10 @@ from diptych.checkpoints.adapter import (
     infer_num_heads,
     shape_of,
     split_teacher,
-    vision_grid,
 )
 from diptych.checkpoints.bert import ATTENTION, CROSS_ATTENTION, LAYER, PARTS, TEXT_EMBEDDING
 from diptych.checkpoints.mapping import CONV_AS_LINEAR, SQUEEZED, TRANSPOSED, KeyMapping, prefixed, weight_and_bias
+from diptych.checkpoints.official_config import OfficialConfig, stated
 from diptych.checkpoints.positions import AbsolutePositions
 from diptych.checkpoints.read import WeightsError
 from diptych.models.blip.config import BLIPConfig
@@ -174,27 +173,31 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
     variant = "retrieval" if (trained_for := task(state)) == "matching" else trained_for
     text = DECODER if variant == "caption" else ENCODER
     vocabulary, width = shape_of(state, f"{text}embeddings.word_embeddings.weight", 2)
-    vision, language, ids = (config.get(part, {}) for part in ("vision", "text", "special_ids"))
-    image = encoder_shape(
-        state, "visual_encoder.", vision.get("heads", config.get("num_heads")), vision_grid(vision, config.get("grid"))
+    begin, encode = (
+        stated(config, argument, f"special_ids.{key}")
+        for argument, key in (("bos_token_id", "bos_DEC"), ("enc_token_id", "ENC"))
     )
+    image = encoder_shape(state, "visual_encoder.", config, "image_num_heads", "vision.heads", "num_heads")
     depth = count_layers(state, f"{text}encoder.layer", "attention.self.query.weight")
     merged = count_layers(state, f"{text}encoder.layer", "crossattention.output.merge_layer.weight")
+    embed_dim = stated(config, "embed_dim", "embed_dim")
+    if has_prefix(state, "vision_proj."):
+        embed_dim = shape_of(state, "vision_proj.weight", 2)[0]
     return {
         **{f"image_{name}": image[name] for name in ("dim", "depth", "num_heads", "mlp_dim")},
         "patch_size": image["patch_size"],
         "grid": image["grid"],
         "dim": width,
         "depth": depth,
-        "num_heads": infer_num_heads(width, language.get("num_attention_heads", config.get("num_heads"))),
+        "num_heads": infer_num_heads(width, config, "num_heads", "text.num_attention_heads", "num_heads"),
         "mlp_dim": shape_of(state, f"{text}encoder.layer.0.intermediate.dense.weight", 2)[0],
         "vocab_size": vocabulary,
         "text_length": shape_of(state, f"{text}embeddings.position_embeddings.weight", 2)[0],
-        "bos_token_id": ids.get("bos_DEC", vocabulary - 2),
-        "enc_token_id": ids.get("ENC", vocabulary - 1),
+        "bos_token_id": vocabulary - 2 if begin is None else begin,
+        "enc_token_id": vocabulary - 1 if encode is None else encode,
         "variant": variant,
         **({"average_image_attention": depth - merged} if variant == "nlvr2" else {}),
-        **({"embed_dim": shape_of(state, "vision_proj.weight", 2)[0]} if has_prefix(state, "vision_proj.") else {}),
+        **({} if embed_dim is None else {"embed_dim": embed_dim}),
     }
 
 
@@ -226,6 +229,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
 
 ADAPTER = CheckpointAdapter(
     name="blip",
+    config_class=BLIPConfig,
     matches=lambda state: (
         "visual_encoder.cls_token" in state
         and any(f"{text}embeddings.word_embeddings.weight" in state for text in (ENCODER, DECODER))

@@ -15,8 +15,8 @@ from torch import nn
 from diptych.checkpoints.adapter import (
     Arguments,
     CheckpointAdapter,
-    OfficialConfig,
     State,
+    config_grid,
     config_of,
     count_layers,
     infer_grid,
@@ -33,6 +33,7 @@ from diptych.checkpoints.mapping import (
     prefixed,
     weight_and_bias,
 )
+from diptych.checkpoints.official_config import OfficialConfig, stated
 from diptych.checkpoints.positions import AbsolutePositions
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.clip.model import CLIP
@@ -119,37 +120,41 @@ def tower_config(config: OfficialConfig, name: str) -> OfficialConfig:
 
 
 def tower_num_heads(
-    dim: int, config: OfficialConfig, nested: OfficialConfig, flat: str, published: Callable[..., int] = infer_num_heads
+    dim: int,
+    config: OfficialConfig,
+    argument: str,
+    tower: str,
+    flat: str,
+    infer_heads: Callable[..., int] = infer_num_heads,
 ) -> int:
-    """The number of attention heads of one encoder.
+    """The number of attention heads of one encoder. Raises WeightsError.
 
     Args:
-        nested: the encoder's part of the config ("heads", "head_width").
+        argument: the constructor argument.
+        tower: the encoder's part of an open_clip config ("heads", "head_width").
         flat: the key of the number in a config that is not nested.
-        published: the default for a width, used if the config does not state the number.
+        infer_heads: infers the number if the config does not state it.
     """
-    heads = nested.get("heads", config.get(flat, config.get("num_heads")))
-    if isinstance(heads, str) and heads.endswith("// 64"):  # OpenAI's rule, which rounds down
-        heads = dim // 64
-    if isinstance(head_width := nested.get("head_width"), int) and head_width > 0:
-        heads = dim // head_width
-    return published(dim, heads if isinstance(heads, int) else None)
+    if stated(config, argument) is None:
+        head_width, heads = tower_config(config, tower).get("head_width"), stated(config, argument, flat)
+        if isinstance(head_width, int) and head_width > 0:
+            return infer_heads(dim, {"heads": dim // head_width}, argument, "heads")
+        if isinstance(heads, str) and heads.endswith("// 64"):  # OpenAI's rule, which rounds down
+            return infer_heads(dim, {"heads": dim // 64}, argument, "heads")
+    return infer_heads(dim, config, argument, f"{tower}.heads", flat, "num_heads")
 
 
 def image_shape(state: State, config: OfficialConfig) -> dict[str, Any]:
     """The constructor arguments of the ViT under "visual."."""
     width, _, _, patch = shape_of(state, "visual.conv1.weight", 4)
     cells, _ = shape_of(state, "visual.positional_embedding", 2)
-    nested = tower_config(config, "vision_cfg")
-    size = nested.get("image_size")
-    grid = tuple(side // patch for side in size) if isinstance(size, list) else config.get("grid")
     return {
         "dim": width,
         "depth": count_layers(state, "visual.transformer.resblocks", "ln_1.weight"),
-        "num_heads": tower_num_heads(width, config, nested, "vision_heads", infer_image_num_heads),
+        "num_heads": tower_num_heads(width, config, "num_heads", "vision_cfg", "vision_heads", infer_image_num_heads),
         "mlp_dim": shape_of(state, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
         "patch_size": patch,
-        "grid": infer_grid(cells - 1, grid, "visual.positional_embedding"),
+        "grid": infer_grid(cells - 1, config_grid(config, patch), "visual.positional_embedding"),
     }
 
 
@@ -159,7 +164,7 @@ def text_shape(state: State, config: OfficialConfig, prefix: str = "") -> dict[s
     return {
         "text_dim": width,
         "text_depth": count_layers(state, f"{prefix}transformer.resblocks", "ln_1.weight"),
-        "text_num_heads": tower_num_heads(width, config, tower_config(config, "text_cfg"), "transformer_heads"),
+        "text_num_heads": tower_num_heads(width, config, "text_num_heads", "text_cfg", "transformer_heads"),
         "text_mlp_dim": shape_of(state, f"{prefix}transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
         "vocab_size": words,
         "text_length": shape_of(state, f"{prefix}positional_embedding", 2)[0],
@@ -197,6 +202,7 @@ def _is_open_clip(config: OfficialConfig) -> bool:
 
 ADAPTER = CheckpointAdapter(
     name="clip",
+    config_class=CLIPConfig,
     matches=lambda state: "visual.class_embedding" in state and "token_embedding.weight" in state,
     matches_config=lambda config: not _is_open_clip(config),
     task=task,
@@ -209,5 +215,5 @@ OPEN_CLIP = replace(
     ADAPTER,
     name="open_clip",
     matches_config=_is_open_clip,
-    infer=lambda state, config: infer(state, {"quick_gelu": False, **config}),
+    infer=lambda state, config: infer(state, config) | {"activation": activation(config, "gelu")},
 )

@@ -9,14 +9,15 @@ from torch import nn
 from diptych.checkpoints.adapter import (
     Arguments,
     CheckpointAdapter,
-    OfficialConfig,
     State,
+    config_grid,
     config_of,
     count_layers,
     infer_grid,
     shape_of,
 )
 from diptych.checkpoints.mapping import UNSQUEEZED, KeyMapping, prefixed, weight_and_bias
+from diptych.checkpoints.official_config import OfficialConfig
 from diptych.checkpoints.read import WeightsError
 from diptych.models.clip.checkpoint import (
     SIZES,
@@ -25,7 +26,6 @@ from diptych.models.clip.checkpoint import (
     task,
     text_names,
     text_shape,
-    tower_config,
     tower_num_heads,
 )
 from diptych.models.clip.config import CLIPResNetConfig
@@ -73,8 +73,8 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
     return text_shape(state, config) | {
         "dim": shape_of(state, "visual.conv3.weight", 4)[0],
         "depths": depths,
-        "num_heads": tower_num_heads(features, config, tower_config(config, "vision_cfg"), "vision_heads"),
-        "grid": infer_grid(cells - 1, config.get("grid"), "visual.attnpool.positional_embedding"),
+        "num_heads": tower_num_heads(features, config, "num_heads", "vision_cfg", "vision_heads"),
+        "grid": infer_grid(cells - 1, config_grid(config), "visual.attnpool.positional_embedding"),
         "activation": activation(config, "quick_gelu"),
     }
 
@@ -86,6 +86,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
 
 ADAPTER = CheckpointAdapter(
     name="clip_resnet",
+    config_class=CLIPResNetConfig,
     matches=lambda state: "visual.attnpool.positional_embedding" in state and "token_embedding.weight" in state,
     task=task,
     infer=infer,

@@ -13,7 +13,6 @@ from torch import nn
 from diptych.checkpoints.adapter import (
     Arguments,
     CheckpointAdapter,
-    OfficialConfig,
     State,
     config_of,
     count_layers,
@@ -21,6 +20,7 @@ from diptych.checkpoints.adapter import (
     shape_of,
 )
 from diptych.checkpoints.mapping import TRANSPOSED, KeyMapping, prefixed, weight_and_bias
+from diptych.checkpoints.official_config import OfficialConfig, stated
 from diptych.checkpoints.positions import AbsolutePositions
 from diptych.models.clip.checkpoint import (
     PATCHES,
@@ -30,7 +30,6 @@ from diptych.models.clip.checkpoint import (
     blocks,
     image_shape,
     text_shape,
-    tower_config,
     tower_num_heads,
 )
 from diptych.models.coca.config import CoCaConfig
@@ -117,21 +116,17 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
 
     The id of the padding token cannot be inferred from shapes: it is 0, as in open_clip, unless the config states it.
     """
-    decoder, pool = (
-        tower_config(config, "multimodal_cfg"),
-        tower_config(config, "vision_cfg").get("attn_pooler_heads", 8),
-    )
     queries, width = shape_of(state, "visual.attn_pool.query", 2)
     sizes = image_shape(state, config) | text_shape(state, config, "text.")
     return sizes | {
         "text_length": sizes["text_length"] - 1,  # the last position belongs to [CLS]
         "num_queries": queries,
-        "pool_num_heads": infer_num_heads(width, pool),
+        "pool_num_heads": infer_num_heads(width, config, "pool_num_heads", "vision_cfg.attn_pooler_heads", published=8),
         "decoder_depth": count_layers(state, "text_decoder.resblocks", "ln_1.weight"),
-        "decoder_num_heads": tower_num_heads(width, config, decoder, "decoder_heads"),
+        "decoder_num_heads": tower_num_heads(width, config, "decoder_num_heads", "multimodal_cfg", "decoder_heads"),
         "decoder_mlp_dim": shape_of(state, "text_decoder.resblocks.0.mlp.c_fc.weight", 2)[0],
         "activation": activation(config, "gelu"),
-        "pad_token_id": config.get("pad_id", tower_config(config, "text_cfg").get("pad_id", 0)),
+        "pad_token_id": stated(config, "pad_token_id", "pad_id", "text_cfg.pad_id") or 0,
     }
 
 
@@ -143,6 +138,7 @@ def build(arguments: Mapping[str, Any], task: str, state: State) -> nn.Module:
 
 ADAPTER = CheckpointAdapter(
     name="coca",
+    config_class=CoCaConfig,
     matches=lambda state: "text.cls_emb" in state and "text_decoder.text_projection" in state,
     task=task,
     infer=infer,

@@ -12,7 +12,6 @@ from torch import nn
 from diptych.checkpoints.adapter import (
     Arguments,
     CheckpointAdapter,
-    OfficialConfig,
     State,
     config_of,
     count_layers,
@@ -21,6 +20,7 @@ from diptych.checkpoints.adapter import (
     shape_of,
 )
 from diptych.checkpoints.mapping import KeyMapping, prefixed, weight_and_bias
+from diptych.checkpoints.official_config import OfficialConfig, stated
 from diptych.checkpoints.read import WeightsError
 from diptych.models.crossvit.config import CrossViTConfig
 from diptych.tasks.classification import Classification
@@ -79,11 +79,11 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
     widths = tuple(shape_of(state, f"cls_token.{i}", 3)[2] for i in (0, 1))
     stem = has_prefix(state, "patch_embed.0.proj.0.")
     if stem:
-        patches = _pair(config.get("patch_size", (12, 16)), "patch size")
+        patches = _pair(stated(config, "patch_sizes", "patch_size") or (12, 16), "patch size")
     else:
         patches = tuple(shape_of(state, f"patch_embed.{i}.proj.weight", 4)[3] for i in (0, 1))
     sides = (infer_grid(shape_of(state, f"pos_embed.{i}", 3)[1] - 1, None, f"pos_embed.{i}")[0] for i in (0, 1))
-    heads = config.get("num_heads")
+    heads = stated(config, "num_heads", "num_heads")
     return {
         "image_sizes": tuple(side * patch for side, patch in zip(sides, patches, strict=True)),
         "patch_sizes": patches,
@@ -124,6 +124,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
 
 ADAPTER = CheckpointAdapter(
     name="crossvit",
+    config_class=CrossViTConfig,
     matches=lambda state: "cls_token.0" in state and "blocks.0.revert_projs.0.0.weight" in state,
     task=lambda state: "classification",
     names=names,

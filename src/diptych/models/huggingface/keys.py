@@ -118,7 +118,6 @@ BERT: Table = (
     | _BERT
     | {
         "type_vocab_size": Fixed((2,)),
-        "layer_norm_eps": Ignored("the model that is initialised has an eps of its own"),
         "classifier_dropout": Ignored("of heads, which are not loaded"),
         **dict.fromkeys(
             (
@@ -184,7 +183,7 @@ CLIP_IMAGE: Table = _clip_tower("", 768, 3072, 12) | _images(224, 32)
 
 _ONLY_BLIP_MODEL = Ignored("of BlipModel, which is not supported")
 BLIP: Table = COMMON | {
-    "image_text_hidden_size": Read("embed_dim", 256, positive_int, in_shapes=True),
+    "image_text_hidden_size": Read("embed_dim", 256, positive_int),
     "projection_dim": _ONLY_BLIP_MODEL,
     "label_smoothing": Ignored("the class reads text_config's"),
     **dict.fromkeys(("text_config", "vision_config"), Ignored("nested")),

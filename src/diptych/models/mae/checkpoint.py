@@ -12,14 +12,14 @@ from torch import nn
 from diptych.checkpoints.adapter import (
     Arguments,
     CheckpointAdapter,
-    OfficialConfig,
     State,
     config_of,
     count_layers,
+    infer_num_heads,
     shape_of,
 )
 from diptych.checkpoints.mapping import CONV_AS_LINEAR, KeyMapping, prefixed, weight_and_bias
-from diptych.checkpoints.read import WeightsError
+from diptych.checkpoints.official_config import OfficialConfig
 from diptych.models.mae.config import MAEConfig
 from diptych.models.vit.checkpoint import BLOCK, PATCHES, encoder_shape
 from diptych.objectives.mim import MIM
@@ -47,13 +47,10 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
     The decoder's number of heads cannot be inferred from shapes: it is 16, as published, unless the config states it.
     """
     width, _ = shape_of(state, "decoder_embed.weight", 2)
-    heads = config.get("decoder_num_heads", 16)
-    if not isinstance(heads, int) or heads < 1 or width % heads:
-        raise WeightsError(f"the decoder's width {width} does not divide into {heads} heads")
-    return encoder_shape(state, "", config.get("num_heads"), config.get("grid")) | {
+    return encoder_shape(state, "", config, "num_heads", "num_heads") | {
         "decoder_dim": width,
         "decoder_depth": count_layers(state, "decoder_blocks", "norm1.weight"),
-        "decoder_num_heads": heads,
+        "decoder_num_heads": infer_num_heads(width, config, "decoder_num_heads", "decoder_num_heads", published=16),
         "decoder_mlp_dim": shape_of(state, "decoder_blocks.0.mlp.fc1.weight", 2)[0],
     }
 
@@ -65,6 +62,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
 
 ADAPTER = CheckpointAdapter(
     name="mae",
+    config_class=MAEConfig,
     matches=lambda state: "mask_token" in state and "decoder_pred.weight" in state,
     task=lambda state: "pretraining",
     names=lambda arguments, task: NAMES,

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.adapter import Arguments, CheckpointAdapter, OfficialConfig, State, config_of
+from diptych.checkpoints.adapter import Arguments, CheckpointAdapter, State, config_of
+from diptych.checkpoints.official_config import OfficialConfig, stated
 from diptych.models.scan.config import SCANConfig
 from diptych.models.vsepp.checkpoint import GRU_WEIGHT, SCANS, infer, names
 from diptych.objectives.pretraining import Pretraining
@@ -36,9 +37,8 @@ VALUES = {
 
 def arguments(state: State, config: OfficialConfig) -> dict[str, Any]:
     """The constructor arguments of SCAN: sizes from shapes, attention settings from the config. Raises WeightsError."""
-    attention = {
-        ours: VALUES.get(config[option], config[option]) for option, ours in OPTIONS.items() if option in config
-    }
+    values = {ours: stated(config, ours, option) for option, ours in OPTIONS.items()}
+    attention = {name: VALUES.get(value, value) for name, value in values.items() if value is not None}
     return infer(state, config) | {"bidirectional": any(name.endswith("_reverse") for name in state)} | attention
 
 
@@ -49,6 +49,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
 
 ADAPTER = CheckpointAdapter(
     name="scan",
+    config_class=SCANConfig,
     matches=lambda state: GRU_WEIGHT in state,
     matches_config=lambda config: bool(SCANS & config.keys()),
     task=lambda state: "pretraining",
@@ -56,4 +57,5 @@ ADAPTER = CheckpointAdapter(
     infer=arguments,
     build=build,
     model_prefix="model",
+    fixed={"no_imgnorm": (False,), "no_txtnorm": (False,), "precomp_enc_type": ("basic",)},
 )

@@ -14,7 +14,6 @@ from torch import nn
 from diptych.checkpoints.adapter import (
     Arguments,
     CheckpointAdapter,
-    OfficialConfig,
     State,
     config_of,
     count_layers,
@@ -23,6 +22,7 @@ from diptych.checkpoints.adapter import (
     shape_of,
 )
 from diptych.checkpoints.mapping import KeyMapping, Transform, fused, prefixed, weight_and_bias
+from diptych.checkpoints.official_config import OfficialConfig, stated
 from diptych.checkpoints.read import WeightsError
 from diptych.models.vilbert.config import ViLBERTConfig
 from diptych.models.vilbert.model import ViLBERT
@@ -168,33 +168,35 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
     return {
         "dim": width,
         "depth": depth,
-        "num_heads": infer_num_heads(width, config.get("num_attention_heads", config.get("num_heads"))),
+        "num_heads": infer_num_heads(width, config, "num_heads", "num_attention_heads", "num_heads"),
         "mlp_dim": shape_of(state, f"{encoder}layer.0.intermediate.dense.weight", 2)[0],
         "image_dim": image_width,
         "image_depth": image_depth,
-        "image_num_heads": _image_num_heads(image_width, config.get("v_num_attention_heads")),
+        "image_num_heads": _image_num_heads(image_width, config, "image_num_heads", "v_num_attention_heads"),
         "image_mlp_dim": shape_of(state, f"{encoder}v_layer.0.intermediate.dense.weight", 2)[0],
         "coattention_dim": inner,
-        "coattention_num_heads": _image_num_heads(inner, config.get("bi_num_attention_heads")),
+        "coattention_num_heads": _image_num_heads(inner, config, "coattention_num_heads", "bi_num_attention_heads"),
         "schedule": _schedule(config, depth, image_depth, num_coattention),
         "feature_dim": features,
         "num_region_targets": shape_of(state, targets, 2)[0]
         if has_prefix(state, targets.removesuffix("weight"))
-        else config.get("v_target_size", 1601),
+        else stated(config, "num_region_targets", "v_target_size") or 1601,
         "vocab_size": vocabulary,
         "text_length": shape_of(state, f"{bert}position_embeddings.weight", 2)[0],
         "num_tasks": shape_of(state, tasks, 2)[0] if tasks in state else 0,
     }
 
 
-def _image_num_heads(dim: int, num_heads: object) -> int:
-    """The number of heads: `num_heads`, or one for every 128 features if it is None. Raises WeightsError."""
-    return infer_num_heads(dim, dim // 128 if num_heads is None and dim % 128 == 0 else num_heads)
+def _image_num_heads(dim: int, config: OfficialConfig, argument: str, key: str) -> int:
+    """The number of heads, by default one for every 128 features. Raises WeightsError."""
+    return infer_num_heads(dim, config, argument, key, published=dim // 128 if dim % 128 == 0 else None)
 
 
 def _schedule(config: OfficialConfig, depth: int, image_depth: int, count: int) -> tuple[tuple[int, int], ...]:
     """(text layer, image layer) before which each of `count` co-attention blocks is placed. Raises WeightsError."""
     texts, images = config.get("t_biattention_id"), config.get("v_biattention_id")
+    if explicit := stated(config, "schedule"):
+        texts, images = (list(layers) for layers in zip(*explicit, strict=True))
     if texts is None or images is None:
         texts, images = range(depth - count, depth), range(image_depth - count, image_depth)
     if not (_are_layers(texts, count, depth) and _are_layers(images, count, image_depth)):
@@ -279,9 +281,16 @@ STEPS: dict[str, Callable[[Any, Any], TrainStep]] = {
 
 ADAPTER = CheckpointAdapter(
     name="vilbert",
+    config_class=ViLBERTConfig,
     matches=lambda state: "bert.v_embeddings.image_embeddings.weight" in state,
     task=task,
     names=names,
     infer=infer,
     build=build,
+    fixed={
+        "fusion_method": ("mul",),
+        "hidden_act": ("gelu",),
+        "v_hidden_act": ("gelu",),
+        "dynamic_attention": (False,),
+    },
 )

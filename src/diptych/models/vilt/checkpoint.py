@@ -10,13 +10,13 @@ from torch import nn
 from diptych.checkpoints.adapter import (
     Arguments,
     CheckpointAdapter,
-    OfficialConfig,
     State,
     config_of,
     shape_of,
     task_by_prefix,
 )
 from diptych.checkpoints.mapping import CONV_AS_LINEAR, KeyMapping, prefixed, weight_and_bias
+from diptych.checkpoints.official_config import OfficialConfig
 from diptych.checkpoints.positions import AbsolutePositions
 from diptych.models.vilt.config import ViLTConfig
 from diptych.models.vilt.model import ViLT
@@ -97,9 +97,7 @@ def names(arguments: Arguments, task: str) -> KeyMapping:
 
 def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
     """The constructor arguments of ViLT for a checkpoint under official names. Raises WeightsError."""
-    return encoder_shape(
-        state, "transformer.", config.get("num_heads", config.get("num_attention_heads")), config.get("grid")
-    ) | {
+    return encoder_shape(state, "transformer.", config, "num_heads", "num_heads", "num_attention_heads") | {
         "vocab_size": shape_of(state, "text_embeddings.word_embeddings.weight", 2)[0],
         "text_length": shape_of(state, "text_embeddings.position_embeddings.weight", 2)[0],
         "num_images": shape_of(state, "token_type_embeddings.weight", 2)[0] - 1,
@@ -131,6 +129,7 @@ def _pretraining(model: ViLT, present: set[str]) -> Pretraining:
 
 ADAPTER = CheckpointAdapter(
     name="vilt",
+    config_class=ViLTConfig,
     matches=lambda state: (
         "transformer.patch_embed.proj.weight" in state
         and "transformer.cls_token" in state

@@ -10,8 +10,8 @@ from torch import nn
 from diptych.checkpoints.adapter import (
     Arguments,
     CheckpointAdapter,
-    OfficialConfig,
     State,
+    config_grid,
     config_of,
     count_layers,
     has_prefix,
@@ -20,6 +20,7 @@ from diptych.checkpoints.adapter import (
     shape_of,
 )
 from diptych.checkpoints.mapping import CONV_AS_LINEAR, KeyMapping, weight_and_bias
+from diptych.checkpoints.official_config import OfficialConfig
 from diptych.checkpoints.positions import AbsolutePositions
 from diptych.models.vit.config import ViTConfig
 from diptych.modules.position import resize_bicubic
@@ -71,7 +72,7 @@ def task(state: State) -> str:
 
 def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
     """The constructor arguments of ViT for a checkpoint under timm's names. Raises WeightsError."""
-    return encoder_shape(state, "", config.get("num_heads", config.get("num_attention_heads")), config.get("grid")) | {
+    return encoder_shape(state, "", config, "num_heads", "num_heads", "num_attention_heads") | {
         "num_classes": shape_of(state, "head.weight", 2)[0] if has_prefix(state, "head.") else 0,
         "representation": shape_of(state, "pre_logits.fc.weight", 2)[0] if has_prefix(state, "pre_logits.fc.") else 0,
         "pooling": "average" if has_prefix(state, "fc_norm.") else "cls",
@@ -86,12 +87,12 @@ def build(arguments: Mapping[str, Any], task: str, state: State) -> nn.Module:
     )
 
 
-def encoder_shape(state: State, prefix: str, heads: object, grid: tuple[int, int] | None) -> dict[str, Any]:
+def encoder_shape(state: State, prefix: str, config: OfficialConfig, argument: str, *keys: str) -> dict[str, Any]:
     """The constructor arguments of the ViT under `prefix`. Raises WeightsError.
 
     Args:
-        heads: the number of attention heads; None for the published one (`adapter.infer_image_num_heads`).
-        grid: rows and columns of the position grid; None for a square.
+        argument: the model's name of the number of attention heads, and `keys` the official ones
+            (`adapter.infer_image_num_heads`).
     """
     _, _, width = shape_of(state, f"{prefix}cls_token", 3)
     *_, cells, _ = shape_of(state, f"{prefix}pos_embed", 3)
@@ -100,15 +101,16 @@ def encoder_shape(state: State, prefix: str, heads: object, grid: tuple[int, int
     return {
         "dim": width,
         "depth": count_layers(state, f"{prefix}blocks", "norm1.weight"),
-        "num_heads": infer_image_num_heads(width, heads),
+        "num_heads": infer_image_num_heads(width, config, argument, *keys),
         "mlp_dim": hidden,
         "patch_size": patch,
-        "grid": infer_grid(cells - 1, grid, f"{prefix}pos_embed"),
+        "grid": infer_grid(cells - 1, config_grid(config), f"{prefix}pos_embed"),
     }
 
 
 ADAPTER = CheckpointAdapter(
     name="vit",
+    config_class=ViTConfig,
     matches=lambda state: "patch_embed.proj.weight" in state and "cls_token" in state and "mask_token" not in state,
     task=task,
     names=names,

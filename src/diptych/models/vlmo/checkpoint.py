@@ -13,8 +13,8 @@ from torch import nn
 from diptych.checkpoints.adapter import (
     Arguments,
     CheckpointAdapter,
-    OfficialConfig,
     State,
+    config_grid,
     config_of,
     count_layers,
     has_prefix,
@@ -24,6 +24,7 @@ from diptych.checkpoints.adapter import (
     task_by_prefix,
 )
 from diptych.checkpoints.mapping import KeyMapping, prefixed, weight_and_bias
+from diptych.checkpoints.official_config import OfficialConfig, stated
 from diptych.checkpoints.positions import AbsolutePositions, RelativeBias
 from diptych.checkpoints.read import WeightsError
 from diptych.models.vilt.checkpoint import HEADS, OUTSIDE_BLOCKS, classifier
@@ -121,13 +122,11 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
     """The constructor arguments of VLMo for a checkpoint under official names. Raises WeightsError."""
     vocabulary, width = shape_of(state, "text_embeddings.word_embeddings.weight", 2)
     depth = count_layers(state, "transformer.blocks", "norm1.weight")
-    heads = config.get("heads", config.get("num_heads"))
-    if heads is None and TABLE in state:
-        heads = shape_of(state, TABLE, 2)[1] // max(depth, 1)
+    in_table = shape_of(state, TABLE, 2)[1] // max(depth, 1) if TABLE in state else None
     return {
         "dim": width,
         "depth": depth,
-        "num_heads": infer_num_heads(width, heads),
+        "num_heads": infer_num_heads(width, config, "num_heads", "heads", "num_heads", published=in_table),
         "mlp_dim": shape_of(state, "transformer.blocks.0.mlp_text.fc1.weight", 2)[0],
         "vl_start_layer": depth - count_layers(state, "transformer.blocks", "norm2_vl.weight"),
         "patch_size": shape_of(state, "transformer.patch_embed.proj.weight", 4)[-1],
@@ -147,9 +146,9 @@ def _relative_positions(state: State, config: OfficialConfig) -> dict[str, Any]:
     config, or the published 196.
     """
     rows, _ = shape_of(state, TABLE, 2)
-    length = config.get("max_text_len_of_initckpt", TEXTS)
+    length = stated(config, "text_length", "max_text_len_of_initckpt") or TEXTS
     side = (math.isqrt(max(rows - 5 - 2 * length, 0)) + 1) // 2
-    grid = config.get("grid") or (side, side)
+    grid = config_grid(config) or (side, side)
     if (2 * grid[0] - 1) * (2 * grid[1] - 1) + 5 + 2 * length != rows:
         image = "a square image" if grid == (side, side) else f"an image of {grid[0]} × {grid[1]} patches"
         raise WeightsError(f"{TABLE} has {rows} rows, which do not fit {image} with texts of {length} tokens")
@@ -160,7 +159,7 @@ def _absolute_positions(state: State, config: OfficialConfig) -> dict[str, Any]:
     """Position grid and text length of a model with absolute positions. Raises WeightsError."""
     *_, cells, _ = shape_of(state, "transformer.pos_embed", 3)
     return {
-        "grid": infer_grid(cells - 1, config.get("grid"), "transformer.pos_embed"),
+        "grid": infer_grid(cells - 1, config_grid(config), "transformer.pos_embed"),
         "text_length": shape_of(state, "text_embeddings.position_embeddings.weight", 2)[0],
     }
 
@@ -197,6 +196,7 @@ def _pretraining(model: VLMo, present: set[str], text_only: bool) -> Pretraining
 
 ADAPTER = CheckpointAdapter(
     name="vlmo",
+    config_class=VLMoConfig,
     matches=lambda state: "transformer.blocks.0.mlp_imag.fc1.weight" in state,
     task=task,
     infer=infer,

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.adapter import Arguments, CheckpointAdapter, OfficialConfig, State, config_of, shape_of
+from diptych.checkpoints.adapter import Arguments, CheckpointAdapter, State, config_of, shape_of
 from diptych.checkpoints.mapping import KeyMapping, weight_and_bias
+from diptych.checkpoints.official_config import OfficialConfig, stated
 from diptych.models.vsepp.config import VSEppConfig
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.triplet import TripletLoss
@@ -36,7 +37,7 @@ def names(arguments: Arguments, task: str) -> KeyMapping:
 
 
 def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
-    """The constructor arguments of VSEpp for a checkpoint under official names. Raises WeightsError."""
+    """The sizes of VSE++ or SCAN for a checkpoint under official names. Raises WeightsError."""
     width, features = shape_of(state, "img_enc.fc.weight", 2)
     vocabulary, word_width = shape_of(state, "txt_enc.embed.weight", 2)
     depth = len({layer[1] for name in state if (layer := re.fullmatch(r"txt_enc\.rnn\..+_l(\d+)(?:_reverse)?", name))})
@@ -49,6 +50,12 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
     }
 
 
+def arguments(state: State, config: OfficialConfig) -> dict[str, Any]:
+    """The constructor arguments of VSEpp: sizes from shapes, the measure from the config. Raises WeightsError."""
+    measure = stated(config, "measure", "measure")
+    return infer(state, config) | ({} if measure is None else {"measure": measure})
+
+
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     """The training step of a checkpoint: the triplet loss, which has no weights."""
     return Pretraining(config_of(VSEppConfig, arguments).build(), nn.ModuleDict(), [TripletLoss()])
@@ -56,11 +63,13 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
 
 ADAPTER = CheckpointAdapter(
     name="vsepp",
+    config_class=VSEppConfig,
     matches=lambda state: GRU_WEIGHT in state and BACKWARD not in state,
     matches_config=lambda config: not SCANS & config.keys(),
     task=lambda state: "pretraining",
     names=names,
-    infer=infer,
+    infer=arguments,
     build=build,
     model_prefix="model",
+    fixed={"use_abs": (False,), "no_imgnorm": (False,)},
 )
