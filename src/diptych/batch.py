@@ -18,7 +18,7 @@ class Text(DeviceMixin):
     """A batch of token ids, padded on the right.
 
     `word_start`: True at the first subword token of each word, False inside words, at special tokens and at padding
-    (for whole-word masking); None where the tokenizer does not give word boundaries. `task`: the index of each sample's
+    (for whole-word masking); None if the tokenizer does not give word boundaries. `task`: the index of each sample's
     task, for models with a task token (12-in-1).
     """
 
@@ -118,7 +118,7 @@ class Regions(DeviceMixin):
 
 
 def masked_mean(features: Float[Tensor, "b n f"], which: Bool[Tensor, "b n"]) -> Float[Tensor, "b f"]:
-    """The mean of each sample's features where `which` is True; zero where none is."""
+    """The mean of each sample's features where `which` is True; zero if none is."""
     return (features * which[:, :, None]).sum(1) / which.sum(1, keepdim=True).clamp(min=1)
 
 
@@ -137,7 +137,7 @@ class Matching(DeviceMixin):
 
     @property
     def image(self) -> Image:
-        """The images. Raises ValueError where the batch holds detected regions."""
+        """The images. Raises ValueError if the batch holds detected regions."""
         if not isinstance(self.visual, Image):
             raise ValueError("expected images to match, got detected regions: use data with images")
         return self.visual
@@ -187,7 +187,7 @@ class Batch(DeviceMixin):
     image: Image | None = None
     text: Text | None = None
     matching: Matching | None = None
-    regions: Regions | None = None  # in place of an image, for models of regions
+    regions: Regions | None = None  # instead of an image, for models of regions
     image2: Image | Regions | None = None  # the right-hand image, where a sample has two
     negative_texts: Text | None = None  # mismatched texts: equally many per sample, in the order of samples
     answers: AnswerTargets | None = None  # of the questions in `text`

@@ -178,7 +178,7 @@ class MaskedImageEncoder(UnimodalTextEncoder, ImageEncoder, Protocol):
     """
 
     def encode_masked(self, image: Image, masked: Bool[Tensor, "b cells"]) -> Tokens:
-        """As `encode_image`, with the mask token in place of patches where `masked` is True.
+        """As `encode_image`, with the mask token instead of patches where `masked` is True.
 
         Raises UnsupportedOperation for a model without a mask token.
         """

@@ -47,7 +47,7 @@ class StageResult:
 
 @dataclass(frozen=True)
 class RowResult:
-    """The results of a row with one seed. Without stages: why it failed, or ``""`` where it was not run."""
+    """The results of a row with one seed. Without stages: why it failed, or ``""`` if it was not run."""
 
     row: str
     seed: int
@@ -89,7 +89,7 @@ def is_trained(folder: Path, run: Pretrain) -> bool:
 
 
 def stored_metrics(folder: Path, run: Pretrain, evaluation: Evaluation) -> dict[str, float] | None:
-    """The metrics of a finished evaluation with exactly these settings; None where there is none."""
+    """The metrics of a finished evaluation with exactly these settings; None if there is none."""
     evaluation = complete(evaluation, run)
     if not (path := folder / name_of(evaluation, run.data) / "metrics.json").is_file():
         return None
@@ -98,7 +98,7 @@ def stored_metrics(folder: Path, run: Pretrain, evaluation: Evaluation) -> dict[
 
 
 def stage_result(folder: Path, run: Pretrain, evaluations: Mapping[str, Evaluation]) -> StageResult | None:
-    """The result of a run that is trained and evaluated on all tasks of `evaluations`; None where it is not."""
+    """The result of a run that is trained and evaluated on all tasks of `evaluations`; None if it is not."""
     if not same_run(folder, run) or not is_trained(folder, run):
         return None
     scores = {task: stored_metrics(folder, run, evaluation) for task, evaluation in evaluations.items()}

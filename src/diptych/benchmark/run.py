@@ -103,7 +103,7 @@ def benchmark(
 
 
 def run_stages(stages: list[Stage]) -> None:
-    """Trains and evaluates the stages that are not yet. Raises RunError where a folder holds another run."""
+    """Trains and evaluates the stages that are not yet. Raises RunError if a folder holds another run."""
     for stage in stages:
         if (stage.folder / "run.json").is_file() and not same_run(stage.folder, stage.run):
             raise RunError(f"{stage.folder} holds a run of other settings; give another --out, or remove it")

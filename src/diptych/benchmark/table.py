@@ -91,7 +91,7 @@ def _losses(cells: list[RowResult]) -> str:
 
 
 def _score(cells: list[RowResult], task: str, metric: str, scale: float, digits: int = 1) -> str:
-    """A metric of the last stage; NOTHING where a seed lacks it."""
+    """A metric of the last stage; NOTHING if a seed lacks it."""
     metrics = [cell.stages[-1].scores.get(task, {}).get(metric) for cell in cells]
     values = [scale * value for value in metrics if value is not None]
     return _mean(values, digits) if len(values) == len(metrics) else NOTHING

@@ -106,7 +106,7 @@ class OutputShard:
         return self.tar.is_file()
 
     def write(self, filtered: FilteredShard, opened: OpenShard) -> None:
-        """Writes all files. Raises BadSample where an image has become unreadable since the first pass."""
+        """Writes all files. Raises BadSample if an image has become unreadable since the first pass."""
         encoded = [encode_texts(row, verdict) for row, verdict in zip(filtered.rows, filtered.verdicts, strict=True)]
         pairs = [pair for verdict, _ in encoded for pair in verdict.pairs]
         for file, rows in ((self.decisions, pairs), (self.similar, filtered.similar)):
@@ -124,7 +124,7 @@ class OutputShard:
 
 
 def encode_texts(row: Row, verdict: Verdict) -> tuple[Verdict, bytes]:
-    """A verdict and its JSON in the tar; empty where no text is left, or where the JSON would be too long to read."""
+    """A verdict and its JSON in the tar; empty if no text is left, or if the JSON would be too long to read."""
     if not verdict.texts:
         return verdict, b""
     try:

@@ -61,7 +61,7 @@ class FeatureIndex:
         self.places += places
 
     def nearest(self, vectors: Float[np.ndarray, "n e"]) -> list[Neighbour | None]:
-        """The nearest added vector of each vector, None where it is not over the threshold; the first of equal ones."""
+        """The nearest added vector of each vector, None if it is not over the threshold; the first of equal ones."""
         starts = range(0, len(vectors), BLOCK)
         return [neighbour for start in starts for neighbour in self._nearest(vectors[start : start + BLOCK])]
 

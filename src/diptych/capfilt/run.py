@@ -99,7 +99,7 @@ def _score(
 ) -> None:
     """Runs the first pass on those of this process's shards that are not scored yet.
 
-    Models are loaded only where such a shard exists, and nothing is written before they are known to be suitable.
+    Models are loaded only if such a shard exists, and nothing is written before they are known to be suitable.
     """
     own = workers.share([*((shard, False) for shard in shards), *((shard, True) for shard in against)])
     left = [(shard, test) for shard, test in own if not config.scored and not ScoredShard.of(out, shard).done]
@@ -128,7 +128,7 @@ def _load_scorer(config: CapFilt, device: torch.device) -> Scorer:
 def check_settings(config: CapFilt, shards: Sequence[InputShard], against: Sequence[InputShard], out: Path) -> Settings:
     """The settings, weights and shards that define a run.
 
-    Raises CheckpointError, RunError where `out` (or the folder `config.scored`) holds a run with others.
+    Raises CheckpointError, RunError if `out` (or the folder `config.scored`) holds a run with others.
     """
     settings: Settings = {k: v for k, v in asdict(config).items() if k not in CHANGEABLE}
     runs = {name: settings[name] for name in ("captioner", "filter") if settings[name]}
@@ -144,7 +144,7 @@ def check_settings(config: CapFilt, shards: Sequence[InputShard], against: Seque
 
 
 def _check_scored(scored: Path, settings: Settings, shards: Sequence[InputShard]) -> None:
-    """Raises CheckpointError, RunError where the scores in `scored` have other settings or are incomplete."""
+    """Raises CheckpointError, RunError if the scores in `scored` have other settings or are incomplete."""
     check_same_settings(scored, _first_pass(_saved_settings(scored)), _first_pass(settings))
     if left := sum(not ScoredShard.of(scored, shard).done for shard in shards):
         raise RunError(f"{scored}: {left} of {len(shards)} shards are not scored yet; let that run end first")

@@ -53,14 +53,14 @@ def pop_option(words: list[str], flag: str, default: str | None = None) -> str:
 
 
 def pop_positional(words: list[str], name: str) -> str:
-    """The first word, which is removed from `words`. Raises UsageError, with `name`, where it is missing or a flag."""
+    """The first word, which is removed from `words`. Raises UsageError, with `name`, if it is missing or a flag."""
     if not words or words[0].startswith("-"):
         raise UsageError(f"{name} is missing")
     return words.pop(0)
 
 
 def pop_folder(words: list[str], flag: str = "--out") -> Path:
-    """The folder that `flag` names, which need not exist. Raises UsageError where it is a file."""
+    """The folder that `flag` names, which need not exist. Raises UsageError if it is a file."""
     path = Path(pop_option(words, flag))
     if path.exists() and not path.is_dir():
         raise UsageError(f"{flag} {path} is a file; give a folder")

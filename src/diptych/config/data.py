@@ -59,7 +59,7 @@ class ImageSettings:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(height, width) of every image; None where it depends on each image's aspect ratio."""
+        """(height, width) of every image; None if it depends on each image's aspect ratio."""
         if self.crop:
             return self.crop, self.crop
         return (self.shorter_side, self.square_width or self.shorter_side) if self.square else None

@@ -11,7 +11,7 @@ from typing import Any
 class Weights:
     """One published checkpoint file. Nothing is downloaded: `diptych import` reads it from a local path.
 
-    `what` says what it is, `where` its address; `sha256` is empty where none is published; `note`: steps needed before
+    `what` says what it is, `where` its address; `sha256` is empty if none is published; `note`: steps needed before
     the import.
     """
 

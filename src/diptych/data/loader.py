@@ -39,7 +39,7 @@ class Loaded:
 
 
 class SkipCounter:
-    """Counts bad samples; raises DataError where their share exceeds `limit`."""
+    """Counts bad samples; raises DataError if their share exceeds `limit`."""
 
     def __init__(self, limit: float = 0.01):
         self.limit = limit
@@ -57,7 +57,7 @@ class SkipCounter:
         self.check(min_samples=1000)
 
     def check(self, min_samples: int = 1) -> None:
-        """Raises DataError, which lists the first bad samples, where their share is over the limit."""
+        """Raises DataError, which lists the first bad samples, if their share is over the limit."""
         if self.num_skipped > self.limit * max(self.num_samples, min_samples):
             head = "; ".join(f"{s.where}: {s.why}" for s in list(self.skipped.values())[:5])
             raise DataError(

@@ -56,7 +56,7 @@ class RankedExamples:
         return self.pairs.load(index, seed, step), self._negative_texts(index, seed, step)
 
     def _negative_texts(self, index: int, seed: int, step: int) -> list[str]:
-        """`false` negative texts. Raises BadSample where the data has none."""
+        """`false` negative texts. Raises BadSample if the data has none."""
         picture = self.picture[self.pairs.owner]  # distinct image of each example
         own = self._own_texts(int(picture[index]))
 

@@ -89,7 +89,7 @@ class AnswerList(NamedTuple):
 def best_accuracy(references: Sequence[str], answers: AnswerList | None = None) -> float:
     """The highest VQA accuracy on a question of any text, or of any of `answers`, in [0, 1].
 
-    Below 1 where fewer than four annotators agree. With normalised `answers` also where all annotators wrote the same
+    Below 1 if fewer than four annotators agree. With normalised `answers` also if all annotators wrote the same
     with a capital or a number word, and where no annotator's answer is in the list. Raises ValueError without
     annotators' answers.
     """

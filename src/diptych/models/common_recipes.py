@@ -9,7 +9,7 @@ features of all stages of an ImageNet CNN, pooled in fixed boxes (extra ``cnn``)
 each image and caption, except captions with masked words, which are encoded anew. On Flickr8k a run takes 4 to 22
 minutes of a busy core (docs/results/retrieval.md): much longer, and the model overfits the 6,000 images.
 
-ITM uses images drawn at random, not hard negatives, also where the paper has these: which of the two made no difference
+ITM uses images drawn at random, not hard negatives, also if the paper has these: which of the two made no difference
 to retrieval here (docs/decisions/0014), and hard negatives fuse three pairs a sample, where random ones fuse one.
 """
 

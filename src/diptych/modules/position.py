@@ -118,7 +118,7 @@ def cubic(x: Float[Tensor, " n"], at: Float[Tensor, " m"]) -> Float[Tensor, "m n
 
 
 def check_text_length(n: int, limit: int) -> None:
-    """Raises ValueError where a text of `n` tokens is longer than a table of `limit` positions."""
+    """Raises ValueError if a text of `n` tokens is longer than a table of `limit` positions."""
     if n > limit:
         raise ValueError(f"text of {n} tokens, but the model has positions for {limit}")
 

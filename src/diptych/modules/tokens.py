@@ -280,7 +280,7 @@ class Tokens:
         )
 
     def select(self, modality: str | None = None, name: str | None = None) -> Tokens:
-        """The tokens of the spans of this `modality` and `name` (None: any). Raises KeyError where there are none."""
+        """The tokens of the spans of this `modality` and `name` (None: any). Raises KeyError if there are none."""
         spans = self.layout.columns(modality, name)
         if not spans:
             raise KeyError(f"no span with modality {modality!r} and name {name!r} among {self.layout.spans}")

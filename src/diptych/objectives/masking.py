@@ -112,7 +112,7 @@ def negative_regions(
         regions, ids: the regions and image ids of all ranks; this rank's begin at index `first`.
         number: of negatives per masked region.
 
-    Returns: indices into the flattened `regions`. Raises ValueError where there is no candidate.
+    Returns: indices into the flattened `regions`. Raises ValueError if there is no candidate.
 
     Source: the official code, visual_target 2. Differs: never draws padding, nor regions of the same image where it
     occurs again with another caption. Without other images all negatives are of the same image, and without other

@@ -52,7 +52,7 @@ class ContrastiveObjective(Protocol):
     """An objective that contrasts samples of a batch."""
 
     def samples_compared(self, among: ComparisonPool) -> int | None:
-        """How many candidates each sample is contrasted with, itself included; None where it is not contrasted."""
+        """How many candidates each sample is contrasted with, itself included; None if it is not contrasted."""
         ...
 
 

@@ -268,7 +268,7 @@ def _to_svg(figure: Figure, description: str, tooltips: dict[str, str]) -> Marku
 
     Args:
         figure: the finished figure.
-        description: what a screen reader reads in place of the drawing.
+        description: what a screen reader reads instead of the drawing.
         tooltips: texts for the artists that have these identifiers (`Artist.set_gid`).
     """
     buffer = io.BytesIO()

@@ -158,7 +158,7 @@ FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 @dataclass(frozen=True)
 class Size:
-    """Height and width, or only `shortest`, the shorter side; in pixels, 0 where unset."""
+    """Height and width, or only `shortest`, the shorter side; in pixels, 0 if unset."""
 
     height: int = 0
     width: int = 0

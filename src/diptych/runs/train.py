@@ -290,5 +290,5 @@ def sums(
 
 
 def ratios(totals: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
-    """Means: totals divided by counts, 0 where there are no terms."""
+    """Means: totals divided by counts, 0 if there are no terms."""
     return {name: total / max(counts[name], 1.0) for name, total in totals.items()}

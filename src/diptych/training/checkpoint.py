@@ -127,7 +127,7 @@ def load(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None
 def read_training_state(out: Path, shape: Any = MINIMAL_STATE) -> dict[str, Any] | None:
     """The training state of the checkpoint in `out`; None without a checkpoint.
 
-    Raises CheckpointError where the file is damaged or its state does not have `shape` (see `utils.io.parse_json`).
+    Raises CheckpointError if the file is damaged or its state does not have `shape` (see `utils.io.parse_json`).
     """
     if not (out / CHECKPOINT).exists():
         return None
@@ -158,7 +158,7 @@ def _with_advice(advice: str) -> Iterator[None]:
 def check_same_settings(
     out: Path, saved: Mapping[str, Any], current: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
 ) -> None:
-    """Raises CheckpointError, with the first differing field, where a run to resume has other settings than `current`.
+    """Raises CheckpointError, with the first differing field, if a run to resume has other settings than `current`.
 
     A run from before a field existed had the field's default. A field that was removed, or a new one without a default,
     is a difference.

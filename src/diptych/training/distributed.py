@@ -166,7 +166,7 @@ class Group:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; "auto" prefers cuda, then mps, then cpu. Raises ValueError where it is unavailable."""
+    """The device called `name`; "auto" prefers cuda, then mps, then cpu. Raises ValueError if it is unavailable."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -182,7 +182,7 @@ def uses_bf16(device: torch.device, precision: str) -> bool:
     """Whether `precision` ("fp32", "bf16", "auto") means bf16 on `device`.
 
     "auto" is bf16 where the hardware supports it, unless the environment variable DIPTYCH_BF16 ("on" or "off")
-    overrides that. Raises ValueError where the variable has any other value.
+    overrides that. Raises ValueError if the variable has any other value.
     """
     if precision != "auto":
         return precision == "bf16"

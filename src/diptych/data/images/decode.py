@@ -209,7 +209,7 @@ def _opened(data: bytes, where: str) -> Iterator[Pillow.Image]:
 
 
 def _check_cost(picture: Pillow.Image) -> None:
-    """Raises Excessive where decoding and converting an opened image would exceed MAX_BYTES or take too long."""
+    """Raises Excessive if decoding and converting an opened image would exceed MAX_BYTES or take too long."""
     pixels, tags = picture.width * picture.height, getattr(picture, "tag_v2", {})
     if any(tile[0] in Pillow.DECODERS for tile in getattr(picture, "tile", ())) and pixels > MAX_SLOW:
         raise Excessive(f"{picture.format} of this kind is read up to {MAX_SLOW} pixels, got {pixels}; save it as PNG")

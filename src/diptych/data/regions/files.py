@@ -47,7 +47,7 @@ class DetectedRegions(Protocol):
 def open_regions(path: Path) -> DetectedRegions:
     """Regions in a .tsv, a folder of .npz, or an LMDB. Raises DataError.
 
-    To load them in place of pixels: ``PairExamples(source, tokenizer, RegionLoader(open_regions(path)))``
+    To load them instead of pixels: ``PairExamples(source, tokenizer, RegionLoader(open_regions(path)))``
     (regions/frozen_features.py).
     """
     if path.suffix in (".pkl", ".npy"):

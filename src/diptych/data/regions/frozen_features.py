@@ -71,7 +71,7 @@ class ExtractedFeatures:
 
 
 class GridLoader:
-    """Loader of a CNN's last feature map in place of pixels (see images.loading.ImageLoader), for a grid embedding.
+    """Loader of a CNN's last feature map instead of pixels (see images.loading.ImageLoader), for a grid embedding.
 
     In a batch it is an image with one channel per feature and one pixel per cell of the map.
     """
@@ -92,7 +92,7 @@ class GridLoader:
 
 
 class BoxLoader:
-    """Loader of a CNN's features in fixed boxes, in place of a detector's regions (see images.loading.ImageLoader).
+    """Loader of a CNN's features in fixed boxes, instead of a detector's regions (see images.loading.ImageLoader).
 
     Args:
         features: the CNN's feature maps.
@@ -146,7 +146,7 @@ def pooled(grid: Tensor, boxes: Tensor) -> Tensor:
 
 
 class RegionLoader:
-    """Loader of a detector's published regions (regions/files.py) in place of pixels (see images.loading.ImageLoader).
+    """Loader of a detector's published regions (regions/files.py) instead of pixels (see images.loading.ImageLoader).
 
     Regions are looked up by the stem of the image file, or by the number at its end (COCO's and Visual Genome's ids).
     `whole`: whether a region of the whole image is prepended.

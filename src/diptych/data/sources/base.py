@@ -76,7 +76,7 @@ class Question:
     id: int
     image: int  # index into the source's images
     text: str
-    answers: tuple[str, ...]  # empty where the split's answers are withheld
+    answers: tuple[str, ...]  # empty if the split's answers are withheld
     kind: str = ""  # "exist", "count", "color" …, or VQA's answer_type
 
 

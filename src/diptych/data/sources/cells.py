@@ -66,7 +66,7 @@ def answers(row: Any, key: str, where: str) -> tuple[str, ...]:
     """Answers in ``row[key]``: one or a list, each a string, an integer, or a record ``{"answer": ...}`` (VQA v2,
     VizWiz).
 
-    An empty list means that the answers are withheld. Raises DataError for anything else, also where all are empty.
+    An empty list means that the answers are withheld. Raises DataError for anything else, also if all are empty.
     """
     _present(row, key, where)
     value, where = row[key], f"{where}, {key!r}"

@@ -35,7 +35,7 @@ def first_copies_of(source: object, num_images: int) -> Sequence[int]:
 
 
 def byte_range(path: Path) -> ByteRange | None:
-    """Location of a whole file; None where it cannot be read."""
+    """Location of a whole file; None if it cannot be read."""
     try:
         return ByteRange(path, 0, path.stat().st_size)
     except OSError:

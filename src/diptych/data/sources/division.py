@@ -17,7 +17,7 @@ class Row(NamedTuple):
     """A row of a file of any format.
 
     `where` locates it in messages; `name` is its image as the row names it, `places` the relative paths to look for it;
-    `split` is None where the row names none.
+    `split` is None if the row names none.
     """
 
     where: str

@@ -58,7 +58,7 @@ class Folder:
         raise DataError(f"{where}: image {names[0]!r} is missing under {self.root}{hint}; add the file or drop the row")
 
     def seek(self, names: Iterable[str]) -> str | None:
-        """Like `find`, but None where that raises."""
+        """Like `find`, but None if that raises."""
         names = list(names)
         if any("\0" in name or not _printable(name) or _is_outside(name) for name in names):
             return None

@@ -113,7 +113,7 @@ def open_questions(
 
 
 def _check_withheld(questions: Sequence[tuple[str, Question]], split: str) -> None:
-    """Raises DataError where only some questions of a split have answers: a split's answers are withheld as a whole."""
+    """Raises DataError if only some questions of a split have answers: a split's answers are withheld as a whole."""
     without = next((where for where, question in questions if not question.answers), None)
     if without is not None and any(question.answers for _, question in questions):
         raise DataError(f"{without}: no answer, though other questions of {split} have one; add it or drop the row")
@@ -123,7 +123,7 @@ Fields = tuple[int, str, tuple[str, ...], str]  # id, question, answers, kind
 
 
 def _of_table(i: int, row: Row, columns: Columns) -> Fields:
-    """Fields of a table's row, one per question (`cells.answers`). VizWiz has ``answers`` in place of ``answer``."""
+    """Fields of a table's row, one per question (`cells.answers`). VizWiz has ``answers`` instead of ``answer``."""
     where, cells = row.where, row.content
     key = "answers" if columns.answer not in cells and "answers" in cells else columns.answer
     return i, text(cells, columns.question, where), answers_in(cells, key, where), ""

@@ -37,7 +37,7 @@ class SentencePieces:
 def sentencepieces(name: str, data: bytes) -> Vocabulary:
     """Vocabulary of a SentencePiece model file.
 
-    Raises ValueError where it is not one, or its first tokens are not those of XLM-R.
+    Raises ValueError if it is not one, or its first tokens are not those of XLM-R.
     """
     if not data:
         raise ValueError("it is empty")

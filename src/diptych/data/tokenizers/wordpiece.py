@@ -38,7 +38,7 @@ class WordPieces:
 
 
 def wordpiece(name: str, pieces: tuple[str, ...]) -> Vocabulary:
-    """Vocabulary of these tokens. Raises ValueError where one occurs twice, or a special token is missing."""
+    """Vocabulary of these tokens. Raises ValueError if one occurs twice, or a special token is missing."""
     if (twice := first_repeated(pieces)) is not None:
         raise ValueError(f"the token {twice[:LONGEST_WORD]!r} occurs twice")
     missing = [piece for piece in SPECIAL if piece not in pieces]
@@ -51,7 +51,7 @@ def train_wordpiece(texts: Iterable[str], size: int) -> tuple[str, ...]:
     """WordPiece vocabulary of at most `size` tokens, trained on texts.
 
     Special tokens, the most frequent characters, then merges of the most frequent pairs that occur at least twice.
-    Raises ValueError where special tokens and characters alone exceed `size`.
+    Raises ValueError if special tokens and characters alone exceed `size`.
     """
     blank = _pipeline(models.WordPiece(unk_token="[UNK]"))
     words: Counter[str] = Counter()

@@ -125,7 +125,7 @@ class CaptionedShards:
 
 
 def shards(spec: str) -> list[Path]:
-    """Tars matched by a path with braces and wildcards, in order. Raises DataError where one is missing."""
+    """Tars matched by a path with braces and wildcards, in order. Raises DataError if one is missing."""
     paths: list[Path] = []
     for name in braces(spec):
         matches = sorted(glob.glob(name)) if glob.has_magic(name) else [name]
@@ -138,7 +138,7 @@ def shards(spec: str) -> list[Path]:
 def tars_of(spec: str, split: str, alike: bool = False) -> list[Path]:
     """Tars of `spec` that may contain a split: those named for it and those named for none; for "" all.
 
-    Raises DataError for a name with several splits and, with `alike`, where only some tars are named for a split.
+    Raises DataError for a name with several splits and, with `alike`, if only some tars are named for a split.
     """
     named = {tar: file_split(tar) if split else None for tar in shards(spec)}
     if alike and len({own is None for own in named.values()}) > 1:

@@ -34,7 +34,7 @@ def stream_loader(
     """Like `loader.training_loader`, for a stream.
 
     A bad sample is replaced by another of its lane and step, drawn by its position, and so are images of mismatched ITM
-    pairs; the run stops only where none of them can be used.
+    pairs; the run stops only if none of them can be used.
 
     Args (others as for `training_loader`):
         make: makes training examples from captioned images.

@@ -112,7 +112,7 @@ def _check_sparse_map(file: BinaryIO, block: bytes) -> None:
 def headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Members of a tar in order, without keeping them in memory.
 
-    Raises one of DAMAGE where the tar is damaged; `tarfile` itself would take a damaged header for the end.
+    Raises one of DAMAGE if the tar is damaged; `tarfile` itself would take a damaged header for the end.
     """
     while (info := _next(tar)) is not None:
         tar.members.clear()  # type: ignore[attr-defined]
@@ -150,7 +150,7 @@ def name_of(info: tarfile.TarInfo) -> tuple[str, str] | None:
 def picture_and_text(parts: Mapping[str, T | DataError], where: str) -> tuple[T, T, str]:
     """Image, caption and the caption's suffix among a sample's members.
 
-    Raises DataError where one is missing, and the error that stands in place of one.
+    Raises DataError if one is missing, and the error that stands instead of one.
     """
     suffix = next((s for s in TEXTS if s in parts), None)
     drawn, *others = [s for s in IMAGES if s in parts] or [None]
@@ -226,7 +226,7 @@ def tar_samples(shard: Path, byte: int = 0) -> Iterator[tuple[TarSample, int]]:
 
     A sample that lacks a part, has one twice or one that is too large (MOST_PICTURE) is yielded as bad; so is, once,
     everything after the first damage. A key that recurs after other samples is another sample, as in the webdataset
-    library, because nothing before `byte` is read. Raises DataError where the tar cannot be read at all.
+    library, because nothing before `byte` is read. Raises DataError if the tar cannot be read at all.
     """
     at = byte
     try:

@@ -61,11 +61,11 @@ class BEiT3(nn.Module):
         return self.patches(image)
 
     def encode_masked(self, image: Image, masked: Bool[Tensor, "b cells"]) -> Tokens:
-        """As `encode_image`, with the mask token in the place of the patches that are `masked` (section 2.2)."""
+        """As `encode_image`, with the mask token instead of the patches that are `masked` (section 2.2)."""
         return self.patches(image, masked, self.mask_token)
 
     def encode_text(self, text: Text) -> Tokens:
-        """Word embeddings with positions, before the transformer. Raises ValueError where a text is too long."""
+        """Word embeddings with positions, before the transformer. Raises ValueError if a text is too long."""
         return self._embed(text, 0)
 
     def _embed(self, text: Text, start: int) -> Tokens:
@@ -99,7 +99,7 @@ class BEiT3(nn.Module):
     ) -> Float[Tensor, "b 1 vocabulary"]:
         """Logits of the one token after `text`, predicted at a [MASK] in its place; `context`: embedded images.
 
-        Raises UnsupportedOperation where there is no LM head.
+        Raises UnsupportedOperation if there is no LM head.
         """
         if self.lm_head is None:
             raise UnsupportedOperation(self.unsupported()["next_token_logits"])
@@ -139,7 +139,7 @@ class BEiT3(nn.Module):
         return nn.ModuleDict({} if self.lm_head is None else {"mlm": self.lm_head})
 
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:
-        """Class logits of each image. Raises UnsupportedOperation where there is no classifier."""
+        """Class logits of each image. Raises UnsupportedOperation if there is no classifier."""
         if self.head is None:
             raise UnsupportedOperation("this BEiT-3 was built without a classifier: set model.num_classes above 0")
         return self.head(self.transformer.encode_unimodal(self.encode_image(image)))

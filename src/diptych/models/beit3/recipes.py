@@ -28,7 +28,7 @@ MASKED_DATA = Objectives(
 def visual_tokenizer() -> Pretrain:
     """BEiT v2's visual tokenizer (Peng et al. 2022, section 3.1): 8,192 codes, 100 epochs of ImageNet-1k.
 
-    Differs: the teacher is an ImageNet CNN (extra ``cnn``) with patches of 32 pixels, in the place of CLIP's ViT-B/16.
+    Differs: the teacher is an ImageNet CNN (extra ``cnn``) with patches of 32 pixels, instead of CLIP's ViT-B/16.
     """
     return Pretrain(
         recipe="beit3.visual_tokenizer",

@@ -65,7 +65,7 @@ def pretrain_large() -> Pretrain:
 
 def small() -> Pretrain:
     """On frozen features; the decoder has word embeddings of its own, for MiniLM's bidirectional states would leak the
-    tokens to be predicted. [DEC] and [ENC] take the place of two tokens that BERT does not use.
+    tokens to be predicted. [DEC] and [ENC] replace two tokens that BERT does not use.
     """
     model = BLIPConfig(
         image_dim=192,

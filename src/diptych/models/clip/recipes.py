@@ -13,7 +13,7 @@ from diptych.models.common_recipes import on_frozen_features
 def base() -> Pretrain:
     """CLIP ViT-B/32 from scratch: ITC alone, 32 epochs of 32,768 pairs.
 
-    Differs: BERT's vocabulary in the place of CLIP's; the whole image resized to a square, where the paper crops a
+    Differs: BERT's vocabulary instead of CLIP's; the whole image resized to a square, where the paper crops a
     random square.
     """
     return Pretrain(

@@ -1,6 +1,6 @@
 """CLIP with a ResNet (Radford et al., ICML 2021, section 2.4), its other image encoder.
 
-A ResNet with a stem of three convolutions and average pooling before every strided convolution; in the place of the
+A ResNet with a stem of three convolutions and average pooling before every strided convolution; instead of the
 final pooling the mean of the last feature map attends to all its cells.
 
 Differs: each image keeps its own size, with the position grid of the attention pooling resized to it; the official code

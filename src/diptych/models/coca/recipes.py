@@ -14,7 +14,7 @@ OBJECTIVES = Objectives(itc=1.0, lm=2.0)
 def base() -> Pretrain:
     """CoCa-Base from scratch: ITC, and LM with twice its weight, 500,000 steps of 65,536 pairs at 288 pixels.
 
-    Differs: AdamW in the place of Adafactor; BERT's vocabulary, where the paper's was trained on its corpus.
+    Differs: AdamW instead of Adafactor; BERT's vocabulary, where the paper's was trained on its corpus.
     """
     return Pretrain(
         recipe="coca.base",

@@ -36,7 +36,7 @@ def pretrain() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """On frozen features; the CNN's class probabilities of each box take the place of the detector's."""
+    """On frozen features; the CNN's class probabilities of each box replace the detector's."""
     model = ViLBERTConfig(
         dim=192,
         depth=2,

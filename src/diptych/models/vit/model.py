@@ -28,7 +28,7 @@ class ViT(nn.Module):
 
     Args:
         config: sizes and options.
-        embedders: input embeddings in place of the model's own.
+        embedders: input embeddings instead of the model's own.
         resize: how positions are resized for images whose grid is not `config.grid`.
     """
 
@@ -60,7 +60,7 @@ class ViT(nn.Module):
         return tokens.map(self.norm) if self.pooling == "cls" else tokens
 
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:
-        """Class logits of each image. Raises UnsupportedOperation where there is no classifier."""
+        """Class logits of each image. Raises UnsupportedOperation if there is no classifier."""
         if self.head is None:
             raise UnsupportedOperation("this ViT was built without a classifier: set model.num_classes above 0")
         tokens = self.encode_image(image)

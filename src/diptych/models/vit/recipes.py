@@ -14,7 +14,7 @@ def distilled() -> Pretrain:
     """The initialisation of `vilt.small`: a ViT trained to reproduce the features of an ImageNet CNN (extra ``cnn``),
     on images alone.
 
-    It takes the place of the ImageNet weights that the ViLT paper starts from.
+    It replaces the ImageNet weights that the ViLT paper starts from.
     """
     return Pretrain(
         recipe="vit.distilled",

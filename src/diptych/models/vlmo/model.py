@@ -82,10 +82,10 @@ class VLMo(nn.Module):
         return self.patches(image)
 
     def encode_masked(self, image: Image, masked: Bool[Tensor, "b cells"]) -> Tokens:
-        """As `encode_image`, with the mask token in the place of the patches that are `masked` (section 3.3, after
+        """As `encode_image`, with the mask token instead of the patches that are `masked` (section 3.3, after
         BEiT).
 
-        Raises UnsupportedOperation where there is no mask token.
+        Raises UnsupportedOperation if there is no mask token.
         """
         if self.mask_token is None:
             raise UnsupportedOperation(self.unsupported()["encode_masked"])

@@ -92,7 +92,7 @@ def base_images() -> Pretrain:
     Differs: the visual tokenizer is one that is trained here (`beit3.visual_tokenizer`), where BEiT has DALL-E's; the
     checkpoint of the official code was then fine-tuned on ImageNet's labels. Each layer has relative positions of its
     own, which in BEiT all layers share until fine-tuning, and they have no weight decay; images have VLMo's type
-    embedding. RandAugment in the place of crops and colour jitter; the learning rate ends at 0, not at 1e-5.
+    embedding. RandAugment instead of crops and colour jitter; the learning rate ends at 0, not at 1e-5.
     """
     run = base()
     optimizer = Optimizer(learning_rate=1.5e-3, weight_decay=0.05, warmup=10_000, schedule="cosine", max_grad_norm=3.0)

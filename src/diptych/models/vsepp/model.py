@@ -45,7 +45,7 @@ class VSEpp(nn.Module):
 
     Args:
         config: sizes and options.
-        embedders: input embeddings in place of the model's own.
+        embedders: input embeddings instead of the model's own.
         text: another text encoder than the GRU.
     """
 

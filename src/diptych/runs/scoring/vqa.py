@@ -105,7 +105,7 @@ def _prediction(source: Questioned, index: int, best: list[tuple[str, float]]) -
 def _accuracies(source: Questioned, rows: list[dict[str, Any]], answers: Sequence[str]) -> dict[str, float]:
     """The mean accuracy over all questions and by type, and its upper bounds: of any text, and of the run's `answers`.
 
-    Empty where the split's answers are withheld.
+    Empty if the split's answers are withheld.
     """
     scores: dict[str, list[float]] = defaultdict(list)
     answer_list = AnswerList.of(answers)
