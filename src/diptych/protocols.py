@@ -235,7 +235,7 @@ class ChanceLoss:
     """Chance level: the loss of a model that knows only the label prior, and why a loss may stay there."""
 
     value: float  # in nats, the unit of the loss it belongs to
-    name: str  # "entropy of the matching prior"
+    name: str  # the predictions that give it: "uniform over candidates"
     usual_cause: str  # what usually keeps a loss on it
 
 

@@ -52,10 +52,13 @@ def pop_option(words: list[str], flag: str, default: str | None = None) -> str:
     return default
 
 
-def pop_positional(words: list[str], name: str) -> str:
-    """The first word, which is removed from `words`. Raises UsageError, with `name`, if it is missing or a flag."""
+def pop_positional(words: list[str], name: str, remedy: str = "") -> str:
+    """The first word, which is removed from `words`.
+
+    Raises UsageError, with the `name` of what is expected and the `remedy`, if it is missing or a flag.
+    """
     if not words or words[0].startswith("-"):
-        raise UsageError(f"{name} is missing")
+        raise UsageError(f"no {name.removeprefix('the ')} given{remedy and f'; {remedy}'}")
     return words.pop(0)
 
 
@@ -125,7 +128,7 @@ def _stray_word(words: Sequence[str], stray: str) -> str:
     """The error message for a word that is neither a flag nor the value of one."""
     before = words[: words.index(stray)] if stray in words else []
     flag = next((word for word in reversed(before) if word.startswith("--")), "")
-    place = f" behind {_typed_flag(flag)}, which takes one value" if flag else ""
+    place = f" after {_typed_flag(flag)}, which takes one value" if flag else ""
     return f"Unrecognized options: {stray:.{MAX_REPR_CHARS}}{place}; quote a value that has blanks"
 
 
@@ -137,7 +140,7 @@ def show_help(config: Any, command: str, description: str | None, positionals: S
     output = io.StringIO()
     with suppress(SystemExit), redirect_stdout(output):
         _parse(config, ["--help"], command)
-    # the prefix of `training` is not typed; blanks in its place keep the columns aligned
+    # the prefix of `training` is not typed; blanks instead of it keep the columns aligned
     text = re.sub(r"--training\.(\S+(?: \S+)*)", lambda m: f"--{m[1]}{' ' * 9}", output.getvalue())
     for name in positionals:  # the flag's line, and the lines on which its help continues
         text = re.sub(rf"^ +--{name} .*\n(?: {{8,}}.*\n)*", "", text, flags=re.MULTILINE)
@@ -195,7 +198,16 @@ def _one_line(panel: str) -> str:
         (r"could not convert string to float: ('.*')", r"expected a number, got \1"),
     ):
         text = re.sub(python, plain, text)
+    text = re.sub(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)\.?", _invalid_choice, text)
     return text or "the arguments could not be parsed"
+
+
+def _invalid_choice(match: re.Match[str]) -> str:
+    """The message for a value that is not among a flag's choices, with the nearest; "" stands for a default only."""
+    value, flag, listing = match.groups()
+    choices = [choice for choice in re.findall(r"'([^']*)'", listing) if choice]
+    suggestion = suggest_name(value, choices)
+    return f"{flag}: expected one of {', '.join(choices)}, got {value!r}{suggestion}"
 
 
 def recipe(name: str, kind: str = "Pretrain") -> Any:

@@ -40,7 +40,7 @@ def estimate_command(words: list[str]) -> None:
     if wants_help(words) or not words:
         echo(f"{__doc__}\nGPUs: {', '.join(ACCELERATORS)}, cpu\n\nRecipes:\n{list_recipes()}")
         return
-    name = pop_positional(words, "the recipe (diptych estimate --help lists them)")
+    name = pop_positional(words, "the recipe", "diptych estimate --help lists them")
     gpus, share = pop_option(words, "--gpus"), pop_option(words, "--utilisation", "0.6")
     parse_gpus(gpus)
     try:

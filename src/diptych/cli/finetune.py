@@ -11,7 +11,7 @@ Examples:
   TASK             vqa, retrieval or classification (CIFAR-100's files), with settings for a small machine; or a
                    system's own recipe, with the settings of its paper, for models of that system
   --from DIR       the pre-trained run
-  --recipe RECIPE  an untrained model in its place: the baseline that pre-training must beat. A system's own recipe
+  --recipe RECIPE  an untrained model instead: the baseline that pre-training must beat. A system's own recipe
                    without --from starts untrained as well
   --ablate PART    vqa: hide the image or the text of every question: the baselines that a model must beat
   --out DIR2       the run folder
@@ -47,12 +47,12 @@ def finetune_command(words: list[str]) -> None:
         own_recipes = f"Systems' own recipes:\n{list_recipes('Finetune')}"
         echo(f"{__doc__}\n{own_recipes}\n\ndiptych finetune TASK --help lists every option.")
         return
-    name = pop_positional(words, f"the task ({', '.join(EXAMPLES)})")
+    name = pop_positional(words, "the task", f"expected {', '.join(EXAMPLES)} or a system's own recipe")
     system_recipes = recipes("Finetune")
     own = name in system_recipes
     if not own and name not in EXAMPLES:
         suggestion = suggest_name(name, [*EXAMPLES, *system_recipes], 3)
-        raise UsageError(f"there is no task {name!r}{suggestion} (diptych finetune --help lists all)")
+        raise UsageError(f"there is no task or recipe {name!r}{suggestion} (diptych finetune --help lists all)")
     if wants_help(words):
         return show_help(_run(name, ""), f"finetune {name} --from DIR --data DATA --out DIR2", __doc__)
     init_from, untrained = pop_option(words, "--from", ""), pop_option(words, "--recipe", "")

@@ -30,9 +30,9 @@ def info_command(words: list[str]) -> None:
     if wants_help(words) or not words:
         echo(f"{__doc__}\nSystems: {', '.join(PUBLISHED)}\n\ndiptych pretrain --help lists the recipes.")
         return
-    name = pop_positional(words, f"the system ({', '.join(PUBLISHED)}) or recipe")
+    name = pop_positional(words, "the system or recipe", f"systems: {', '.join(PUBLISHED)}")
     if words:
-        raise UsageError(f"info takes one system or recipe, not {' '.join(words)} besides")
+        raise UsageError(f"info takes only one system or recipe; remove {' '.join(words)}")
     if name not in (names := [*PUBLISHED, *recipes()]):
         suggestion = suggest_name(name, names)
         raise UsageError(f"there is no system or recipe {name!r}{suggestion}; systems: {', '.join(PUBLISHED)}")

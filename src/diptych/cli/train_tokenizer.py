@@ -6,7 +6,7 @@ Examples:
   diptych train-tokenizer flickr8k/ --size 8000 --out words.txt
   diptych pretrain vilt.small --data flickr8k/ --vocabulary words.txt --model.vocab_size 8000 --out runs/vilt
 
-  --out FILE.txt   gets one token a line, as BERT's vocab.txt
+  --out FILE.txt   is written with one token per line, like BERT's vocab.txt
   --size N         tokens at most; the command prints how many it wrote, which is the run's --model.vocab_size
 """
 

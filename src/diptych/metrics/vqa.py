@@ -38,8 +38,8 @@ _CONTRACTIONS |= {"somebody'd": "somebodyd"}
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
 _POINT = re.compile(r"\.(?!\d)")
-BEST_OF_ANY = "best possible accuracy, any text"  # names of the means of `best_accuracy`
-BEST_OF_LIST = "best possible accuracy, the run's answers"
+BEST_OF_ANY = "upper bound on accuracy, any answer"  # names of the means of `best_accuracy`
+BEST_OF_LIST = "upper bound on accuracy, the run's answers"
 
 _MOST_POINTS = 32  # the official script passes a regex flag of this value as the count
 

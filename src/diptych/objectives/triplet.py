@@ -55,7 +55,7 @@ class TripletLoss:
             return None
         return ChanceLoss(
             2 * self.margin,
-            "loss of equal similarities",
+            "equal similarities for all pairs",
             "embeddings collapsed, as hardest negatives cause early in training: train with all negatives first, "
             "use a larger batch, or lower the learning rate",
         )

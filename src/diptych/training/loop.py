@@ -22,7 +22,7 @@ from diptych.data.loader import Loaded, SkipCounter, Skipped
 from diptych.data.sources.base import WorkerDied
 from diptych.protocols import TrainStep
 from diptych.training import checkpoint
-from diptych.training.diagnostics import Diagnostics, Diverged, merge_findings
+from diptych.training.diagnostics import MIN_PATIENCE, Diagnostics, Diverged, merge_findings
 from diptych.training.distributed import Group, pick_device, unshard
 from diptych.training.log import Log
 from diptych.training.recovery import locked_run_folder, needs_weights
@@ -267,7 +267,7 @@ def _fit(
     optimizer_step = OptimizerStep(step, settings, group)
     diagnostics = Diagnostics(
         cast(TrainStep, step).chance_losses,
-        max(steps_of(n, settings.steps) for n in (settings.patience, settings.optimizer.warmup)),
+        max(MIN_PATIENCE, *(steps_of(n, settings.steps) for n in (settings.patience, settings.optimizer.warmup))),
     )
     run = TrainingRun(optimizer_step, diagnostics, settings, out, run_identity)
     if state is not None:

@@ -234,7 +234,7 @@ def test_broken_utf8_names_the_line(tmp_path):
         ("image,caption\n000.jpg,a,b\n", "expected 2 fields, got 3"),
         ("image,image\n000.jpg,a\n", "two columns have the same name"),
         ('image,caption\n000.jpg,"a\n', "unexpected end"),
-        ("", "no rows in split"),
+        ("", "the file is empty: no rows in split"),
         ("image,caption\n", "no rows in split"),
     ],
 )

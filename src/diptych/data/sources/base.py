@@ -7,6 +7,7 @@ missing file, a path outside the folder) are raised as `DataError` when the sour
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -43,6 +44,11 @@ class Skipped:
     id: int
     where: str
     why: str
+
+
+def first_skipped(samples: Iterable[tuple[str, str]], number: int = 5) -> str:
+    """The first different (where, why) of skipped samples in words, for a message. Captions of an image share theirs."""
+    return "; ".join(f"{where}: {why}" for where, why in list(dict.fromkeys(samples))[:number])
 
 
 @runtime_checkable

@@ -37,9 +37,9 @@ class Divided(NamedTuple):
 def divide(
     path: Path, rows: Iterable[Row], folder: Folder, split: str, seed: int = 0, own: Sequence[str] = ()
 ) -> Divided:
-    """Rows of `split`. `own`: splits that the format has besides train, val and test.
+    """Rows of `split`. `own`: further splits of the format, beyond train, val and test.
 
-    If one row names a split, every row must. Otherwise a file named for a split is that split alone, and any other file
+    If one row names a split, every row must. Otherwise a file named for a split contains only that split; any other file
     is divided 90/5/5 by image, keyed by `seed` and the image's name (the alphabetically first of several). Images with
     equal bytes are one image: all its rows are in one split, unless rows name two splits for its copies, about which
     the division line warns.
@@ -49,6 +49,8 @@ def divide(
         NoSplit: no row is in `split`.
     """
     rows = list(rows)
+    if not rows:
+        raise NoSplit(f"{path}: the file is empty: no rows in split {split!r} or any other; correct the file")
     if any(row.split is not None for row in rows):
         pictures = _pictures(rows, folder)
         splits, how = _declared(rows, folder, own), "by its split column, counted in images"
