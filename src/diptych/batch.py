@@ -77,7 +77,7 @@ class Regions(DeviceMixin):
 
     `boxes`: x1, y1, x2, y2 as fractions of width and height, and the fraction of the image's area (ViLBERT, section
     3.2).
-    `classes`: the detector's class probabilities, where they are known (the target of masked region modeling).
+    `classes`: the detector's class probabilities, if they are known (the target of masked region modeling).
     `has_whole_image`: whether the first region stands for the whole image, as in ViLBERT.
     """
 
@@ -102,7 +102,7 @@ class Regions(DeviceMixin):
         return self.mask & (torch.arange(self.mask.shape[1], device=self.mask.device) > 0)
 
     def with_whole_image(self) -> Regions:
-        """With a first region for the whole image: its regions' mean feature, the full box, zero class scores."""
+        """Regions with a first one for the whole image: the mean feature, the full box and zero class scores."""
         if self.has_whole_image:
             return self
         b, device = len(self), self.features.device
@@ -137,7 +137,7 @@ class Matching(DeviceMixin):
 
     @property
     def image(self) -> Image:
-        """The images. Raises ValueError if the batch holds detected regions."""
+        """The images. Raises ValueError if the batch contains detected regions."""
         if not isinstance(self.visual, Image):
             raise ValueError("expected images to match, got detected regions: use data with images")
         return self.visual
@@ -176,7 +176,7 @@ class ImageKeys(DeviceMixin):
 class Batch(DeviceMixin):
     """The input of one training step. `seed`, `step` and `ids` key every random draw for it (see utils/rng.py).
 
-    `ids` are stable sample ids: the same on every rank, in every epoch. `labels` holds a task's further targets (soft
+    `ids` are stable sample ids: the same on every rank, in every epoch. `labels` contains a task's further targets (soft
     answer scores, class indices), each with b rows; for image-text pairs, "image" is a non-negative image id that all
     captions of one image share.
     """
@@ -188,12 +188,12 @@ class Batch(DeviceMixin):
     text: Text | None = None
     matching: Matching | None = None
     regions: Regions | None = None  # instead of an image, for models of regions
-    image2: Image | Regions | None = None  # the right-hand image, where a sample has two
+    image2: Image | Regions | None = None  # the right-hand image, if a sample has two
     negative_texts: Text | None = None  # mismatched texts: equally many per sample, in the order of samples
     answers: AnswerTargets | None = None  # of the questions in `text`
     labels: dict[str, Tensor] = field(default_factory=dict)
     task: str = ""  # name of the batch's task, in multitask training
-    image_keys: ImageKeys | None = None  # cache keys of the images, where frozen features are cached
+    image_keys: ImageKeys | None = None  # cache keys of the images, if frozen features are cached
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -1,4 +1,4 @@
-"""Cells of the benchmark table, read from run folders alone: losses beside chance levels, metrics, training time."""
+"""Cells of the benchmark table, read only from run folders: losses and their chance levels, metrics, training time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAST_SHARE = 0.05  # the share of the steps over which the final loss is average
 
 @dataclass(frozen=True)
 class Loss:
-    """A training loss: its first logged mean, its mean over the last steps, and its chance level, where it has one."""
+    """A training loss: its first logged mean, its mean over the last steps, and its chance level, if it has one."""
 
     start: float
     end: float
@@ -67,7 +67,7 @@ def scorable_tasks(run: Pretrain) -> tuple[str, ...]:
 
 
 def same_run(folder: Path, run: Pretrain) -> bool:
-    """Whether a folder holds this run, on the same features. The name, device and speed settings may differ."""
+    """Whether a folder contains this run, on the same features. The name, device and speed settings may differ."""
     if not (folder / "run.json").is_file():
         return False
     existing, facts = read_run(folder)
@@ -80,7 +80,7 @@ def _identity(run: Pretrain | Finetune) -> dict[str, Any]:
 
 
 def is_trained(folder: Path, run: Pretrain) -> bool:
-    """Whether a folder holds all steps of a run."""
+    """Whether a folder contains all steps of a run."""
     try:
         state = checkpoint.read_training_state(folder)
     except CheckpointError:  # training reports the damage and resumes from the checkpoint before

@@ -31,7 +31,7 @@ class Verdict:
 def passes_filter(text: Row, config: CapFilt) -> tuple[bool, str]:
     """Whether a text passes the filter, and the reason: each score must be over its threshold.
 
-    Source: BLIP, section 3.3: a text is dropped where the ITM head predicts that it does not match.
+    Source: BLIP, section 3.3: a text is dropped if the ITM head predicts that it does not match.
     """
     if "bad" in text:
         return False, text["bad"]
@@ -49,7 +49,7 @@ def passes_filter(text: Row, config: CapFilt) -> tuple[bool, str]:
 def decide(row: Row, config: CapFilt, duplicate: Row | None = None) -> Verdict:
     """The verdict on an image of the first pass.
 
-    `duplicate`: the image that it is a near duplicate of, where that is a reason to drop it.
+    `duplicate`: the image that it is a near duplicate of, if that is a reason to drop it.
     """
     image = {name: row[name] for name in ("key", "index", "where")}
     if "bad" in row:
@@ -90,7 +90,7 @@ class FilteredShard:
 
 @dataclass(frozen=True)
 class OutputShard:
-    """The output files of an input shard. The tar is written last, so that where it exists all files are complete."""
+    """The output files of an input shard. The tar is written last, so that if it exists all files are complete."""
 
     tar: Path
     decisions: Path

@@ -171,7 +171,7 @@ class Filter:
 
 
 def image_embedding(evaluated: EvaluatedModel, image: Tokens) -> Float[Tensor, "b e"]:
-    """Unit-norm image embeddings: projected as for ITC where trained, else the pooled features, else the mean token."""
+    """Unit-norm image embeddings: projected as for ITC if trained, else the pooled features, else the mean token."""
     model, module = evaluated.model, evaluated.module
     if not isinstance(model, DualEncoder):
         return F.normalize(image.mean().float(), dim=-1)

@@ -66,7 +66,7 @@ class FeatureIndex:
         return [neighbour for start in starts for neighbour in self._nearest(vectors[start : start + BLOCK])]
 
     def _nearest(self, vectors: Float[np.ndarray, "n e"]) -> list[Neighbour | None]:
-        """As `nearest`, for at most BLOCK vectors, so that at most BLOCK x BLOCK cosines are in memory."""
+        """Results as from `nearest`, for at most BLOCK vectors, so that at most BLOCK x BLOCK cosines are in memory."""
         queries = torch.from_numpy(vectors).to(self.device)
         best = torch.full((len(queries),), -2.0, device=self.device)
         place = torch.zeros(len(queries), dtype=torch.long, device=self.device)
@@ -80,7 +80,7 @@ class FeatureIndex:
     def find_and_add(
         self, vectors: Float[np.ndarray, "n e"], places: list[int], stay: list[bool]
     ) -> list[Neighbour | None]:
-        """As `nearest`, among the added vectors and the earlier ones of `vectors` that `stay` and have no neighbour.
+        """Results as from `nearest`, among the added vectors and the earlier ones of `vectors` that `stay` and have no neighbour.
 
         Those are then added.
         """

@@ -31,7 +31,7 @@ from diptych.utils.terminal import echo
 SETTINGS = "capfilt.json"
 CHANGEABLE = ("device", "workers")  # settings that may change when a run is resumed
 FILTER_SETTINGS = ("min_itm", "min_cosine", "synthetic", "duplicate_cosine", "duplicates", "leaks", "scored")
-"""Settings of the second pass alone: with --scored they may differ from those of the first pass."""
+"""Settings of the second pass only: with --scored they may differ from those of the first pass."""
 Counts = dict[str, int]
 Settings = dict[str, Any]
 
@@ -128,7 +128,7 @@ def _load_scorer(config: CapFilt, device: torch.device) -> Scorer:
 def check_settings(config: CapFilt, shards: Sequence[InputShard], against: Sequence[InputShard], out: Path) -> Settings:
     """The settings, weights and shards that define a run.
 
-    Raises CheckpointError, RunError if `out` (or the folder `config.scored`) holds a run with others.
+    Raises CheckpointError, RunError if `out` (or the folder `config.scored`) contains a run with others.
     """
     settings: Settings = {k: v for k, v in asdict(config).items() if k not in CHANGEABLE}
     runs = {name: settings[name] for name in ("captioner", "filter") if settings[name]}
@@ -139,7 +139,7 @@ def check_settings(config: CapFilt, shards: Sequence[InputShard], against: Seque
     if (out / SETTINGS).is_file():
         check_same_settings(out, _saved_settings(out), settings, {"scored": ""})
     elif any(OutputShard.of(out, shard).done for shard in shards):
-        raise RunError(f"{out} holds shards that capfilt did not write; give another --out")
+        raise RunError(f"{out} contains shards that capfilt did not write; give another --out")
     return settings
 
 

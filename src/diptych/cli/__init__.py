@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 @contextmanager
 def _report_errors_raised(debug: bool) -> Iterator[None]:
-    """With ``--debug``, an error while writing a report is raised; without it, it prints as one line."""
+    """Context in which an error while writing a report is raised (``--debug``), not printed as one line."""
     if not debug:
         yield
         return

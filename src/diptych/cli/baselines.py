@@ -6,7 +6,7 @@ Examples:
   diptych baselines --task vqa --data daquar/ --split val
   diptych baselines --task retrieval --data flickr8k/ --gallery 1000 --out chance.json
 
-  --task vqa         the most common answer of the train split; that of the question's type, where the data has types;
+  --task vqa         the most common answer of the train split; that of the question's type, if the data has types;
                      and that of the same question, else of questions with the same first two words
   --task retrieval, matching   chance, and the chance level of the losses
   --gallery N, --captions N    as for evaluate

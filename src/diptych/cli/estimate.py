@@ -1,7 +1,7 @@
 """diptych estimate RECIPE --gpus 8xA100 [--utilisation 0.6] [--data DATA] [--batch_size N] [--FIELD VALUE ...]
 
 Estimates a run before it starts: tokens, FLOPs, memory on each rank, hours, and the bottleneck. One training step is
-made here on a few samples and everything in it is counted, so give the data of the run where you have it.
+made here on a few samples and everything in it is counted, so give the data of the run if you have it.
 
 Examples:
   diptych estimate albef.pretrain_4m --gpus 8xA100

@@ -34,7 +34,7 @@ class Published:
         image_size: (height, width) in pixels that `diptych info` counts with.
         regions: number of image regions, for models that take regions instead of pixels.
         whole: whether a region that covers the whole image precedes them.
-        system: the name in `diptych import`, where it differs.
+        system: the name in `diptych import`, if it differs.
     """
 
     title: str

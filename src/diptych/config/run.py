@@ -100,7 +100,7 @@ class Teacher:
     def __post_init__(self) -> None:
         if self.queue_size and not self.momentum:
             raise ValueError(
-                f"teacher.queue_size must be 0 where teacher.momentum is 0 (no teacher): got {self.queue_size}; "
+                f"teacher.queue_size must be 0 if teacher.momentum is 0 (no teacher): got {self.queue_size}; "
                 "set teacher.momentum, or teacher.queue_size to 0"
             )
 
@@ -164,7 +164,7 @@ class Pretrain:
 
 @settings()
 class Finetune:
-    """A fine-tuning run: a task head on a pre-trained model, or on random weights where `init_from` is empty."""
+    """A fine-tuning run: a task head on a pre-trained model, or on random weights if `init_from` is empty."""
 
     task: Text
     model: Model

@@ -112,7 +112,7 @@ def settings(prefix: str = "") -> Callable[[type[T]], type[T]]:
 
 
 def check(hint: Any, value: Any, name: str) -> None:
-    """Raises ValueError unless `value` has type `hint` and lies in its ranges; a bool is no number, a list no tuple."""
+    """Raises ValueError unless `value` has type `hint` and lies in its ranges; a bool is not a number, a list is not a tuple."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         check(inner[0], value, name)
@@ -182,7 +182,7 @@ def _expected_type(hint: Any) -> tuple[str, tuple[type, ...]] | None:
 
 
 def _raise_invalid(name: str, expected: str, value: Any) -> None:
-    """Raises ValueError."""
+    """Raises ValueError with the name of a setting, what it must be, and the start of its value."""
     text = repr(value)
     raise ValueError(
         f"{name} must be {expected}: got {text if len(text) <= MAX_REPR_CHARS else text[:MAX_REPR_CHARS] + '...'}"

@@ -70,7 +70,7 @@ class BatchSampler:
     """Examples of each global batch.
 
     Every epoch is a permutation keyed by (seed, epoch). Within pools of `pool` batches examples are sorted by length,
-    and the batches are then shuffled, so that a batch holds texts of similar length. Examples that do not fill a batch
+    and the batches are then shuffled, so that a batch contains texts of similar length. Examples that do not fill a batch
     are left out of the epoch. The order does not depend on the number of ranks or workers, nor on earlier calls.
     """
 
@@ -106,7 +106,7 @@ class BatchSampler:
 class Shuffled:
     """Examples in an order shuffled by `seed`; each keeps its id, which keys its random draws.
 
-    In the data's order a batch would hold all captions of each image, which contrastive losses would treat as
+    In the data's order a batch would contain all captions of each image, which contrastive losses would treat as
     negatives.
     """
 

@@ -22,7 +22,7 @@ def mixed(
     """The first `number` samples, each mixed with the sample `number` places later.
 
     Images are blended with weight `share` (the paper's λ) on the first; texts are joined by a space. Raises ValueError
-    where 2 x `number` exceeds the batch.
+    if 2 x `number` exceeds the batch.
     """
     if not 0 <= 2 * number <= len(texts):
         raise ValueError(f"cannot mix {number} of {len(texts)} samples: each needs a partner of its own")

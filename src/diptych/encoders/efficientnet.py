@@ -58,7 +58,7 @@ class FrozenCNN:
         self._cache = MemoryCache(max_bytes, cache)
 
     def with_normalization(self, normalization: MeanStd) -> FrozenCNN:
-        """The same network and cache, for pixels of another normalisation."""
+        """The feature extractor for pixels of another normalisation, with the same network and cache."""
         other = copy(self)
         other._normalization = normalization
         return other

@@ -148,7 +148,7 @@ class PatchEmbeddingWithoutPosition(nn.Module):
 def with_mask_tokens(
     patches: Tokens, masked: Bool[Tensor, "b cells"] | None, mask_token: Float[Tensor, "1 1 d"] | None
 ) -> Tokens:
-    """The patches, with `mask_token` instead of those that are `masked`; unchanged where either is None."""
+    """The patches, with `mask_token` at the `masked` ones; unchanged where either is None."""
     if masked is None or mask_token is None:
         return patches
     return Tokens.from_padded(
@@ -320,7 +320,7 @@ class MultiScalePatchEmbedding(nn.Module):
 
 
 STRIDES = {12: ((4, 3), (3, 0), (1, 1)), 16: ((4, 3), (2, 1), (2, 1))}
-"""By patch size: stride and padding of each convolution of a stem."""
+"""Stride and padding of each convolution of a stem, by patch size."""
 
 
 def conv_stem(patch_size: int, dim: int) -> nn.Sequential:

@@ -73,7 +73,7 @@ class FrozenTextEncoder(nn.Module):
 class FrozenTextEmbedding(nn.Module):
     """Word vectors from a frozen encoder: its hidden states, projected. Takes the place of a model's `nn.Embedding`.
 
-    The model still adds position and segment embeddings, where FrozenTextEncoder replaces the whole text embedding.
+    The model still adds position and segment embeddings; FrozenTextEncoder replaces the whole text embedding.
 
     Args:
         source: the frozen encoder. If it is not a Module, it is not saved.

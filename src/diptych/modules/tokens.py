@@ -6,7 +6,7 @@
 - **packed**: ``values`` is ``(t, d)``, the real tokens only, sample after sample: padding is never computed.
 
 Both carry the same `Layout`, in padded geometry, so that conversion is one indexing step. Only this file and
-``modules/attention.py`` depend on the layout in use; a test holds packed equal to padded.
+``modules/attention.py`` depend on the layout in use; a test checks that packed equals padded.
 
 Terms: the *canvas* is the padded ``b × n`` grid, a *cell* one position on it, a *row* one vector of packed values.
 """
@@ -32,7 +32,7 @@ _packing: ContextVar[bool | None] = ContextVar("packing", default=False)
 def packing(on: bool | None = None) -> Iterator[None]:
     """Context in which new Tokens are packed, so that models compute no padding. Values at real tokens are the same.
 
-    None packs where that is faster: everywhere but on a CPU under autocast, whose bfloat16 kernels are recompiled for
+    None packs if that is faster: everywhere but on a CPU under autocast, whose bfloat16 kernels are recompiled for
     each new number of rows, which costs more time (and memory) than padding.
     """
     before = _packing.set(on)
@@ -218,7 +218,7 @@ class Tokens:
         return Tokens(function(self.values), self.layout)
 
     def map_each(self, functions: Mapping[str, Callable[[Tensor], Tensor]]) -> Tokens:
-        """As `map`, with one function per modality, by its name."""
+        """Tokens with one function per modality applied, by its name (see `map`)."""
         modalities = {span.modality for span in self.layout.spans}
         if len(modalities) == 1:
             return self.map(functions[modalities.pop()])

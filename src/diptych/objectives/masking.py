@@ -195,7 +195,7 @@ def _choose(text: Text, masking: WordMasking, uniform: Uniform) -> Bool[Tensor, 
         starts = np.flatnonzero(word_start[row])
         ends = np.append(starts[1:], candidates[row].sum() + 1)
         words = np.argsort(order[row, starts], kind="stable")
-        if len(words):  # where all words are longer than the budget, mask the shortest
+        if len(words):  # if all words are longer than the budget, mask the shortest
             budget = max(budget, min(ends - starts))
         for word in words:
             length = ends[word] - starts[word]

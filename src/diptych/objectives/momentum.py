@@ -159,7 +159,7 @@ class MomentumDistillation(nn.Module):
     def forward(
         self, batch: Batch, counts: dict[str, Tensor] | None = None, draws: RandomChoices | None = None
     ) -> dict[str, Tensor]:
-        """As Pretraining. In training, updates the teacher first, and the queue afterwards."""
+        """Losses as from Pretraining. In training, updates the teacher first, and the queue afterwards."""
         if self.training:
             self.begin(batch.step)
         with packing(self.student.pack):

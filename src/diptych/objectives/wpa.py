@@ -117,5 +117,5 @@ class WPA:
         )
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
-        """None: the only trivial value of a difference of distances is zero, where it starts."""
+        """None: the only trivial value of a difference of distances is zero, its initial value."""
         return None

@@ -12,7 +12,7 @@ class Accelerator:
     """Peak rates of one device.
 
     Attributes:
-        bf16_flops: Matrix products in bf16 (fp16 where there is no bf16), FLOP/s.
+        bf16_flops: Matrix products in bf16 (fp16 if there is no bf16), FLOP/s.
         fp32_flops: Matrix products in fp32, without TF32, FLOP/s.
         memory: Bytes.
         bandwidth: Of the memory, bytes/s.

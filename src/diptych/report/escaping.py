@@ -89,7 +89,7 @@ def inline_svg(root: ElementTree.Element) -> Markup:
 
 
 def _is_safe_attribute(name: str, value: str) -> bool:
-    """Whether the value stays within the page: `href` and `clip-path` name a fragment, a style holds no URL."""
+    """Whether the value stays within the page: `href` and `clip-path` name a fragment, a style contains no URL."""
     if name == "href":
         return _FRAGMENT.fullmatch(value) is not None
     if name == "clip-path":

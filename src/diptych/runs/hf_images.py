@@ -258,7 +258,7 @@ def _size(value: Any, by_shorter: bool, pairs: bool = False) -> Size:
             return Size(positive_int(sides["height"]), positive_int(sides["width"]))
         if set(sides) == {"shortest_edge"} and not pairs:
             return Size(shortest=positive_int(sides["shortest_edge"]))
-        raise ValueError("height and width" + ("" if pairs else ", or shortest_edge alone"))
+        raise ValueError("height and width" + ("" if pairs else ", or only shortest_edge"))
     if by_shorter and isinstance(value, int):
         return Size(shortest=positive_int(value))
     return Size(*pair(value))

@@ -165,7 +165,7 @@ def _exact(summary: PairScorer, pooled: Tensor) -> Float[Tensor, " pairs"]:
 
 
 FILL = -100.0
-"""The score of a pair that is no candidate (official codes)."""
+"""The score of a pair that is not a candidate (official codes)."""
 
 
 @runtime_checkable
@@ -174,7 +174,7 @@ class DualAndFusionEncoder(DualEncoder, FusionEncoder, Protocol):
 
 
 class Scores(NamedTuple):
-    """Scores in both directions, FILL if a pair is no candidate. A candidate in both has the same score."""
+    """Scores in both directions, FILL if a pair is not a candidate. A candidate in both has the same score."""
 
     image_to_text: Float[Tensor, "images texts"]
     text_to_image: Float[Tensor, "texts images"]

@@ -147,7 +147,7 @@ class TrainingRun:
     def stop(self, log: Log | None, where: str) -> NoReturn:
         """Ends the process with status 130 after a signal."""
         if log is not None:
-            log.print_line(f"stopped {where}: the same command goes on from here")
+            log.print_line(f"stopped {where}: the same command resumes from here")
         raise SystemExit(130)
 
     def advance(self, batches: Iterator[list[Loaded]], stop_request: StopRequest) -> tuple[bool, bool]:
@@ -190,7 +190,7 @@ class TrainingRun:
         return row
 
     def evaluate(self, evaluate: Evaluate, log: Log | None, stop_request: StopRequest) -> None:
-        """Evaluates in eval mode and logs the metrics; stays pending where a signal interrupts it."""
+        """Evaluates in eval mode and logs the metrics; stays pending if a signal interrupts it."""
         self.evaluation_pending = True
         self.optimizer_step.module.eval()
         with stop_request.interruptible(self.single_process):
@@ -233,7 +233,7 @@ def fit(
             the same fingerprint, and the same settings but for those in `config.training.CHANGEABLE`.
         defaults: Defaults of the fields of `fingerprint`: a run from before a field existed counts as having its
             default.
-        group: By default this process alone, on `settings.device`.
+        group: By default this process only, on `settings.device`.
 
     Raises:
         CheckpointError: The checkpoint in `out` is of another run, or damaged.
@@ -279,5 +279,5 @@ def _fit(
     with Log(out, run.done, settings.steps) if group.main else nullcontext() as log, stop_signal() as stop_request:
         run.train(stream, evaluate, log, stop_request)
     if optimizer_step.is_sharded:
-        unshard(step)  # the report is written by one rank alone
+        unshard(step)  # only one rank writes the report
     return out / checkpoint.MODEL

@@ -1,4 +1,4 @@
-"""Resuming: locks a run folder for one process, and falls back to the previous checkpoint where the last is damaged."""
+"""Resuming: locks a run folder for one process, and falls back to the previous checkpoint if the last is damaged."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _damage(path: Path) -> str:
 def needs_weights(out: Path, finished: bool) -> bool:
     """Whether ``out/model.safetensors`` must be written from the checkpoint.
 
-    It must where it is missing, and in an unfinished run, which will write it again anyway, where it is damaged. The
+    True if it is missing, or if it is damaged in an unfinished run, which will rewrite it anyway. The
     weights of a finished run are never replaced. Raises CheckpointError if they are damaged.
     """
     path = out / MODEL

@@ -144,7 +144,7 @@ def _watched(message: str, patience: float | None = None) -> Iterator[None]:
     finally:
         _watches -= 1
         signal.set_wakeup_fd(before)
-        os.write(write, b"\0")  # ends the thread, even if forked processes hold this pipe open
+        os.write(write, b"\0")  # ends the thread, even if forked processes keep this pipe open
         watch.join()
         os.close(read)
         os.close(write)

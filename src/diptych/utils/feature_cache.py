@@ -69,7 +69,7 @@ def default_folder() -> Path:
 class DiskCache:
     """Tensors by key, in append-only shards in `folder`, shared by any number of processes.
 
-    A shard is two files: `*.data` holds entries end to end, each in the safetensors format, and `*.index` a record of
+    A shard is two files: `*.data` contains entries end to end, each in the safetensors format, and `*.index` a record of
     fixed length for each entry (key, offset, length, checksum). A process appends to shards of its own, first the
     entry and then its record, without a buffer: an entry is visible to other processes at once, and a process that
     ends or is killed loses at most the entry that it was writing. Shards that become visible whole, by a rename,
@@ -214,7 +214,7 @@ class DiskCache:
         return self._readers[number]
 
     def _writer_for(self, size: int) -> _ShardWriter:
-        """This process's shard, or a new one where it is full or was removed by another process."""
+        """This process's shard, or a new one if it is full or was removed by another process."""
         shard_bytes = min(_MAX_SHARD, self.max_bytes / 16)
         if self._writer is not None:
             if self._writer.number in self._shards and self._writer.has_room(size, shard_bytes):
@@ -313,7 +313,7 @@ class _ShardWriter:
 
 
 def _write(file: FileIO, data: bytes) -> None:
-    """Writes all of `data` where a system may take less at once. Raises OSError."""
+    """Writes all of `data`, in several calls if the system takes less at once. Raises OSError."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]

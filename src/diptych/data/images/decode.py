@@ -41,7 +41,7 @@ class UnreadableImage(ValueError):
 
 
 def pixel_bytes(picture: Pillow.Image) -> int:
-    """Bytes of memory per pixel: of the image that Pillow decodes plus, where it is converted, of the RGB image."""
+    """Bytes of memory per pixel: of the image that Pillow decodes plus, if it is converted, of the RGB image."""
     own = _MODE_BYTES.get(picture.mode, 4)
     return own if picture.mode == "RGB" and "transparency" not in picture.info else own + 4
 
@@ -248,7 +248,7 @@ def _decoded(picture: Pillow.Image, data: bytes, min_side: int | None) -> Pillow
 
 
 def _decode_fast(data: bytes, picture: Pillow.Image, scale: int) -> Pillow.Image | None:
-    """The same pixels from simplejpeg; None if it is not installed, or rejects a flawed file that Pillow accepts."""
+    """The image decoded by simplejpeg, with equal pixels; None if that is not installed, or rejects the file."""
     if simplejpeg is None:
         return None
     width, height = (-(-side // scale) for side in picture.size)
@@ -259,7 +259,7 @@ def _decode_fast(data: bytes, picture: Pillow.Image, scale: int) -> Pillow.Image
 
 
 def _orientation(picture: Pillow.Image) -> int:
-    """EXIF orientation; 1 (upright) where the EXIF data is broken, so that the image is not lost."""
+    """EXIF orientation; 1 (upright) if the EXIF data is broken, so that the image is not lost."""
     try:
         return int(picture.getexif().get(_ORIENTATION, 1))
     except Exception:  # Pillow raises whatever its TIFF parser hits: SyntaxError, struct.error, KeyError and others

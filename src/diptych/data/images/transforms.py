@@ -31,7 +31,7 @@ def _solarize_add(picture: Pillow.Image, amount: float) -> Pillow.Image:
     return picture.point([v if v < 128 else 255 - v for v in brighter] * 3)
 
 
-# Each takes the image and a strength in [0, 1], negated at random where the operation has a direction. Translations are
+# Each takes the image and a strength in [0, 1], negated at random if the operation has a direction. Translations are
 # in pixels, whatever the image size.
 _UNDIRECTED: dict[str, Callable[[Pillow.Image, float], Pillow.Image]] = {
     "autocontrast": lambda p, s: ImageOps.autocontrast(p),
@@ -91,7 +91,7 @@ def resized(height: int, width: int, settings: ImageSettings) -> tuple[int, int]
 
 
 def transform(picture: Pillow.Image, settings: ImageSettings, random: np.random.Generator | None = None) -> np.ndarray:
-    """uint8 pixels ``(height, width, 3)``: augmented with `random` where `settings.augment`, resized, then cropped.
+    """uint8 pixels ``(height, width, 3)``: augmented with `random` if `settings.augment`, resized, then cropped.
 
     Source: like ViLT, translations are in pixels of the original image. Differs: a large JPEG may be decoded at a
     reduced size (images/decode.py), and is then translated by a larger share of its side.

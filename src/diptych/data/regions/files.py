@@ -51,7 +51,7 @@ def open_regions(path: Path) -> DetectedRegions:
     (regions/frozen_features.py).
     """
     if path.suffix in (".pkl", ".npy"):
-        raise DataError(f"{path}: pickles can run code and are not read; {CONVERT}")
+        raise DataError(f"{path}: pickles can run code and are rejected; {CONVERT}")
     if (path / "data.mdb").is_file() or (path.suffix == ".lmdb" and path.is_file()):
         return RegionDatabase(path)
     if path.suffix == ".tsv" and path.is_file():

@@ -23,9 +23,9 @@ from diptych.data.sources.base import BadSample
 from diptych.utils.feature_cache import Arrays, MemoryCache, digest
 
 Extract = Callable[[Tensor], Arrays]
-"""From the pixels ``(3, h, w)`` of one image, in [-1, 1], to named features: encoders.efficientnet's and others'."""
+"""Function from the pixels ``(3, h, w)`` of one image, in [-1, 1], to named features (encoders.efficientnet)."""
 Classify = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From a feature map's means in n boxes ``(n, f)`` to region features and class probabilities."""
+"""Function from a feature map's means in n boxes ``(n, f)`` to region features and class probabilities."""
 
 
 class FeatureKeys:
@@ -49,7 +49,7 @@ class ExtractedFeatures:
 
     Images are never augmented, and lie in [-1, 1] whatever the run's own mean and std. Features are computed once where
     `cache` has room, or a disk cache, which later runs and other processes share. Keys are hashes of the file's bytes,
-    so that a cached image is not even decoded again, or of the pixels where an image has no file.
+    so that a cached image is not even decoded again, or of the pixels if an image has no file.
 
     Args:
         extract: the frozen network.

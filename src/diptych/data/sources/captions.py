@@ -168,7 +168,9 @@ def choose(folder: Path, split: str, kinds: Callable[[Path, str], list[list[Path
             return files[0]
         if files:
             names = ", ".join(str(p.relative_to(folder)) for p in files[:5])
-            raise DataError(f"{folder}: {names} may all hold {what} of {split}; name one of them instead of the folder")
+            raise DataError(
+                f"{folder}: {names} may all contain {what} of {split}; name one of them instead of the folder"
+            )
     raise NoSplit(
         f"{folder}: no file with {what} of {split}; expected {known}, in the folder or its {' or '.join(APART)} folder"
     )

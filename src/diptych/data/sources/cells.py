@@ -27,7 +27,7 @@ _PRINTED = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _BRACKETED = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
-_MISSING = ("nan", "NaN", "<NA>")  # alone in a cell; within a list each may be a person's answer
+_MISSING = ("nan", "NaN", "<NA>")  # as a whole cell; within a list each may be a person's answer
 _ADVICE = 'write the answer as a text, or several as a JSON list ["a", "b"]'
 
 
@@ -37,7 +37,7 @@ def text(row: Any, key: str, where: str) -> str:
 
 
 def optional_text(row: dict[str, Any], key: str, where: str) -> str:
-    """``row[key]``, a string; "" where the key is missing or null. Raises DataError for any other value."""
+    """``row[key]``, a string; "" if the key is missing or null. Raises DataError for any other value."""
     value = row.get(key)
     if value is not None and not isinstance(value, str):
         raise DataError(

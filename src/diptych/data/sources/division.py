@@ -72,7 +72,7 @@ def divide(
 def _pictures(rows: Sequence[Row], folder: Folder) -> list[Any]:
     """Key of each row's image, equal for all copies: index of the first file with its bytes.
 
-    The name where the file is missing, which is an error when its split is opened.
+    The name if the file is missing, which is an error when its split is opened.
     """
     files = [folder.seek(row.places) for row in rows]
     places = {file: at for at, file in enumerate(dict.fromkeys(file for file in files if file is not None))}

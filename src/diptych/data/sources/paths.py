@@ -32,7 +32,7 @@ class Folder:
 
     @classmethod
     def of(cls, file: Path) -> Folder:
-        """The image folder of a data file: the file's own, or its parent where that is one of APART."""
+        """The image folder of a data file: the file's own, or its parent if that is one of APART."""
         own = Path(os.path.abspath(file.parent))
         return cls(own.parent, own.name) if own.name.lower() in APART else cls(own)
 

@@ -54,7 +54,7 @@ def named_split(path: Path) -> str | None:
 
 
 def _splits_of_words(words: Sequence[str]) -> list[str | None]:
-    """Split of each word, or of each pair that is one name ("test", "dev"); None for words that are no split."""
+    """Split of each word, or of each pair that is one name ("test", "dev"); None for words that are not a split."""
     splits, at = list[str | None](), 0
     while at < len(words):
         two = OWN.get(" ".join(words[at : at + 2]))
@@ -70,7 +70,7 @@ def _one(splits: Sequence[str | None]) -> str | None:
 
 
 def split_of(word: str, where: str, own: Sequence[str] = ()) -> str:
-    """Split that a word in a file or an argument means: one of SPLITS or of `own`, those that the format has besides.
+    """Split that a word in a file or an argument means: one of SPLITS or of `own`, the further splits of the format.
 
     Raises DataError, which names `where`, for any other word.
     """

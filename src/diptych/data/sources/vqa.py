@@ -19,7 +19,7 @@ from diptych.data.sources.formats import Columns, check_split_columns, table
 from diptych.data.sources.paths import Folder, need, parse_json, read_rows, read_text
 from diptych.data.sources.splits import known_split, named_split, requested_split
 
-OWN = ("test-dev", "test-std")  # splits of VQA alone, whose answers are withheld
+OWN = ("test-dev", "test-std")  # splits that only VQA has, whose answers are withheld
 KNOWN = "*questions*.json and *annotations*.json (VQA v2), or one .csv, .tsv, .jsonl with the columns"
 
 
@@ -130,7 +130,7 @@ def _of_table(i: int, row: Row, columns: Columns) -> Fields:
 
 
 def _of_vqa(row: Row, notes: dict[int, tuple[tuple[str, ...], str]]) -> Fields:
-    """Fields of a question of VQA v2's JSON, with its answers where they are public."""
+    """Fields of a question of VQA v2's JSON, with its answers if they are public."""
     id = need(row.content, "question_id", int, row.where)
     if notes and id not in notes:
         raise DataError(f"{row.where}: question_id {id} has no annotation; add it or drop the row")
@@ -203,7 +203,7 @@ def _plain(name: str) -> bool:
 def _chosen(folder: Path, split: str, columns: Columns) -> Path:
     """The file in a folder with its questions. Raises DataError.
 
-    Tables with neither questions nor answers, such as captions, are skipped; the error says so where nothing else is
+    Tables with neither questions nor answers, such as captions, are skipped; the error says so if nothing else is
     found.
     """
     tables = tables_in(folder)

@@ -39,7 +39,7 @@ class WordList:
 
 
 def word_list(name: str, data: bytes) -> Vocabulary:
-    """Vocabulary of SCAN's JSON, or of VSE++'s pickle (parsed without running it) where `name` ends with .pkl.
+    """Vocabulary of SCAN's JSON, or of VSE++'s pickle (parsed without running it) if `name` ends with .pkl.
 
     There is no [MASK]: the start token is used for it, because it occurs nowhere else in a text. Raises ValueError.
     """

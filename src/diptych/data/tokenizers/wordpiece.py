@@ -51,7 +51,7 @@ def train_wordpiece(texts: Iterable[str], size: int) -> tuple[str, ...]:
     """WordPiece vocabulary of at most `size` tokens, trained on texts.
 
     Special tokens, the most frequent characters, then merges of the most frequent pairs that occur at least twice.
-    Raises ValueError if special tokens and characters alone exceed `size`.
+    Raises ValueError if special tokens and characters exceed `size`.
     """
     blank = _pipeline(models.WordPiece(unk_token="[UNK]"))
     words: Counter[str] = Counter()
@@ -64,7 +64,7 @@ def train_wordpiece(texts: Iterable[str], size: int) -> tuple[str, ...]:
     # the trainer assigns ids to characters in no fixed order, and breaks ties by id: so characters get their ids here
     front = [*SPECIAL, *letters, *(INSIDE + letter for letter in letters)]
     if len(front) > size:
-        raise ValueError(f"special tokens and characters alone are {len(front)} tokens; raise --size above it")
+        raise ValueError(f"special tokens and characters are already {len(front)} tokens; raise --size above it")
     known = set(letters)
     repeated = (word for word, times in sorted(words.items()) if known.issuperset(word) for _ in range(times))
     trainer = trainers.WordPieceTrainer(

@@ -36,7 +36,7 @@ NOT_READ = (
     "jxl",
 )  # image formats that are not read
 MAX_TEXT_BYTES = 1_000_000  # bytes of a caption file
-MAX_IMAGE_BYTES = 64 << 20  # bytes of an image file, because a stream holds many of them
+MAX_IMAGE_BYTES = 64 << 20  # bytes of an image file, because a stream keeps many of them in memory
 EXTENDED_BYTES = 64 << 10  # total size of long names and pax records before one member
 EXTENDED_HEADERS = 8
 MAX_RECORDS = 1000  # per pax header; those of a global header are copied for every member
@@ -150,7 +150,7 @@ def name_of(info: tarfile.TarInfo) -> tuple[str, str] | None:
 def picture_and_text(parts: Mapping[str, T | DataError], where: str) -> tuple[T, T, str]:
     """Image, caption and the caption's suffix among a sample's members.
 
-    Raises DataError if one is missing, and the error that stands instead of one.
+    Raises DataError if one is missing, and the error that is stored instead of one.
     """
     suffix = next((s for s in TEXTS if s in parts), None)
     drawn, *others = [s for s in IMAGES if s in parts] or [None]

@@ -1,7 +1,7 @@
 """BEiT-3: Image as a Foreign Language (Wang et al., CVPR 2023), figure 2.
 
 One multiway transformer for images, texts and pairs: image tokens come first, and each modality has its own
-projections, norms and feed-forward networks. It is pre-trained by masked data modelling alone.
+projections, norms and feed-forward networks. It is pre-trained by masked data modelling only.
 
 Differs from the paper: as in the released models, no block has a third expert for pairs, and no head predicts visual
 tokens (pre-training was not released; `encode_masked` masks patches for it). As in the official code, padding enters as
@@ -61,7 +61,7 @@ class BEiT3(nn.Module):
         return self.patches(image)
 
     def encode_masked(self, image: Image, masked: Bool[Tensor, "b cells"]) -> Tokens:
-        """As `encode_image`, with the mask token instead of the patches that are `masked` (section 2.2)."""
+        """Image tokens as from `encode_image`, with the mask token at the `masked` patches (section 2.2)."""
         return self.patches(image, masked, self.mask_token)
 
     def encode_text(self, text: Text) -> Tokens:
@@ -89,7 +89,7 @@ class BEiT3(nn.Module):
         return self.transformer(text, image)
 
     def fuse_causal(self, text: Tokens, image: Tokens) -> FusedTokens:
-        """As `fuse`, with the attention mask of captioning: no word attends to a later one, and no patch to a word
+        """Tokens fused with the attention mask of captioning: no word attends to a later one, and no patch to a word
         (section 3.1).
         """
         return self.transformer.fuse_causal(text, image)
@@ -135,7 +135,7 @@ class BEiT3(nn.Module):
         return reasons
 
     def pretraining_heads(self) -> nn.ModuleDict:
-        """The LM head, where there is one: the model's own, which `next_token_logits` reads too."""
+        """The LM head, if there is one: the model's own, which `next_token_logits` reads too."""
         return nn.ModuleDict({} if self.lm_head is None else {"mlm": self.lm_head})
 
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:

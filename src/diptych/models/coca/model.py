@@ -200,5 +200,5 @@ class CoCa(nn.Module):
         return words.map(self.norm)
 
     def pretraining_heads(self) -> nn.ModuleDict:
-        """ITC alone: the captioner has its LM head itself."""
+        """The ITC head only: the LM head is part of the captioner."""
         return nn.ModuleDict({"itc": contrast_head(self.text_dim, self.text_dim, self.embed_dim)})

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @settings("model")
 class CrossViTConfig:
-    """Settings of CrossViT. The defaults are CrossViT-9; pairs hold the small-patch branch first, then the large-patch
+    """Settings of CrossViT. The defaults are CrossViT-9; in pairs the small-patch branch comes first, then the large-patch
     branch.
     """
 

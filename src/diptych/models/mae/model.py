@@ -1,11 +1,11 @@
 """MAE: Masked Autoencoders Are Scalable Vision Learners (He et al., CVPR 2022), figure 1.
 
-A ViT encodes the visible patches; a small decoder, with a mask token instead of each masked patch, predicts their
+A ViT encodes the visible patches; a small decoder, with a mask token at each masked patch, predicts their
 pixels.
 
 Differs: weights are drawn as the other transformers' here (truncated normal, 0.02), not by Xavier initialisation.
 Visible patches stay in raster order; the shuffle of the official code only serves to cut masked ones off. Packed tokens
-hold the visible patches alone, as published; padded ones carry the masked patches as padding.
+are the visible patches only, as published; padded ones include the masked patches as padding.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def answer_ranker(evaluated: EvaluatedModel, answers: list[str]) -> Callable[[Ba
 
 
 def _prediction(source: Questioned, index: int, best: list[tuple[str, float]]) -> dict[str, Any]:
-    """One prediction, with its score where the split's answers are public."""
+    """One prediction, with its score if the split's answers are public."""
     question, answer = source.question(index), best[0][0]
     row = {"index": index, "question_id": question.id, "question": question.text, "image": source.where(index)}
     row |= {"answer": answer, "probable": best}
