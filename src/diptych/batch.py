@@ -176,9 +176,9 @@ class ImageKeys(DeviceMixin):
 class Batch(DeviceMixin):
     """The input of one training step. `seed`, `step` and `ids` key every random draw for it (see utils/rng.py).
 
-    `ids` are stable sample ids: the same on every rank, in every epoch. `labels` contains a task's further targets (soft
-    answer scores, class indices), each with b rows; for image-text pairs, "image" is a non-negative image id that all
-    captions of one image share.
+    `ids` are stable sample ids: the same on every rank, in every epoch. `labels` contains a task's further targets
+    (soft answer scores, class indices), each with b rows; for image-text pairs, "image" is a non-negative image id that
+    all captions of one image share.
     """
 
     seed: int

@@ -95,7 +95,9 @@ class CausalFusionEncoder(FusionEncoder, Protocol):
     """A fusion model that can generate text: its fusion has a causal form."""
 
     def fuse_causal(self, text: Tokens, image: Tokens) -> FusedTokens:
-        """Tokens as from `fuse`, but text tokens attend to earlier text and the image only, and image tokens to no text."""
+        """Tokens as from `fuse`, but text tokens attend to the image and earlier text only, and image tokens to the
+        image only.
+        """
         ...
 
 

@@ -80,7 +80,8 @@ class FeatureIndex:
     def find_and_add(
         self, vectors: Float[np.ndarray, "n e"], places: list[int], stay: list[bool]
     ) -> list[Neighbour | None]:
-        """Results as from `nearest`, among the added vectors and the earlier ones of `vectors` that `stay` and have no neighbour.
+        """Results as from `nearest`, among the added vectors and the earlier ones of `vectors` that `stay` and have no
+        neighbour.
 
         Those are then added.
         """

@@ -70,8 +70,8 @@ class BatchSampler:
     """Examples of each global batch.
 
     Every epoch is a permutation keyed by (seed, epoch). Within pools of `pool` batches examples are sorted by length,
-    and the batches are then shuffled, so that a batch contains texts of similar length. Examples that do not fill a batch
-    are left out of the epoch. The order does not depend on the number of ranks or workers, nor on earlier calls.
+    and the batches are then shuffled, so that a batch contains texts of similar length. Examples that do not fill a
+    batch are left out of the epoch. The order does not depend on the number of ranks or workers, nor on earlier calls.
     """
 
     def __init__(self, lengths: Sequence[int] | np.ndarray, seed: int, batch_size: int, pool: int = 50):

@@ -211,7 +211,7 @@ class SelfAttention(nn.Module):
         allowed: Bool[Tensor, "*b n m"] | Causal | None = None, bias: Float[Tensor, "h n m"] | None = None,
         cache: KVCache | None = None,
     ) -> Tokens:  # fmt: skip
-        """The tokens after self-attention. With a `cache`, `tokens` are the newest ones and attend to cached ones too."""
+        """The tokens after self-attention. With a `cache`, the newest `tokens` attend to cached ones too."""
         query, key, value = self._project(tokens.values).chunk(3, -1)
         key_layout = tokens.layout
         if cache is not None:

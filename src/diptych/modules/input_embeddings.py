@@ -25,8 +25,8 @@ class InputEmbeddings:
         word: word embeddings, instead of an nn.Embedding; the model adds its positions. Not called if `text` is used.
         feature_dropout: input dropout on region features, in a model's own projection of them.
 
-    `init_transformer` and `scale_init` leave what a factory returns as it is: it may contain pre-trained weights, or have
-    an initialisation of its own.
+    `init_transformer` and `scale_init` leave what a factory returns as it is: it may contain pre-trained weights, or
+    have an initialisation of its own.
     """
 
     image: Callable[[int, Grid | None], nn.Module] | None = None

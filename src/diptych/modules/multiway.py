@@ -185,7 +185,9 @@ class MultiwayFusion(nn.Module):
         return self._fuse(text, image, None)
 
     def fuse_causal(self, text: Tokens, image: Tokens) -> FusedTokens:
-        """Tokens as from `forward`, but text tokens attend to earlier text and the image only, and image tokens to no text."""
+        """Tokens as from `forward`, but text tokens attend to the image and earlier text only, and image tokens to the
+        image only.
+        """
         return self._fuse(text, image, causal_mask(text.layout, image.layout))
 
     def _fuse(self, text: Tokens, image: Tokens, allowed: Bool[Tensor, "n n"] | None) -> FusedTokens:

@@ -85,7 +85,7 @@ def within_modality_logits(views: Views, head: str, readout: int = 0) -> Contras
 
 
 def teacher_logits(views: Views, head: str, readout: int = 0) -> ContrastLogits | None:
-    """Logits as from `contrast_logits`, with the teacher's features on both sides and no gradient; None without a teacher."""
+    """Logits as from `contrast_logits`, with the teacher's features and no gradient; None without a teacher."""
     if views.teacher is None:
         return None
     with torch.no_grad():

@@ -205,7 +205,7 @@ def _format_steps(axes: Axes) -> None:
 
 
 def _plot_curve(axes: Axes, curve: Curve, tooltips: dict[str, str]) -> Artist:
-    """Draws one curve and returns its line. A long training series is smoothed, its logged values pale in the background."""
+    """Draws one curve and returns its line. A long training series is smoothed; its logged values are pale."""
     split = _split(curve)
     values = [value if _is_drawable(value) else math.nan for value in curve.values]
     steps, values = downsample(curve.steps, values)

@@ -1,8 +1,8 @@
 """Checkpoints: everything that an exact resume needs, in one file that is written atomically.
 
 ``DIR/checkpoint.safetensors`` contains weights and optimizer state as tensors, and the training state (step, settings,
-running sums) as JSON in the header of the same file, so that the two cannot disagree. ``DIR/model.safetensors`` contains
-only the weights, for other programs to read.
+running sums) as JSON in the header of the same file, so that the two cannot disagree. ``DIR/model.safetensors``
+contains only the weights, for other programs to read.
 """
 
 from __future__ import annotations

@@ -69,17 +69,17 @@ def default_folder() -> Path:
 class DiskCache:
     """Tensors by key, in append-only shards in `folder`, shared by any number of processes.
 
-    A shard is two files: `*.data` contains entries end to end, each in the safetensors format, and `*.index` a record of
-    fixed length for each entry (key, offset, length, checksum). A process appends to shards of its own, first the
-    entry and then its record, without a buffer: an entry is visible to other processes at once, and a process that
-    ends or is killed loses at most the entry that it was writing. Shards that become visible whole, by a rename,
-    would need a buffer, which is lost with a killed process and must be kept apart from those of forked data workers.
+    A shard is two files: `*.data` contains entries end to end, each in the safetensors format, and `*.index` a record
+    of fixed length for each entry (key, offset, length, checksum). A process appends to shards of its own, first the
+    entry and then its record, without a buffer: an entry is visible to other processes at once, and a process that ends
+    or is killed loses at most the entry that it was writing. Shards that become visible whole, by a rename, would need
+    a buffer, which is lost with a killed process and must be kept apart from those of forked data workers.
 
     An entry or record whose checksum does not match is treated as absent. Nothing that is read runs code.
     Before a shard is begun, the oldest shards are removed whole until a full one fits in `max_bytes`: several
     processes that write at once exceed it by at most one shard each. Entries of removed shards are absent. Files of
     version 0.1.0 (one `*.seen` file an entry) are not read; they are removed before any shard.
-    The places of all entries are held in memory, about 150 bytes an entry. Entries of other processes are looked for
+    The locations of all entries are kept in memory, about 150 bytes an entry. Entries of other processes are looked for
     when a key is missing, which takes at most a twentieth of the time.
     If `folder` cannot be written, one warning says so, and no more is written. For one thread; forked processes may
     go on using the cache of their parent.

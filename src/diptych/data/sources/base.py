@@ -47,7 +47,7 @@ class Skipped:
 
 
 def first_skipped(samples: Iterable[tuple[str, str]], number: int = 5) -> str:
-    """The first different (where, why) of skipped samples in words, for a message. Captions of an image share theirs."""
+    """The first different (where, why) pairs of skipped samples, as text: captions of one image have the same."""
     return "; ".join(f"{where}: {why}" for where, why in list(dict.fromkeys(samples))[:number])
 
 

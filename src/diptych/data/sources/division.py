@@ -39,10 +39,10 @@ def divide(
 ) -> Divided:
     """Rows of `split`. `own`: further splits of the format, beyond train, val and test.
 
-    If one row names a split, every row must. Otherwise a file named for a split contains only that split; any other file
-    is divided 90/5/5 by image, keyed by `seed` and the image's name (the alphabetically first of several). Images with
-    equal bytes are one image: all its rows are in one split, unless rows name two splits for its copies, about which
-    the division line warns.
+    If one row names a split, every row must. Otherwise a file named for a split contains only that split; any other
+    file is divided 90/5/5 by image, keyed by `seed` and the image's name (the alphabetically first of several). Images
+    with equal bytes are one image: all its rows are in one split, unless rows name two splits for its copies, about
+    which the division line warns.
 
     Raises:
         DataError: rows name two splits for one file, or only some name one.

@@ -16,9 +16,9 @@ BATCH, EPOCHS = 512, 30
 
 
 def pretrain_4m() -> Pretrain:
-    """ITC, ITM and MLM with momentum distillation, 4 million images, 30 epochs of 512 pairs. To be initialised from DeiT-B/16
-    (`init_image_from`) and BERT-base (`init_text_from`: its layers 1-6 become the text encoder, 7-12 the multimodal
-    encoder).
+    """ITC, ITM and MLM with momentum distillation, 4 million images, 30 epochs of 512 pairs. To be initialised from
+    DeiT-B/16 (`init_image_from`) and BERT-base (`init_text_from`: its layers 1-6 become the text encoder, 7-12 the
+    multimodal encoder).
 
     Differs: the learning rate follows a cosine to 0 at every step (official code: to a tenth, once per epoch); images
     are resized to squares, not cropped; an image's other captions are positives too, in the batch and in the queue.
@@ -54,8 +54,8 @@ def pretrain_14m() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """ITC, ITM and MLM on frozen features: 240 steps of 256 pairs, 19 min on Flickr8k. Without a momentum teacher, whose
-    queue is for corpora much larger than a batch.
+    """ITC, ITM and MLM on frozen features: 240 steps of 256 pairs, 19 min on Flickr8k. Without a momentum teacher,
+    whose queue is for corpora much larger than a batch.
     """
     model = ALBEFConfig(
         image_dim=256,

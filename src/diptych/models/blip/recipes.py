@@ -16,12 +16,12 @@ EPOCHS = 20
 
 
 def pretrain_14m() -> Pretrain:
-    """ITC, ITM and LM with ViT-B/16, 14 million images, 20 epochs of 2,880 pairs. To be initialised from DeiT-B/16 (`init_image_from`) and
-    BERT-base (`init_text_from`).
+    """ITC, ITM and LM with ViT-B/16, 14 million images, 20 epochs of 2,880 pairs. To be initialised from DeiT-B/16
+    (`init_image_from`) and BERT-base (`init_text_from`).
 
     Differs: a cosine schedule (official code: the learning rate falls by a tenth each epoch); images are resized to
-    squares, not cropped; biases, norms and scalars have no weight decay; an image's other captions are positives too, in the batch
-    and in the queue.
+    squares, not cropped; biases, norms and scalars have no weight decay; an image's other captions are positives too,
+    in the batch and in the queue.
     """
     return Pretrain(
         recipe="blip.pretrain_14m",
@@ -47,7 +47,7 @@ def pretrain_14m() -> Pretrain:
 
 
 def pretrain_129m() -> Pretrain:
-    """ITC, ITM and LM as in `pretrain_14m`, on 129 million images: 115 million pairs of LAION are added (section 4.1)."""
+    """ITC, ITM and LM as in `pretrain_14m`, on 129 million images: with 115 million pairs of LAION (section 4.1)."""
     run, corpora = pretrain_14m(), (*FOURTEEN_MILLION, "LAION115M")
     training = replace(run.training, steps=steps(corpora, run.training.batch_size, EPOCHS))
     return replace(run, recipe="blip.pretrain_129m", training=training, corpus=", ".join(corpora))
@@ -64,9 +64,9 @@ def pretrain_large() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """ITC, ITM and LM on frozen features: 150 steps of 256 pairs, 15 min on Flickr8k. The decoder has word embeddings of
-    its own: MiniLM's bidirectional features would leak the tokens to be predicted. [DEC] and [ENC] replace two unused
-    tokens of BERT's vocabulary.
+    """ITC, ITM and LM on frozen features: 150 steps of 256 pairs, 15 min on Flickr8k. The decoder has word embeddings
+    of its own: MiniLM's bidirectional features would leak the tokens to be predicted. [DEC] and [ENC] replace two
+    unused tokens of BERT's vocabulary.
     """
     model = BLIPConfig(
         image_dim=192,

@@ -66,8 +66,8 @@ def open_clip() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """ITC and LM on frozen features: 240 steps of 256 pairs, 18 min on Flickr8k. MiniLM has a causal mask: bidirectional
-    features would leak the tokens that the captioner predicts (docs/decisions/0009).
+    """ITC and LM on frozen features: 240 steps of 256 pairs, 18 min on Flickr8k. MiniLM has a causal mask:
+    bidirectional features would leak the tokens that the captioner predicts (docs/decisions/0009).
     """
     model = CoCaConfig(
         dim=192,

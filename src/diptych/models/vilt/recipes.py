@@ -32,8 +32,8 @@ def base() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """ITM, MLM and word-patch alignment: 2,000 steps of 64 pairs at 160 pixels, less than 1 h on two cores for Flickr8k.
-    21 million parameters, three quarters of them word embeddings.
+    """ITM, MLM and word-patch alignment: 2,000 steps of 64 pairs at 160 pixels, less than 1 h on two cores for
+    Flickr8k. 21 million parameters, three quarters of them word embeddings.
 
     To be initialised from `vit.distilled`, by way of `small_text`: from random weights the ITM loss stays at chance.
     """
@@ -66,8 +66,8 @@ def small_text() -> Pretrain:
 
 
 def tiny() -> Pretrain:
-    """ITM, MLM and word-patch alignment for the built-in synthetic scenes and their vocabulary of 114 tokens: 1,500 steps
-    of 64 pairs at 80 pixels, minutes on two cores.
+    """ITM, MLM and word-patch alignment for the built-in synthetic scenes and their vocabulary of 114 tokens: 1,500
+    steps of 64 pairs at 80 pixels, minutes on two cores.
 
     Half of the tokens are masked, as in `small_text`. Other data needs ``--model.vocab_size 30522``.
     """
@@ -105,8 +105,8 @@ def vqa() -> Finetune:
 
 
 def retrieval() -> Finetune:
-    """Ranking of COCO captions, each image with its true text and 15 negative texts: 10 epochs of 256 (section 4.2), from
-    a run of `base`.
+    """Ranking of COCO captions, each image with its true text and 15 negative texts: 10 epochs of 256 (section 4.2),
+    from a run of `base`.
     """
     run, optimizer = base(), Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1)
     training = Training(steps=steps(("COCO",), 256, 10), batch_size=256, checkpoint_every=1000, optimizer=optimizer)

@@ -11,8 +11,8 @@ from diptych.models.vit.config import ViTConfig
 
 
 def distilled() -> Pretrain:
-    """Distillation of an ImageNet CNN's features and classes (extra ``cnn``) into a small ViT, on images only: 1,000 steps
-    of 64 images at 160 pixels.
+    """Distillation of an ImageNet CNN's features and classes (extra ``cnn``) into a small ViT, on images only: 1,000
+    steps of 64 images at 160 pixels.
 
     Initialises `vilt.small`, instead of the ImageNet weights that the ViLT paper starts from.
     """
@@ -30,9 +30,9 @@ def distilled() -> Pretrain:
 
 
 def base() -> Pretrain:
-    """ViT-B/16 at 224 pixels, the published size, for inspection and for imported checkpoints. Distils the CNN's classes
-    only, because its feature grid has larger patches; the paper's supervised pre-training on ImageNet-21k is not
-    reproduced.
+    """ViT-B/16 at 224 pixels, the published size, for inspection and for imported checkpoints. Distils the CNN's
+    classes only, because its feature grid has larger patches; the paper's supervised pre-training on ImageNet-21k is
+    not reproduced.
     """
     run = distilled()
     return replace(

@@ -191,7 +191,8 @@ def large() -> Pretrain:
 def vqa() -> Finetune:
     """VQA v2 at 480 pixels, 10 epochs of 128 questions (the official configuration), from a run of `base`.
 
-    Differs: trained on the train split only (the paper adds val); stochastic depth 0.1, as in pre-training (paper: 0.15).
+    Differs: trained on the train split only (the paper adds val); stochastic depth 0.1, as in pre-training
+    (paper: 0.15).
     """
     optimizer = Optimizer(learning_rate=3e-5, weight_decay=0.01, warmup=0.1, head_lr_multiplier=20.0)
     images = ImageSettings(shorter_side=480, patch_size=16, square=True, augment=True)
@@ -199,8 +200,8 @@ def vqa() -> Finetune:
 
 
 def retrieval() -> Pretrain:
-    """ITC only, without fusion, on COCO captions at 384 pixels: 3,000 steps of 3,072 pairs (the official configuration).
-    To be initialised from a run of `base` (`init_from`).
+    """ITC only, without fusion, on COCO captions at 384 pixels: 3,000 steps of 3,072 pairs (the official
+    configuration). To be initialised from a run of `base` (`init_from`).
     """
     run = base()
     optimizer = replace(run.training.optimizer, learning_rate=3e-5, warmup=300)

@@ -146,8 +146,8 @@ def score_by_similarity(
     - "product": the product of the probabilities by ITM and by contrast.
 
     Differs: the product is in neither paper. An ITM head trained with hard negatives, which are drawn in proportion to
-    the contrastive probabilities, estimates a ratio to these; by itself, after training on little data, it ranks worse than
-    contrast, and the product does not.
+    the contrastive probabilities, estimates a ratio to these; by itself, after training on little data, it ranks worse
+    than contrast, and the product does not.
 
     The tokens of both sides stay in memory: about 2 MB for an image of 577 tokens of dim 768.
     """
