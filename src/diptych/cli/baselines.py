@@ -34,10 +34,10 @@ class Baselines:
     out: str = ""  # a JSON file to write; empty: none
 
 
-def baselines_command(words: list[str]) -> None:
-    if wants_help(words) or not words:
+def baselines_command(args: list[str]) -> None:
+    if wants_help(args) or not args:
         return show_help(Baselines(), "baselines", __doc__)
-    config = apply_overrides(Baselines(), words, "baselines", top_level=frozenset())
+    config = apply_overrides(Baselines(), args, "baselines", top_level=frozenset())
     from diptych.runs.baselines import baselines
 
     scores = baselines(Evaluation(config.task, config.data, config.split, config.gallery, config.captions))

@@ -30,11 +30,11 @@ from diptych.runs.check_inputs import check_data, check_run_folder, data_of
 from diptych.utils.terminal import echo
 
 
-def evaluate_command(words: list[str]) -> None:
-    if wants_help(words) or not words:
+def evaluate_command(args: list[str]) -> None:
+    if wants_help(args) or not args:
         return show_help(Evaluation(), "evaluate DIR", __doc__)
-    folder = Path(pop_positional(words, "the run folder", "diptych evaluate DIR"))
-    evaluation = apply_overrides(Evaluation(), words, "evaluate DIR", top_level=frozenset())
+    folder = Path(pop_positional(args, "the run folder", "diptych evaluate DIR"))
+    evaluation = apply_overrides(Evaluation(), args, "evaluate DIR", top_level=frozenset())
     check_run_folder(folder)
     check_data(evaluation.data or data_of(folder))
     from diptych.runs.evaluate import evaluate

@@ -31,16 +31,16 @@ from diptych.runs.check_inputs import check_inputs
 from diptych.utils.terminal import echo
 
 
-def pretrain_command(words: list[str]) -> None:
-    if wants_help(words[:1]) or not words:
+def pretrain_command(args: list[str]) -> None:
+    if wants_help(args[:1]) or not args:
         echo(f"{__doc__}\nRecipes:\n{list_recipes()}\n\ndiptych pretrain RECIPE --help lists every option.")
         return
-    name = pop_positional(words, "the recipe", "diptych pretrain --help lists them")
+    name = pop_positional(args, "the recipe", "diptych pretrain --help lists them")
     run = recipe(name)
-    if wants_help(words):
+    if wants_help(args):
         return show_help(run, f"pretrain {name} --data DATA --out DIR", __doc__)
-    out = pop_folder(words)
-    run = apply_overrides(run, words, f"pretrain {name}")
+    out = pop_folder(args)
+    run = apply_overrides(run, args, f"pretrain {name}")
     check_inputs(run)
 
     from diptych.runs.pretrain import pretrain

@@ -47,8 +47,8 @@ def file_of(source: ImageSource, index: int) -> bytes:
     """Bytes that identify an image: its file, or size and pixels if the source has no files. Raises BadSample."""
     if isinstance(source, ImageFiles):
         return source.file(index)
-    picture = source.image(index)
-    return f"{picture.size}".encode() + picture.tobytes()
+    image = source.image(index)
+    return f"{image.size}".encode() + image.tobytes()
 
 
 def stem_of(source: ImageSource, index: int) -> str:

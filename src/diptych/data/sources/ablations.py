@@ -65,8 +65,8 @@ class AblatedQuestions:
         return replace(question, text="?") if self.ablate == "text" else question
 
     def image(self, index: int) -> Pillow.Image:
-        picture = self.source.image(index)
-        return Pillow.new("RGB", picture.size, GREY) if self.ablate == "image" else picture
+        image = self.source.image(index)
+        return Pillow.new("RGB", image.size, GREY) if self.ablate == "image" else image
 
     def file(self, index: int) -> bytes:
         """Bytes that identify the image; a grey one is identified by its size."""

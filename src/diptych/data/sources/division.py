@@ -52,17 +52,17 @@ def divide(
     if not rows:
         raise NoSplit(f"{path}: the file is empty: no rows in split {split!r} or any other; correct the file")
     if any(row.split is not None for row in rows):
-        pictures = _pictures(rows, folder)
+        images = _pictures(rows, folder)
         splits, how = _declared(rows, folder, own), "by its split column, counted in images"
     elif (named := file_split(path, own)) is not None:
-        pictures = [folder.seek(row.places) or row.name for row in rows]
+        images = [folder.seek(row.places) or row.name for row in rows]
         splits, how = [named] * len(rows), f"named for {named}, counted in files"
     else:
-        pictures = _pictures(rows, folder)
+        images = _pictures(rows, folder)
         names = [os.path.normpath(row.name) for row in rows]
-        splits, how = drawn_splits(names, pictures, seed), f"divided by image, seed {seed}"
-    distinct = dict.fromkeys(zip(pictures, splits, strict=True))
-    division = f"{how}: {counted(split for _, split in distinct)}{_copies(rows, pictures, splits)}"
+        splits, how = drawn_splits(names, images, seed), f"divided by image, seed {seed}"
+    distinct = dict.fromkeys(zip(images, splits, strict=True))
+    division = f"{how}: {counted(split for _, split in distinct)}{_copies(rows, images, splits)}"
     chosen = [row for row, own_split in zip(rows, splits, strict=True) if own_split == split]
     if not chosen:
         raise NoSplit(f"{path}: no rows in split {split!r} ({division}); name another split or correct the file")
@@ -101,14 +101,14 @@ def _declared(rows: Sequence[Row], folder: Folder, own: Sequence[str]) -> list[s
     return splits
 
 
-def _copies(rows: Sequence[Row], pictures: Sequence[Any], splits: Sequence[str]) -> str:
+def _copies(rows: Sequence[Row], images: Sequence[Any], splits: Sequence[str]) -> str:
     """Warning about images that are in two splits under two names: their number and the first; "" if there are none."""
     first: dict[Any, tuple[str, str]] = {}
     shared: dict[Any, str] = {}
-    for row, picture, split in zip(rows, pictures, splits, strict=True):
-        name, other = first.setdefault(picture, (row.name, split))
+    for row, image, split in zip(rows, images, splits, strict=True):
+        name, other = first.setdefault(image, (row.name, split))
         if other != split:
-            shared.setdefault(picture, f"{name!r} of {other} is {row.name!r} of {split}")
+            shared.setdefault(image, f"{name!r} of {other} is {row.name!r} of {split}")
     return (
         f"; WARNING: {len(shared)} images are in two splits as copies ({next(iter(shared.values()))})" if shared else ""
     )

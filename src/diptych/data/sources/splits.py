@@ -112,13 +112,13 @@ def drawn_split(name: str, seed: int) -> str:
     return "train" if draw < 0.9 else "val" if draw < 0.95 else "test"
 
 
-def drawn_splits(names: Sequence[str], pictures: Sequence[Hashable], seed: int) -> list[str]:
+def drawn_splits(names: Sequence[str], images: Sequence[Hashable], seed: int) -> list[str]:
     """Random split of each row, the same for all rows of an image, drawn by the alphabetically first of its names."""
     first: dict[Hashable, str] = {}
-    for name, picture in zip(names, pictures, strict=True):
-        first[picture] = min(name, first.get(picture, name))
-    drawn = {picture: drawn_split(name, seed) for picture, name in first.items()}
-    return [drawn[picture] for picture in pictures]
+    for name, image in zip(names, images, strict=True):
+        first[image] = min(name, first.get(image, name))
+    drawn = {image: drawn_split(name, seed) for image, name in first.items()}
+    return [drawn[image] for image in images]
 
 
 def counted(splits: Iterable[str]) -> str:

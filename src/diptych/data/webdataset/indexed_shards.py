@@ -210,6 +210,6 @@ def _group(shard: Path, tar: tarfile.TarFile, samples: dict[str, Parts]) -> Exce
 
 def _member(shard: Path, tar: tarfile.TarFile, key: str, parts: Parts, caption: str) -> Member:
     where = f"{shard}, {key}"
-    picture, text, suffix = picture_and_text(parts, where)
+    image, text, suffix = picture_and_text(parts, where)
     captions = captions_in(read_text(tar, text, where), suffix, caption, shard, where)
-    return Member(shard, key, picture.offset_data, picture.size, captions)
+    return Member(shard, key, image.offset_data, image.size, captions)

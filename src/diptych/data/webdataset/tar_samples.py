@@ -160,11 +160,11 @@ def picture_and_text(parts: Mapping[str, T | DataError], where: str) -> tuple[T,
         raise DataError(f"{where}: no {lacks} beside {', '.join(sorted(parts)[:5])}; {dotted}write the shard again")
     if others:
         raise DataError(f"{where}: two images, .{drawn} and .{others[0]}; give each sample one")
-    picture, text = parts[drawn], parts[suffix]
-    for part in (picture, text):
+    image, text = parts[drawn], parts[suffix]
+    for part in (image, text):
         if isinstance(part, DataError):
             raise part
-    return picture, text, suffix  # type: ignore[return-value]
+    return image, text, suffix  # type: ignore[return-value]
 
 
 def twice(suffix: str, where: str) -> DataError:
@@ -273,12 +273,12 @@ def _content(tar: tarfile.TarFile, info: tarfile.TarInfo, suffix: str, where: st
 def _raw(shard: Path, key: str, parts: Mapping[str, str | bytes | DataError]) -> TarSample:
     where = f"{shard}, {key}"
     try:
-        picture, text, suffix = picture_and_text(parts, where)
+        image, text, suffix = picture_and_text(parts, where)
         assert isinstance(text, str)
         captions = captions_in(text, suffix, "caption", shard, where)
     except DataError as error:
         return _bad(where, shard, key, str(error).removeprefix(where).lstrip(":, "))
-    return TarSample(where, _number(shard, key), bytes(picture), captions)  # type: ignore[arg-type]
+    return TarSample(where, _number(shard, key), bytes(image), captions)  # type: ignore[arg-type]
 
 
 def _bad(where: str, shard: Path, key: str, why: str) -> TarSample:
