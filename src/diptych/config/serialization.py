@@ -21,7 +21,7 @@ MINIMUM = {"examples": 0, "captions_counted": 0, "unigram_entropy": 0, "code_ent
 def to_json(run: Any) -> dict[str, Any]:
     """Plain values of a dataclass and of those within it.
 
-    Where a field's type is a union of dataclasses, its value says which one: ``{"kind": class name}``.
+    If a field's type is a union of dataclasses, its value says which one: ``{"kind": class name}``.
     """
     values, hints = {}, get_type_hints(type(run))
     for field in fields(run):

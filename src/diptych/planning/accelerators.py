@@ -76,5 +76,5 @@ def parse_gpus(text: str) -> tuple[int, str]:
     count, _, name = text.rpartition("x")
     known = {known.lower(): known for known in ACCELERATORS}
     if (count and not _is_count(count, MAX_GPUS)) or name.lower() not in known:
-        raise ValueError(f"--gpus {text}: write 8xA100 or cpu:2; known are {', '.join(ACCELERATORS)}")
+        raise ValueError(f"--gpus {text}: write 8xA100 or cpu:2; known kinds are {', '.join(ACCELERATORS)}")
     return int(count or 1), known[name.lower()]

@@ -204,7 +204,7 @@ def with_teacher(student: Pretraining, run: Pretrain) -> Pretraining | MomentumD
 
 
 def init_from_run(module: Pretraining, run: Pretrain) -> list[str]:
-    """Initialises weights of a pre-training module from other runs, as the run's settings say.
+    """Initialises weights of a pre-training module from other runs, by the run's settings.
 
     - `init_image_from`: the image tower from a ViT; `init_text_from`: the text tower from a BERT. These come first.
     - `init_from`: all weights from a pre-training run of the same model, or the transformer of a ViLT from a ViT. If

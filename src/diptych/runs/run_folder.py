@@ -67,8 +67,8 @@ def read_run(folder: Path) -> tuple[Pretrain | Finetune, dict[str, Any]]:
     if isinstance(run, ImportedCheckpoint):
         why = run.why or "it was imported by an earlier version: import it again"
         raise RunError(
-            f"{folder} contains an imported {run.system} checkpoint ({run.task}) that can be exported but neither scored "
-            f"nor started from: {why}"
+            f"{folder} contains an imported {run.system} checkpoint ({run.task}) that can be exported but "
+            f"neither scored nor started from: {why}"
         )
     return run, facts
 

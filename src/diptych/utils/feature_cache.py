@@ -323,7 +323,7 @@ def available_memory() -> float:
     """The memory that this process may use, in bytes: the machine's, or the limit of its container."""
     try:
         machine = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):  # not known on this system, as on Windows
+    except (AttributeError, OSError, ValueError):  # not available on this system, as on Windows
         machine = 8e9
     with contextlib.suppress(OSError, ValueError):  # "max" if there is no limit
         machine = min(machine, float(_CGROUP_LIMIT.read_text()))

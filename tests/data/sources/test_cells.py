@@ -58,14 +58,14 @@ def test_answers_are_read_as_what_they_are(cell: Any, read: tuple[str, ...]):
 @pytest.mark.parametrize(
     ("cell", "said"),
     [
-        (None, "null where an answer is expected"),
+        (None, "expected an answer, got null"),
         (True, "true or false"),
         (2.5, "a decimal number"),
         (float("nan"), "a decimal number"),
         (2**70, "more than 64 bits"),
-        (["a", None], r"\[1\]: null"),
-        (["a", ["b"]], r"\[1\]: a list"),
-        (["a", {"answer": None}], r"\[1\], 'answer': null"),
+        (["a", None], r"\[1\]: expected an answer, got null"),
+        (["a", ["b"]], r"\[1\]: expected an answer, got a list"),
+        (["a", {"answer": None}], r"\[1\], 'answer': expected an answer, got null"),
         ([{"answers": "a"}], r"\[0\]: no 'answer'"),
         ({"yes": 3, "no": 7}, "no 'answer'"),
         ("", "an empty answer"),
@@ -77,7 +77,7 @@ def test_answers_are_read_as_what_they_are(cell: Any, read: tuple[str, ...]):
         ("[laughs]", "not a JSON list"),
         (["['a', 'b']"], "printed value"),
         *[(cell, "not a JSON list|printed value|a list|true or false") for cell in PRINTED],
-        ('["a", null]', r"\[1\]: null"),
+        ('["a", null]', r"\[1\]: expected an answer, got null"),
     ],
 )
 def test_what_is_no_answer_is_refused_with_row_and_key(cell: Any, said: str):
@@ -304,8 +304,7 @@ def test_the_command_line_names_file_row_and_key(tmp_path: Path, capsys: pytest.
     assert main(["baselines", "--task", "vqa", "--data", str(tmp_path)]) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert (
-        f"{tmp_path / 'train.jsonl'}, line 2, 'answer': null where an answer is expected" in said
-        and "drop the row" in said
+        f"{tmp_path / 'train.jsonl'}, line 2, 'answer': expected an answer, got null" in said and "drop the row" in said
     )
 
 

@@ -90,7 +90,7 @@ def guesses(train: Questioned, normalise: Normalise) -> dict[str, Guess]:
 
     "most common answer" ignores the question, "by kind" uses its kind, and "question only" its words: the most common
     answer to the same words, else to the same first two. Unseen questions get the most common answer. Raises DataError
-    where `train` has no answers.
+    if `train` has no answers.
     """
     counts: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for question in map(train.question, range(len(train))):

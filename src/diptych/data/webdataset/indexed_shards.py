@@ -50,7 +50,7 @@ class CaptionedShards:
     """Captioned images in tars (see `base.Captioned`): ``key.jpg`` (or png, webp) and ``key.txt`` or ``key.json``.
 
     Shards named for splits belong to their split. If none is, samples are divided 90/5/5 by image, keyed by `seed` and
-    the image's key (the alphabetically first of several); `division` says so in one line.
+    the image's key (the alphabetically first of several); `division` describes it in one line.
 
     Args:
         spec: path of the tars; may contain braces (``{000..003}``, ``{a,b}``) and wildcards.

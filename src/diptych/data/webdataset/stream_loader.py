@@ -114,7 +114,7 @@ def _one(
 ) -> tuple[int, object]:
     """The sample at `place` or its replacement, as (index, example); bad samples are appended to `skipped`.
 
-    Where a sample gives several examples (an image and its flip), one of them is drawn. Raises DataError.
+    If a sample yields several examples (an image and its flip), one of them is drawn. Raises DataError.
     """
     several = max(1, len(examples) // len(samples))
     others = permutation(

@@ -31,7 +31,9 @@ UNREAD = 2  # rows at the head of the position tables
 
 
 class BEiT3(nn.Module):
-    """One multiway transformer over patch and word embeddings; an image classifier and an LM head as the config says."""
+    """One multiway transformer over patch and word embeddings; an image classifier and an LM head if the config has
+    them.
+    """
 
     def __init__(self, config: BEiT3Config, embedders: InputEmbeddings = OWN):
         super().__init__()
@@ -53,7 +55,7 @@ class BEiT3(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, image: Image | Regions, text: Text) -> FusedTokens:
-        """Both modalities after the transformer, pooled as `config.pooling` says."""
+        """Both modalities after the transformer, pooled by `config.pooling`."""
         return self.fuse(self.encode_text(text), self.encode_image(image))
 
     def encode_image(self, image: Image | Regions) -> Tokens:
