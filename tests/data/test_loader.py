@@ -205,6 +205,13 @@ def test_a_tally_stops_a_run_at_its_share():
         tally.check()
 
 
+def test_a_short_run_stops_at_the_share_of_its_own_samples():
+    counter = SkipCounter(limit=0.01, planned=64)
+    counter.add(32, [])
+    with pytest.raises(DataError, match="1 of 64"):
+        counter.add(31, BROKEN)
+
+
 def test_a_tally_lets_good_data_pass():
     tally = SkipCounter(limit=0.05)
     tally.add(20, BROKEN)

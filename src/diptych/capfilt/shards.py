@@ -54,7 +54,7 @@ class InputShard:
     tar: bool = False
 
     def open(self, min_side: int | None = None) -> OpenShard:
-        """Opens the images, decoded to a shorter side of at least `least` pixels. Raises DataError."""
+        """Opens the images, decoded to a shorter side of at least `min_side` pixels. Raises DataError."""
         bad: list[Skipped] = []
         if self.tar:
             source: Captioned = CaptionedShards(self.data, self.split, min_side=min_side, bad=bad)

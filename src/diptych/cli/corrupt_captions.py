@@ -6,7 +6,7 @@ Examples:
   diptych corrupt-captions flickr8k/ --fraction 0.5 --out noisy
   diptych corrupt-captions flickr8k/ --fraction 0.2 --first 0 --last 1000 --out noisy-1k
 
-  --out DIR             gets the tars and truth.jsonl: for every caption whether it is the image's own, and its source
+  --out DIR             gets the tars and truth.jsonl: for every caption, whether it is the original, and its source
                         image and caption
   --first I, --last J   only images I to J - 1
 """

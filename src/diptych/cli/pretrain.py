@@ -40,6 +40,8 @@ def pretrain_command(args: list[str]) -> None:
     if wants_help(args):
         return show_help(run, f"pretrain {name} --data DATA --out DIR", __doc__)
     out = pop_folder(args)
+    if not any(word.partition("=")[0] == "--data" for word in args):
+        echo(f"no --data given: training on {run.data}, images and captions that are generated")
     run = apply_overrides(run, args, f"pretrain {name}")
     check_inputs(run)
 

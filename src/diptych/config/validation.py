@@ -40,7 +40,7 @@ class Nonempty:
 
 @dataclass(frozen=True)
 class MaxItems:
-    """Marks a tuple of at most `most` items."""
+    """Marks a tuple of at most `limit` items."""
 
     most: int
 
@@ -112,8 +112,7 @@ def settings(prefix: str = "") -> Callable[[type[T]], type[T]]:
 
 
 def check(hint: Any, value: Any, name: str) -> None:
-    """Raises ValueError unless `value` has type `hint` and lies in its ranges; bools are not numbers, lists not tuples.
-    """
+    """Raises ValueError unless `value` has type `hint` and lies in its ranges; bools are not numbers, lists not tuples."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         check(inner[0], value, name)

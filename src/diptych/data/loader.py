@@ -39,22 +39,23 @@ class Loaded:
 
 
 class SkipCounter:
-    """Counts bad samples; raises DataError if their share exceeds `limit`."""
+    """Counts bad samples; raises DataError if their share exceeds `limit`.
 
-    def __init__(self, limit: float = 0.01):
-        self.limit = limit
+    `planned`: samples of the whole run, if there are fewer than 1,000. Until 1,000 samples are counted, shares are of
+    1,000 or of `planned`, so that one bad sample among the first does not stop a long run.
+    """
+
+    def __init__(self, limit: float = 0.01, planned: int = 1000):
+        self.limit, self.min_samples = limit, min(planned, 1000)
         self.num_samples = self.num_skipped = 0
         self.skipped: dict[int, Skipped] = {}  # each bad sample once, over all epochs
 
     def add(self, samples: int, skipped: Sequence[Skipped]) -> None:
-        """Counts `samples` good and the skipped samples, then checks as if there were at least 1,000.
-
-        Raises DataError.
-        """
+        """Counts `samples` good and the skipped samples, then checks their share. Raises DataError."""
         self.skipped |= {s.id: s for s in skipped}
         self.num_skipped += len(skipped)
         self.num_samples += samples + len(skipped)
-        self.check(min_samples=1000)
+        self.check(self.min_samples)
 
     def check(self, min_samples: int = 1) -> None:
         """Raises DataError, which lists the first bad samples, if their share is over the limit."""

@@ -31,7 +31,7 @@ class FrozenCNN:
 
     Images are processed one at a time, in float32, so that features do not depend on the batch (logits would differ in
     their last bits), and cached in half precision by a digest of the image's pixels (`MemoryCache`): images without
-    random augmentation cost their time once per run, and with a `store` on disk once for all runs. Where a batch has
+    random augmentation cost their time once per run, and with a `cache` on disk once for all runs. Where a batch has
     `ImageKeys`,
     these are the cache keys, and the features of a flipped image are the flipped features of the original: then
     features that `data` has extracted in advance are never computed again.

@@ -44,13 +44,12 @@ class FrozenMiniLM:
 
     Args:
         depth: number of layers used; 0: only the word and position embeddings.
-        store: disk cache of hidden states, for later runs.
+        cache: disk cache of hidden states, for later runs.
         stages: layers whose hidden states are concatenated, 0 for the embeddings; each less its last norm's shift and
             over its norm's scale, so that all have similar magnitudes (ELMo: Peters et al. 2018, section 3.2, with
             equal weights; the consumer learns the mixing). Empty: the last layer's states, unchanged.
-        causal: use a causal mask, with which MiniLM was not trained. A model that decodes autoregressively needs depth
-            0
-            or this: bidirectional features would leak future tokens.
+        causal: use a causal mask, with which MiniLM was not trained. A model that decodes autoregressively needs it, or
+            depth 0: bidirectional features would leak future tokens.
 
     Texts of similar length are encoded in float32 in batches of one fixed shape, so that a text's states do not depend
     on the other texts to the last bit, and cached in half precision by their ids (`MemoryCache`). Texts with masked

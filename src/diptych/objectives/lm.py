@@ -19,8 +19,9 @@ from diptych.protocols import CausalDecoder, ChanceLoss
 class LM:
     """Cross entropy of each next token of a text, given its image (BLIP, section 3.2; CoCa, section 3.2).
 
-    `given`: number of leading tokens that are not predicted: the start token, and a prompt. `label_smoothing`: the
-    share of each target that is spread over the whole vocabulary (the official BLIP: 0.1; not in the paper).
+    `num_prompt_tokens`: number of leading tokens that are not predicted: the start token, and a prompt.
+    `label_smoothing`: the share of each target that is spread over the whole vocabulary (the official BLIP: 0.1; not in
+    the paper).
     """
 
     name: str = "lm"
@@ -56,7 +57,7 @@ class LM:
 
 
 def without_prompt(text: Text, num_prompt_tokens: int = 1) -> Bool[Tensor, "b after"]:
-    """The mask of tokens to predict, from the second token on: real ones, without a text's first `given` tokens."""
+    """The mask of tokens to predict, from the second token on: real ones that follow `num_prompt_tokens` tokens."""
     targets = text.mask[:, 1:].clone()
     targets[:, : num_prompt_tokens - 1] = False
     return targets

@@ -22,7 +22,7 @@ from diptych.protocols import ChanceLoss
 class MaskedImageCodes:
     """Cross entropy of the codes that a trained visual tokenizer gives to masked patches.
 
-    `beside`: masking of the text that the image is fused with; None: the image is encoded without a text.
+    `text_masking`: masking of the text that the image is fused with; None: the image is encoded without a text.
     Source: BEiT, section 2.3; BEiT-3, section 2.2. Differs: BEiT-3's paper does not say whether both modalities of a
     pair are masked at once; here they are, as in its predecessor (VL-BEiT, section 2.3).
     """

@@ -23,7 +23,7 @@ from diptych.modules.tokens import Tokens
 class BlockMasking:
     """BEiT's blockwise masking: random rectangles, until a fraction `rate` of an image's patches is masked.
 
-    Rectangles have at least `least` patches and an aspect ratio from `aspect` to its inverse.
+    Rectangles have at least `min_block` patches and an aspect ratio from `aspect` to its inverse.
     Source: Bao et al. 2022, section 2.3, algorithm 1; BEiT-3 masks 40 %.
     """
 
@@ -39,7 +39,7 @@ def block_mask(rows: int, columns: int, masking: BlockMasking, random: np.random
     """The mask (rows, columns) of masked patches: exactly `rate` of them, rounded, at least one.
 
     Differs: the official code stops when no further rectangle fits, so that the number varies; here the last few
-    patches are drawn one by one. `least` is bounded by the number yet to mask, so that small images get blocks too.
+    patches are drawn one by one. `min_block` is bounded by the number yet to mask, so that small images get blocks too.
     """
     masked = np.zeros((rows, columns), dtype=bool)
     target = max(1, round(masking.rate * rows * columns))
@@ -224,5 +224,5 @@ def patch_order(image: Tokens, noise: Float[Tensor, "b m"]) -> Int[Tensor, "b n"
 def first_patches(
     image: Tokens, order: Int[Tensor, "b n"], max_patches: int | Int[Tensor, "b 1"]
 ) -> Bool[Tensor, "b n"]:
-    """The mask of the first `most` patches of each image by `order`, and of all tokens that are not patches."""
+    """The mask of the first `max_patches` patches of each image by `order`, and of all tokens that are not patches."""
     return image.mask & (~patch_mask(image) | (order < max_patches))

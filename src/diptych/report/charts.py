@@ -258,7 +258,7 @@ def _add_legend(figure: Figure, artists: Sequence[Artist], labels: Sequence[str]
 
 
 def _shorten(text: str, max_chars: int = MAX_LABEL) -> str:
-    """The text as one line of at most `most` characters, without characters that XML forbids."""
+    """The text as one line of at most `max_chars` characters, without characters that XML forbids."""
     text = replace_forbidden_characters(" ".join(text.split()))
     return text if len(text) <= max_chars else f"{text[: max_chars - 1]}…"
 

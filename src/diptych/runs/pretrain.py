@@ -107,7 +107,7 @@ def statistics(source: Captioned, tokenizer: Tokenizer, max_captions: int = 20_0
     """Caption statistics that chance losses are computed from.
 
     Args:
-        most: captions are counted in order until there are at least so many.
+        max_captions: captions are counted in order until there are at least so many.
 
     Returns:
         "captions_counted", and "unigram_entropy": entropy in nats of the tokens that MLM may mask (all but specials).

@@ -103,7 +103,7 @@ def ancestors(run: Pretrain | Finetune, max_runs: int = 10) -> str:
     """The chain of runs that the initial weights come from, each as "folder (recipe)"; "" for random weights.
 
     Args:
-        most: runs listed at most, as a chain may be a circle.
+        max_runs: runs listed at most, as a chain may be a circle.
     """
     chain, start = [], run.init_from
     while start and len(chain) < max_runs:

@@ -47,7 +47,10 @@ class TrainingRun:
     ):
         self.optimizer_step, self.diagnostics = optimizer_step, diagnostics
         self.settings, self.out, self.identity = settings, out, identity
-        self.group, self.skip_counter = optimizer_step.group, SkipCounter(settings.max_skipped)
+        self.group, self.skip_counter = (
+            optimizer_step.group,
+            SkipCounter(settings.max_skipped, planned=settings.steps * settings.batch_size),
+        )
         self.done, self.seconds = 0, 0.0  # steps, and the time they took
         self.sums: dict[str, float] = {}  # of losses, since the last row
         self.summed = 0  # steps in `sums`

@@ -116,7 +116,7 @@ def resolve(value: Any, done: dict[int, Any] | None = None) -> Any:
 
 
 def read_npz(file: Path, max_bytes: int, leave_out: Collection[str] = ()) -> dict[str, np.ndarray]:
-    """Arrays of plain values in an .npz of at most `most` bytes unpacked, except those named in `leave_out`.
+    """Arrays of plain values in an .npz of at most `max_bytes` bytes unpacked, except those named in `leave_out`.
 
     Members that are not arrays are skipped. Each array's header is checked against its member's size before memory is
     allocated. Raises NotPlain.

@@ -180,7 +180,10 @@ def test_answers_are_withheld_of_a_whole_split_or_of_none(tmp_path):
     [
         ({"answer_type": ["other"]}, r"annotations\[1\], 'answer_type': expected a text, got a list"),
         ({"answer_type": 3}, r"annotations\[1\], 'answer_type': expected a text, got an integer"),
-        ({"answers": [{"answer": None}]}, r"annotations\[1\], 'answers', \[0\], 'answer': expected an answer, got null"),
+        (
+            {"answers": [{"answer": None}]},
+            r"annotations\[1\], 'answers', \[0\], 'answer': expected an answer, got null",
+        ),
         ({"answers": ["['desk']"]}, r"annotations\[1\], 'answers', \[0\]: .* printed value"),
         ({"answers": {"answer": "desk"}}, r"annotations\[1\], 'answers': expected a list, got a record"),
         ({"question_id": 1}, r"annotations\[1\]: question_id 1 is annotated twice"),

@@ -162,15 +162,15 @@ _WEBP_CANVASES = 12  # bytes per pixel: libwebp keeps two RGBA canvases, Pillow 
 def decode(data: bytes, where: str, *, min_side: int | None = None, max_pixels: int = MAX_PIXELS) -> Pillow.Image:
     """Upright RGB image of the first frame; transparent parts become white, higher bit depths are scaled to 8 bits.
 
-    The header is checked before anything is decoded: the size against `most_pixels`, the memory needed against
+    The header is checked before anything is decoded: the size against `max_pixels`, the memory needed against
     MAX_BYTES, a JPEG's scans against their limit (images/headers.py).
 
     Args:
         data: the image file.
         where: its name in messages.
-        least: allows a large JPEG to be decoded at 1/2, 1/4 or 1/8 of its size while its shorter side stays at least
-            `least` pixels.
-        most_pixels: the largest number of pixels.
+        min_side: allows a large JPEG to be decoded at 1/2, 1/4 or 1/8 of its size while its shorter side stays at least
+            `min_side` pixels.
+        max_pixels: the largest number of pixels.
 
     Raises:
         BadSample: the file cannot be read or is over a limit.
@@ -235,7 +235,7 @@ def _coefficient_bytes(image: Pillow.Image) -> int:
 
 
 def _decoded(image: Pillow.Image, data: bytes, min_side: int | None) -> Pillow.Image:
-    """Upright RGB pixels of an image whose header was read; a JPEG at the smallest scale that keeps `least`."""
+    """Upright RGB pixels of an image whose header was read; a JPEG at the smallest scale that keeps `min_side`."""
     scale = max((s for s in (1, 2, 4, 8) if min_side and min(image.size) // s >= min_side), default=1)
     fast = _decode_fast(data, image, scale) if image.format == "JPEG" and image.mode == "RGB" else None
     if fast is None:

@@ -33,7 +33,7 @@ def largest(counts: Counter[str]) -> str:
 def answer_list(
     source: Questioned, normalise: Normalise, minimum: int = 9, max_answers: int | None = None
 ) -> list[str]:
-    """Answers that are the most common one of at least `minimum` questions, by decreasing count, at most `most`.
+    """Answers that are the most common one of at least `minimum` questions, by decreasing count, at most `max_answers`.
 
     ViLT uses 9, which gives 3,129 answers. Raises DataError if there is none.
     """

@@ -23,7 +23,7 @@ KNOWN = "dataset*.json (Karpathy), captions_*.json (COCO) or one .csv, .tsv, .js
 class CaptionedFiles:
     """Captioned images in files of a folder (see `base.Captioned`).
 
-    `least`: large JPEGs may be decoded at a smaller scale whose shorter side is at least this many pixels. `division`:
+    `min_side`: large JPEGs may be decoded at a smaller scale whose shorter side is at least this many pixels. `division`:
     one line on how the data was divided into splits.
     """
 
@@ -93,7 +93,7 @@ def open_captions(
         split: "train", "val", "test", or a synonym (see sources/splits.py).
         columns: column names of a table.
         seed: a file without a split column or a split in its name is divided 90/5/5 by image, keyed by this.
-        least: see CaptionedFiles.
+        min_side: see CaptionedFiles.
 
     Raises:
         DataError: the data cannot be used; NoSplit: it has nothing in this split.

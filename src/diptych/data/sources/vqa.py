@@ -78,7 +78,7 @@ def open_questions(
             `captions.open_captions`.
         columns: column names of a table.
         seed: keys the division.
-        least: shorter side in pixels to which large JPEGs may be decoded.
+        min_side: shorter side in pixels to which large JPEGs may be decoded.
 
     Raises:
         DataError: the data cannot be used; NoSplit: it has nothing in this split.

@@ -57,7 +57,7 @@ class CaptionedShards:
         split: "" for all samples.
         columns: column names; `caption` is the key of captions in .json members.
         seed: keys the division.
-        least: see captions.CaptionedFiles.
+        min_side: see captions.CaptionedFiles.
         bad: list to which incomplete samples are appended, instead of raising.
 
     Raises:

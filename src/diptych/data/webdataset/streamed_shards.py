@@ -28,7 +28,7 @@ MAX_HELD = 4 << 30  # bytes in the buffers of all lanes; with large samples, buf
 @dataclass(frozen=True)
 class Position:
     """Position of a lane: the epoch, tar (index in the lane's order) and byte where its current buffer begins, and the
-    number of samples already taken from that buffer (`given`).
+    number of samples already taken from that buffer (`consumed`).
     """
 
     epoch: int = 0

@@ -81,5 +81,5 @@ def draw_examples(items: Sequence[T], example: Callable[[T], Shown]) -> list[Sho
 
 
 def evenly_spaced(items: Sequence[T], max_items: int) -> Sequence[T]:
-    """At most `most` items, at equal distances from the first on."""
+    """At most `max_items` items, at equal distances from the first on."""
     return [items[len(items) * i // max_items] for i in range(max_items)] if len(items) > max_items else items

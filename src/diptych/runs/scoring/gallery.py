@@ -27,7 +27,7 @@ from diptych.runs.training_data import say_division
 def open_gallery(config: Evaluation, min_side: int) -> Captioned:
     """The images to score, without duplicates, each with all its captions. Prints how the data were split.
 
-    `least`: see `open_captions`. Raises DataError.
+    `min_side`: see `open_captions`. Raises DataError.
     """
     source = open_captions(config.data, config.split, min_side=min_side)
     say_division(source)

@@ -1,0 +1,69 @@
+"""Docstrings of the package name parameters and attributes that exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import diptych
+
+ROOT = Path(diptych.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+Definition = ast.FunctionDef | ast.ClassDef
+
+
+def parameters(function: ast.FunctionDef) -> set[str]:
+    arguments = function.args
+    variadic = [a for a in (arguments.vararg, arguments.kwarg) if a]
+    return {a.arg for a in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, *variadic]}
+
+
+def names_in(node: Definition) -> set[str]:
+    """Parameters of a function; fields, methods, attributes and constructor parameters of a class."""
+    if isinstance(node, ast.FunctionDef):
+        return parameters(node)
+    names: set[str] = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.FunctionDef):
+            names |= {part.name} | (parameters(part) if part.name == "__init__" else set())
+        elif isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+            names.add(part.target.id)
+        elif isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store):
+            names.add(part.attr)
+    return names
+
+
+def documented(docstring: str) -> list[str]:
+    """Names that begin an entry under Args or Attributes, or a sentence of the form "`name`: ..."."""
+    names = re.findall(r"^(?:.*[.:] )?`([a-z_]+)`: ", docstring, re.MULTILINE)
+    for section in re.findall(r"^(?:Args|Attributes):\n((?:    .*\n?|\n)*)", docstring, re.MULTILINE):
+        entries = re.findall(r"^    ([a-z_0-9]+(?:, [a-z_0-9]+)*):", section, re.MULTILINE)
+        names += [name for entry in entries for name in entry.split(", ")]
+    return names
+
+
+def unknown(source: str) -> list[str]:
+    """ "Definition: name" of each documented name that the definition does not have."""
+    return [
+        f"{node.name}: {name}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not (isinstance(node, ast.ClassDef) and node.bases and "Module" not in ast.unparse(node.bases[0]))
+        for name in documented(ast.get_docstring(node) or "")
+        if name not in names_in(node)
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_documented_parameters_exist(path: Path):
+    assert unknown(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_documented_parameter_that_does_not_exist_is_noticed():
+    source = 'def f(size):\n    """Area.\n\n    Args:\n        side: length.\n    """\n'
+    assert unknown(source) == ["f: side"]
+    assert unknown(source.replace("side:", "size:")) == []
+    assert unknown('class A:\n    """Thing. `old`: number."""\n    new: int\n') == ["A: old"]
