@@ -142,6 +142,7 @@ def show_help(config: Any, command: str, description: str | None, positionals: S
         _parse(config, ["--help"], command)
     # the prefix of `training` is not typed; blanks instead of it keep the columns aligned
     text = re.sub(r"--training\.(\S+(?: \S+)*)", lambda m: f"--{m[1]}{' ' * 9}", output.getvalue())
+    text = text.replace("{,", "{")  # the choice "" stands for a default only
     for name in positionals:  # the flag's line, and the lines on which its help continues
         text = re.sub(rf"^ +--{name} .*\n(?: {{8,}}.*\n)*", "", text, flags=re.MULTILINE)
     title = re.search(r"^\W*options\W*$", text, re.MULTILINE)

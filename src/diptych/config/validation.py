@@ -112,7 +112,7 @@ def settings(prefix: str = "") -> Callable[[type[T]], type[T]]:
 
 
 def check(hint: Any, value: Any, name: str) -> None:
-    """Raises ValueError unless `value` has type `hint` and lies in its ranges; bools are not numbers, lists not tuples."""
+    """Raises ValueError unless `value` has type `hint`, in its ranges. A bool is not a number, a list is not a tuple."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         check(inner[0], value, name)
