@@ -185,7 +185,7 @@ class Tokens:
         return len(self.layout.mask)
 
     def pack(self) -> Tokens:
-        """The same tokens, packed."""
+        """These tokens in the packed layout."""
         if self.packed:
             return self
         return Tokens(self.values.flatten(0, 1).index_select(0, self.layout.flat), self.layout)
@@ -207,7 +207,7 @@ class Tokens:
         return indices.pop()
 
     def with_image_index(self, image_index: int) -> Tokens:
-        """The same tokens, marked as those of the sample's image number `image_index`."""
+        """These tokens, marked as those of the sample's image number `image_index`."""
         spans = tuple(replace(span, image_index=image_index) for span in self.layout.spans)
         return Tokens(self.values, Layout(self.layout.mask, spans))
 
