@@ -1,9 +1,12 @@
-"""README and docs/: every command line parses, every file named exists, every table is that of its results file."""
+"""README and docs/: every command line parses, every block of Python runs or is a part of the file that it names, every
+file named exists, every table is that of its results file.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = [*pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "bench" / "README.md"]
 FENCE = re.compile(r"^```.*?\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"`([^`\n]+)`")
+PYTHON = re.compile(r"^(?:<!-- code of (\S+) -->\n)?```(?:python|py)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FILE = re.compile(r"(?<![\w./*{-])((?:[\w*-]+/)+[\w*.-]+\.(?:py|md|json|svg|css|html|npz|txt))(?![\w/])")
 HISTORY = ("CHANGELOG.md",)  # names commands that were
@@ -138,6 +142,72 @@ def test_bench_and_make_lines_name_what_is_there():
                 flags = re.findall(r"--[\w-]+", found[2])
                 wrong += [f"{name(path)}: {line}: {flag}" for flag in flags or [""] if f'"{flag}' not in source]
     assert wrong == []
+
+
+def python_blocks(text: str) -> list[tuple[str, str]]:
+    """(the file that a block is said to be part of, or "" where it is to run; the block)."""
+    return PYTHON.findall(text)
+
+
+def is_part_of(block: str, source: str) -> bool:
+    """Whether a source file holds the block, at any indentation; lines of ``...`` stand for what is left out."""
+    end = 0
+    for part in re.split(r"^\.\.\.\n", block, flags=re.MULTILINE):
+        indented = "|".join(re.escape(textwrap.indent(part, " " * indent)) for indent in (0, 4, 8, 12))
+        if (match := re.compile(rf"^(?:{indented})", re.MULTILINE).search(source, end)) is None:
+            return False
+        end = match.end()
+    return True
+
+
+def stale_blocks(text: str) -> list[str]:
+    """What is wrong with each block of Python: it is not in the file that it names, or does not run."""
+    wrong = []
+    for file, block in python_blocks(text):
+        if file:
+            if not is_part_of(block, (ROOT / file).read_text(encoding="utf-8")):
+                wrong.append(f"not in {file}:\n{block}")
+            continue
+        try:
+            exec(compile(block, "a block of documentation", "exec"), {})
+        except Exception as error:  # whatever a reader would meet
+            wrong.append(f"{type(error).__name__}: {error}:\n{block}")
+    return wrong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in DOCS if python_blocks(path.read_text(encoding="utf-8"))], ids=name)
+def test_python_runs_or_is_part_of_the_file_named(path: Path):
+    text = path.read_text(encoding="utf-8")
+    if "FrozenCNN()" in text:
+        pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `cnn`")
+    assert stale_blocks(text) == []
+
+
+def test_every_block_of_python_is_checked():
+    for path in DOCS:
+        text = path.read_text(encoding="utf-8")
+        openings = re.findall(r"^ *[`~]{3,} *\{?\.?(?i:py)", text, re.MULTILINE)
+        assert len(python_blocks(text)) == len(openings), name(path)
+
+
+ITM = "src/diptych/objectives/itm.py"
+
+
+@pytest.mark.parametrize(
+    ("block", "stale"),
+    [
+        ("from diptych.modules.pool import Pooler\nPooler(2)\n", False),
+        ("from diptych.modules.pool import Pooler\nPooler(width=2)\n", True),
+        ("from diptych.modules.pool import Polar\n", True),
+        (f"<!-- code of {ITM} -->\nweight: float = 1.0\n...\nprior: float = 0.5  # fraction of matched pairs in the data\n", False),
+        (f"<!-- code of {ITM} -->\nprior: float = 0.5  # fraction of matched pairs in the data\n...\nimport math\n", True),
+        (f"<!-- code of {ITM} -->\nprior: float = 0.5  # share of matched pairs in the data\n", True),
+    ],
+)  # fmt: skip
+def test_stale_python_is_noticed(block: str, stale: bool):
+    comment, arrow, code = block.rpartition("-->\n")
+    assert bool(stale_blocks(f"{comment}{arrow}```python\n{code}```\n")) == stale
 
 
 def missing_files(path: Path, text: str) -> list[str]:

@@ -30,6 +30,15 @@ class Text(DeviceMixin):
     def __len__(self) -> int:
         return len(self.ids)
 
+    def check(self) -> None:
+        """Raises ValueError for no texts or no tokens, or a mask of another shape. Reads shapes only."""
+        if self.ids.dim() != 2 or 0 in self.ids.shape or self.mask.shape != self.ids.shape:
+            raise ValueError(
+                "expected token ids and a mask of shape (texts, tokens), at least one of each, got ids of shape "
+                f"{tuple(self.ids.shape)} and a mask of shape {tuple(self.mask.shape)}: encode texts with the run's "
+                "tokenizer, and leave out empty batches"
+            )
+
     def __getitem__(self, rows: Tensor | slice) -> Text:
         word_start, task = (None if x is None else x[rows] for x in (self.word_start, self.task))
         return Text(self.ids[rows], self.mask[rows], word_start, task)
@@ -67,6 +76,32 @@ class Image(DeviceMixin):
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def check(self, patch_size: int = 1, channels: int | None = None) -> None:
+        """Raises ValueError for no images, or pixels that are not whole patches. Reads shapes only.
+
+        `channels`: of `pixels`; None: any, as of a CNN's feature maps.
+        """
+        if (
+            self.pixels.dim() != 4
+            or 0 in self.pixels.shape
+            or self.pixels.shape[1] != (channels or self.pixels.shape[1])
+        ):
+            raise ValueError(
+                f"expected pixels of shape (images, {channels or 'channels'}, height, width), at least one image, got "
+                f"{tuple(self.pixels.shape)}: stack images to one batch, and leave out empty batches"
+            )
+        if self.sizes.shape != (len(self.pixels), 2):
+            raise ValueError(
+                f"expected sizes of shape ({len(self.pixels)}, 2), one (height, width) for each image, got "
+                f"{tuple(self.sizes.shape)}: use Image.from_full for images without padding"
+            )
+        height, width = self.pixels.shape[2:]
+        if height % patch_size or width % patch_size:
+            raise ValueError(
+                f"expected pixels whose height and width are multiples of the patch size, {patch_size}, got "
+                f"{height} x {width}: pad them with zeros at the right and bottom, and keep `sizes`"
+            )
+
     def __getitem__(self, rows: Tensor | slice) -> Image:
         return Image(self.pixels[rows], self.sizes[rows])
 
@@ -87,8 +122,34 @@ class Regions(DeviceMixin):
     classes: Float[Tensor, "b n c"] | None = None
     has_whole_image: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for an image without regions, which has no similarity. On a CPU only, where data are made:
+        elsewhere reading the mask would wait for the device.
+        """
+        if self.mask.device.type == "cpu" and not bool(self.mask.any(1).all()):
+            empty = (~self.mask.any(1)).nonzero().flatten().tolist()
+            raise ValueError(
+                f"expected at least one region for each image, got none for the images with indices {empty}: leave "
+                "these images out, or add a region for the whole image"
+            )
+
     def __len__(self) -> int:
         return len(self.features)
+
+    def check(self, feature_dim: int) -> None:
+        """Raises ValueError for no images or regions, or features of another width. Reads shapes only."""
+        b, n = self.features.shape[:2]
+        if self.features.shape != (b, n, feature_dim) or not b or not n:
+            raise ValueError(
+                f"expected region features of shape (images, regions, {feature_dim}), at least one of each, got "
+                f"{tuple(self.features.shape)}: use the detector that the model was made for (model.feature_dim), and "
+                "leave out empty batches"
+            )
+        if self.boxes.shape != (b, n, 5) or self.mask.shape != (b, n):
+            raise ValueError(
+                f"expected boxes of shape ({b}, {n}, 5) and a mask of shape ({b}, {n}), got "
+                f"{tuple(self.boxes.shape)} and {tuple(self.mask.shape)}: a row for each region"
+            )
 
     def __getitem__(self, rows: Tensor | slice) -> Regions:
         classes = None if self.classes is None else self.classes[rows]

@@ -7,7 +7,7 @@ A model has the capabilities of its paper: ViT only encodes and classifies, ViLT
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -51,17 +51,6 @@ class RegionEncoder(Protocol):
 
     def encode_image(self, image: Regions) -> Tokens:
         """Region tokens, before fusion with any text."""
-        ...
-
-
-@runtime_checkable
-class ImageEmbedder(Protocol):
-    """The input embedding of an image encoder: of detected regions (`modules.embeddings.RegionEmbedding`), of a CNN's
-    feature map (`GridEmbedding`) or of patches (`PatchEmbedding`).
-    """
-
-    def forward(self, image: Any) -> Tokens:
-        """Embedded image tokens, with positions, of an Image or of Regions."""
         ...
 
 

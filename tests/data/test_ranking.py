@@ -18,8 +18,8 @@ from tests.data.tiny_data import Colours, picture_bytes
 SMALL = ImageSettings(shorter_side=16, patch_size=16)
 
 
-def ranked(n: int = 6, false: int = 5) -> RankedExamples:
-    return RankedExamples(Colours(n), Tokenizer(16), SMALL, false)
+def ranked(n: int = 6, num_negatives: int = 5) -> RankedExamples:
+    return RankedExamples(Colours(n), Tokenizer(16), SMALL, num_negatives)
 
 
 def test_false_texts_are_captions_of_other_images():
@@ -100,8 +100,8 @@ class Described:
         return f"row {index}"
 
 
-def of(*captions: tuple[str, ...], false: int = 5) -> RankedExamples:
-    return RankedExamples(Described(*captions), Tokenizer(16), SMALL, false)
+def of(*captions: tuple[str, ...], num_negatives: int = 5) -> RankedExamples:
+    return RankedExamples(Described(*captions), Tokenizer(16), SMALL, num_negatives)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_caption_of_the_picture_itself_is_no_false_text():
 
 
 def test_every_sample_has_as_many_false_texts_as_there_should_be():
-    examples = of(("one",), *[("two",)] * 500, false=3)  # 12 draws of which one must be the first
+    examples = of(("one",), *[("two",)] * 500, num_negatives=3)  # 12 draws of which one must be the first
     loaded = [examples.load(i, 0, 0) for i in (0, 7, 300)]
     assert [texts for _, texts in loaded] == [["two"] * 3, ["one"] * 3, ["one"] * 3]
     assert len(examples.collate(loaded, [0, 7, 300], 0, 0).negative_texts or ()) == 9
@@ -143,7 +143,7 @@ def test_every_sample_has_as_many_false_texts_as_there_should_be():
 
 def test_no_false_texts_at_all_are_refused():
     with pytest.raises(DataError, match="negative_texts must be at least 1: got 0"):
-        of(("a",), ("b",), false=0)
+        of(("a",), ("b",), num_negatives=0)
 
 
 @settings(max_examples=40)
@@ -156,7 +156,7 @@ def test_no_false_texts_at_all_are_refused():
 )
 def test_a_false_text_is_of_another_picture_alone_or_there_is_a_reason(captions):
     try:
-        examples = of(*captions, false=2)
+        examples = of(*captions, num_negatives=2)
     except NoSplit:
         assert len({frozenset(text.lower() for text in said if text in "aAbc") for said in captions}) == 1
         return
@@ -164,8 +164,8 @@ def test_a_false_text_is_of_another_picture_alone_or_there_is_a_reason(captions)
         own = {text.lower() for text in captions[examples.pairs.owner[index]]}
         others = {text.lower() for said in captions for text in said if text in "aAbc"} - own
         try:
-            false = examples.load(index, 0, 0)[1]
+            negatives = examples.load(index, 0, 0)[1]
         except BadSample:
             assert not others or examples.pairs.caption(index) not in "aAbc"
         else:
-            assert len(false) == 2 and {text.lower() for text in false} <= others
+            assert len(negatives) == 2 and {text.lower() for text in negatives} <= others

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diptych.batch import Text
 from diptych.generation import BeamConfig, GenerationConfig, GenerationOutput, beam_search, greedy, sample, top_p_filter
+from diptych.generation.beam_search import BeamSearch
 from diptych.generation.decoding import IncrementalDecoder
 from diptych.modules.frozen_text import FrozenTextEmbedding
 from diptych.modules.tokens import packing
@@ -184,6 +185,30 @@ def test_the_diversity_penalty_applies_to_tokens_of_earlier_groups():
         ]
         == 4
     )
+
+
+def test_the_first_group_has_no_penalty_even_for_token_0():
+    """Token 0 is best: the first group takes it, and the second is penalised for it."""
+    model, config = Table(torch.tensor([[2.0, -9, -9, 1.9]] * 4)), GenerationConfig(END, 3, max_length=2)
+    beams = BeamConfig(num_beams=2, num_beam_groups=2, diversity_penalty=1.0)
+    output = beam_search(model, context(1), prompt([2]), config, beams)
+    assert output.ids.tolist() == [[2, 0]]
+
+
+def test_an_end_token_counts_only_among_the_best_beams():
+    """Of the 2 · size continuations those beyond `size` replace beams that end, and may not end themselves."""
+    search = BeamSearch(2, BeamConfig(num_beams=2), RULES)
+    ids = prompt([2, 5], [2, 6])
+    assert search.step(ids, [-1.0, -2.0, -3.0, -4.0], [END, 7, END, 8], [0, 1, 1, 0]) == ([-2.0, -4.0], [7, 8], [1, 0])
+    assert [text.tolist() for _, text in search.finished] == [[2, 5]]
+
+
+def test_a_draw_beyond_the_sum_of_probabilities_takes_the_last_token_of_the_nucleus():
+    """Rounding may leave the sum of the probabilities below a draw."""
+    model = Table(torch.tensor([[3.0, 2.0, 1.0, 0.0]] * 4).log_softmax(1))
+    config = GenerationConfig(eos_token_id=9, pad_token_id=PAD, max_length=2)
+    ids = sample(model, context(1), prompt([0]), config, torch.ones(1, 2), top_p=0.8)
+    assert ids.tolist() == [[0, 1]], "tokens 0 and 1 have probability 0.88"
 
 
 def test_beams_must_be_divisible_by_groups():

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diptych.modules.multiway import ModalityFFN, MoMEBlock, MoMEFusion
+from diptych.modules.multiway import ModalityFFN, MoMEBlock, MoMEFusion, causal_mask
 from diptych.modules.pool import Pooler
 from diptych.modules.position import RelativePositions
-from diptych.modules.tokens import Span, Tokens, packing
+from diptych.modules.tokens import Layout, Span, Tokens, packing
 
 WIDTH, HEADS, GRID, LENGTH = 8, 2, (2, 2), 6
 
@@ -114,3 +114,11 @@ def test_an_expert_processes_its_modality_only():
 
 def samples(tokens: Tokens) -> list[Tensor]:
     return list(tokens.pack().values.split(tokens.layout.lengths))
+
+
+def test_the_causal_mask_lets_images_attend_to_images_and_words_to_earlier_words():
+    text = Layout(torch.ones(1, 2, dtype=torch.bool), (Span("text", "words", 2),))
+    image = Layout(torch.ones(1, 3, dtype=torch.bool), (Span("image", "patches", 3),))
+    assert causal_mask(text, image).int().tolist() == [
+        [1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1],
+    ]  # fmt: skip

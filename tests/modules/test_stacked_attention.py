@@ -82,3 +82,12 @@ def test_zero_vectors_stay_zero_with_finite_gradients():
     x = torch.zeros(2, 3, requires_grad=True)
     (unit(x).sum() + order_similarity(x, x).sum()).backward()
     assert x.grad is not None and x.grad.isfinite().all() and not unit(x).any()
+
+
+@pytest.mark.parametrize("direction", ["text", "image"])
+def test_scores_do_not_depend_on_the_length_of_the_key_vectors(direction: str):
+    """Relevance is a cosine, and "l2" normalises the products: vectors a thousand times shorter score the same."""
+    attention = StackedAttention(direction, "l2", "mean", lambda_softmax=4.0)
+    image, text = tokens(REGIONS, "image", 0), tokens(WORDS, "text", 1)
+    short = [image.map(lambda x: x / 1000), text] if direction == "text" else [image, text.map(lambda x: x / 1000)]
+    torch.testing.assert_close(attention(*short), attention(image, text), rtol=1e-3, atol=1e-4)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -22,7 +20,21 @@ def test_a_scale_out_of_bounds_is_clamped_and_stays_trainable(scale: LogScale | 
     assert scale().item() < bound
 
 
-def test_evaluation_does_not_change_the_parameter() -> None:
-    scale = LogScale(200.0, maximum=100).eval()
-    assert scale().item() == pytest.approx(100.0, rel=1e-5)
-    assert scale.log.item() == pytest.approx(math.log(200.0))
+@pytest.mark.parametrize(
+    ("scale", "bound"), [(LogScale(200.0, maximum=100), 100.0), (Temperature(0.0001), 1000.0), (Temperature(2.0), 2.0)]
+)
+def test_evaluation_uses_the_bound_and_does_not_change_the_parameter(
+    scale: LogScale | Temperature, bound: float
+) -> None:
+    (parameter,) = scale.parameters()
+    before = parameter.item()
+    assert scale.eval()().item() == pytest.approx(bound, rel=1e-5)
+    assert parameter.item() == before
+    assert scale.train()().item() == pytest.approx(bound, rel=1e-5)
+    assert parameter.item() != before
+
+
+def test_without_bounds_any_temperature_is_used() -> None:
+    scale = Temperature(0.0001, bounds=None)
+    assert scale().item() == scale.eval()().item() == pytest.approx(1e4)
+    assert LogScale(1e4).eval()().item() == pytest.approx(1e4, rel=1e-5)

@@ -69,6 +69,32 @@ def test_itc_is_the_mean_over_directions_and_heads():
     assert both == pytest.approx((found["itc"] + found["other"]) / 2, rel=1e-5)
 
 
+def test_the_sigmoid_loss_has_siglips_scale_and_bias():
+    """Zhai et al. 2023, algorithm 1: t' = log 10, b = -10; logits = t · x · y + b; loss = -sum log sigmoid(z · logits)."""
+    views = views_of()
+    head = views.heads["itc"]
+    assert isinstance(head, ITCHead) and head.use_sigmoid() is head
+    for offset in (-10.0, 0.5):
+        assert head.offset is not None
+        with torch.no_grad():
+            head.offset.fill_(offset)
+        views = Views(TwoReadouts(), views.heads, views.batch, KeyedChoices(views.batch))
+        image = head.project_image(views.image_input.pixels[:, 0, 0]).detach()
+        text = head.project_text(views.text_input.ids.float()).detach()
+        total = 0.0
+        for i in range(5):
+            for j in range(5):
+                logit = 10.0 * float(image[i] @ text[j]) + offset
+                total += math.log1p(math.exp(-logit if i == j else logit))
+        assert ITC(form="sigmoid").loss_sums(views)["itc"].item() == pytest.approx(total, rel=1e-5)
+
+
+def test_the_initial_sigmoid_logits_say_that_pairs_do_not_match():
+    """With cosines of 0, each pair's logit is the bias, -10: mismatched pairs cost almost nothing, matched ones 10."""
+    head = ITCHead(4, 4, 3, LogScale()).use_sigmoid()
+    torch.testing.assert_close(head.logits(torch.tensor([[0.0, 1.0]]), head.scale()), torch.tensor([[-10.0, 0.0]]))
+
+
 def test_chance_loss_is_ln_of_the_number_of_candidates():
     floor = ITC().chance_loss({"candidates": 64})
     assert floor is not None and floor.value == pytest.approx(math.log(64))

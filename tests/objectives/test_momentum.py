@@ -116,6 +116,7 @@ def test_the_queue_overwrites_its_oldest_entries():
     many = torch.arange(10.0, 16.0)[:, None]
     queue.push(Features(many, many), many[:, 0].long())
     assert sorted(queue.image[:, 0].tolist()) == [12, 13, 14, 15]
+    assert queue.text[:, 0].tolist() == queue.image[:, 0].tolist() == queue.identity.tolist(), "each with its own id"
     with pytest.raises(ValueError, match="stores image ids, but the batch has none"):
         queue.push(Features(many, many))
 

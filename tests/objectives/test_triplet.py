@@ -33,6 +33,17 @@ def test_the_triplet_loss_sums_over_negatives_in_both_directions(margin: float, 
     )
 
 
+@pytest.mark.parametrize("hardest", [True, False])
+def test_parts_of_two_ranks_add_up_to_the_whole_batch(hardest: bool):
+    """Each rank has its rows, whose matching candidates are in the columns from its first sample on."""
+    whole = triplet_loss(SIMILARITY, SIMILARITY.T, 0.2, hardest)
+    parts = [
+        triplet_loss(SIMILARITY[rows], SIMILARITY.T[rows], 0.2, hardest, first)
+        for first, rows in ((0, slice(0, 1)), (1, slice(1, 3)))
+    ]
+    torch.testing.assert_close(parts[0] + parts[1], whole)
+
+
 def test_equal_similarities_give_twice_the_margin_with_hardest_negatives():
     alike = torch.zeros(4, 4)
     assert triplet_loss(alike, alike.T, 0.2, True).item() == pytest.approx(4 * 0.4)

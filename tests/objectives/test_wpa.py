@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diptych.objectives.wpa import cosines, ipot, optimal_transport
+from diptych.modules.tokens import FusedTokens, Span, Tokens, packing
+from diptych.objectives.wpa import WPA, cosines, ipot, optimal_transport
 
 LENGTHS = [(6, 20), (12, 35), (3, 9), (1, 5), (8, 1), (10, 30)]  # words, patches
 N, M = 14, 38
@@ -126,6 +127,25 @@ def test_a_text_without_words_has_zero_distance():
     assert moved.distance[1] == 0 and torch.isfinite(moved.distance).all()
     moved.distance.sum().backward()
     assert words.grad is not None and torch.isfinite(words.grad).all()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_class_tokens_and_the_end_token_have_no_mass(packed: bool):
+    """Texts [CLS] a b [SEP] and [CLS] a [SEP]: words a and b; their [SEP] is at the last column, and before it."""
+    draw = torch.Generator().manual_seed(0)
+    mask = torch.tensor([[True] * 4, [True] * 3 + [False]])
+    with packing(packed):
+        text = Tokens.from_padded(
+            torch.randn(2, 4, 5, generator=draw), mask, Span("text", "cls", 1), Span("text", "words", 3)
+        )
+        patches = torch.ones(2, 4, dtype=torch.bool)
+        image = Tokens.from_padded(
+            torch.randn(2, 4, 5, generator=draw), patches, Span("image", "cls", 1), Span("image", "patches", 3)
+        )
+        transport = WPA().transport(FusedTokens(text, image, text.first()))
+    assert transport.plan.shape == (2, 3, 3)
+    assert (transport.plan.sum(2) > 0).tolist() == [[True, True, False], [True, False, False]]
+    torch.testing.assert_close(transport.plan.sum((1, 2)), torch.ones(2), rtol=1e-2, atol=0)
 
 
 def test_zero_vectors_give_no_nan():

@@ -21,6 +21,13 @@ def test_a_loss_below_chance_is_learning():
     assert verdicts([0.69] * 5 + [0.5] * 20) == [(10, "early"), (60, "learning")]
 
 
+def test_the_verdict_is_of_the_mean_of_five_rows():
+    """One low row among four at chance is noise: the mean of five, 0.6864, is just above 99 % of chance (0.6861)."""
+    assert verdicts([0.70] * 4 + [0.632] + [0.70] * 4) == [(10, "early")]
+    assert verdicts([0.70] * 4 + [0.630]) == [(10, "early"), (50, "learning")]
+    assert verdicts([0.70] * 4 + [0.630] + [0.70] * 5) == [(10, "early"), (50, "learning"), (100, "stuck")]
+
+
 def test_a_stuck_loss_may_still_move_later():
     assert verdicts([0.69] * 12 + [0.3] * 20)[-1] == (130, "learning")
 

@@ -89,6 +89,25 @@ def test_digests_distinguish_values_shapes_and_dtypes():
     assert digest(torch.ones(3, 2).T) == digest(torch.ones(2, 3))
 
 
+def test_digests_of_any_dtype_layout_and_of_parameters():
+    x = torch.arange(6.0).view(2, 3)
+    keys = {dtype: digest(x.to(dtype)) for dtype in DTYPES}
+    assert len(set(keys.values())) == len(DTYPES)
+    assert digest(x.bfloat16()) == digest(x.bfloat16().clone()) != digest((x + 1).bfloat16())
+    assert digest(torch.nn.Parameter(x)) == digest(x.clone().requires_grad_()) == digest(x)
+    assert digest(torch.complex(x, x)) != digest(torch.complex(x, -x)) == digest(torch.complex(x, x).conj())
+    assert digest(torch.tensor(1.0)) != digest(torch.tensor(2.0)) and digest(torch.empty(0)) != digest(
+        torch.empty(0, 2)
+    )
+
+
+def test_names_that_share_a_tensor_are_written_and_read(tmp_path: Path):
+    x = torch.arange(6.0).view(2, 3)
+    entries = {"whole": x, "same": x, "row": x[1], "half": x[:1], "turned": x.T, "trained": torch.nn.Parameter(x)}
+    DiskCache(tmp_path).put(digest("a"), entries)
+    assert equal(DiskCache(tmp_path).get(digest("a")), entries)
+
+
 def test_another_cache_of_the_same_folder_finds_an_entry_at_once(tmp_path: Path):
     early = DiskCache(tmp_path / "new")
     assert early.get(digest("a")) is None and not (tmp_path / "new").exists()
@@ -185,6 +204,29 @@ def test_a_flipped_bit_costs_at_most_one_entry(shard: dict[str, bytes], suffix: 
         return bytes(changed)
 
     assert len(damaged(shard, suffix, flip)) == 7
+
+
+def test_a_record_that_was_changed_is_not_read(shard: dict[str, bytes], tmp_path: Path):
+    """With the key of another entry in its record, an entry would be the right bytes under the wrong key."""
+    for file, data in shard.items():
+        keyless = bytearray(data)
+        if file.endswith("index"):
+            keyless[:20] = digest("another")
+        (tmp_path / file).write_bytes(bytes(keyless))
+    cache = DiskCache(tmp_path)
+    assert cache.get(digest("another")) is None and len(cache) == 7
+    assert present(cache, 8) == list(range(1, 8))
+
+
+def test_no_record_is_appended_to_a_torn_one(tmp_path: Path):
+    """A full disk may leave part of a record: one that follows it would be at no multiple of the record's length."""
+    cache = filled(tmp_path, 2)
+    index = the_file(tmp_path, "index")
+    with index.open("ab") as file:
+        file.write(b"torn")
+    cache.put(digest("2"), numbered(2))
+    assert len(list(tmp_path.glob("*.index"))) == 2, "the writer has begun another shard"
+    assert present(DiskCache(tmp_path), 3) == [0, 1, 2]
 
 
 @given(st.sampled_from(["index", "data"]), st.binary(max_size=400), st.integers(0, 400))

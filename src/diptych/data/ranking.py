@@ -21,7 +21,7 @@ TRIES = 4  # draws per negative text, because one may fall on the image itself
 
 
 class RankedExamples:
-    """Pairs with `false` negative texts each, drawn uniformly and keyed by (seed, step, id) (ViLT, section 4.2).
+    """Pairs with `num_negatives` negative texts each, drawn uniformly, keyed by (seed, step, id) (ViLT, section 4.2).
 
     A negative text is a caption of another image that differs, ignoring case and white space, from all captions of this
     one. Images with equal bytes count as one (data/sources/copies.py). If too few are drawn, those drawn are repeated;
@@ -32,9 +32,11 @@ class RankedExamples:
         NoSplit: no sample has a valid negative.
     """
 
-    def __init__(self, source: Captioned, tokenizer: Tokenizer, images: ImageSettings | ImageLoader, false: int = 15):
-        if false < 1:
-            raise DataError(f"negative_texts must be at least 1: got {false}")
+    def __init__(
+        self, source: Captioned, tokenizer: Tokenizer, images: ImageSettings | ImageLoader, num_negatives: int = 15
+    ):
+        if num_negatives < 1:
+            raise DataError(f"negative_texts must be at least 1: got {num_negatives}")
         self.picture = np.array(first_copies_of(source, len(source)))  # distinct image of each image index
         self.source = source
         image_ids = dict.fromkeys(self.picture.tolist())
@@ -44,7 +46,7 @@ class RankedExamples:
                 "images with different captions"
             )
         self.pairs = PairExamples(source, tokenizer, images, matching=0.0)
-        self.false = false
+        self.num_negatives = num_negatives
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -56,7 +58,7 @@ class RankedExamples:
         return self.pairs.load(index, seed, step), self._negative_texts(index, seed, step)
 
     def _negative_texts(self, index: int, seed: int, step: int) -> list[str]:
-        """`false` negative texts. Raises BadSample if the data has none."""
+        """`num_negatives` negative texts. Raises BadSample if the data has none."""
         image_ids = self.picture[self.pairs.owner]  # distinct image of each example
         own = self._own_texts(int(image_ids[index]))
 
@@ -64,15 +66,16 @@ class RankedExamples:
             others = (self.pairs.caption(int(i)) for i in examples if image_ids[i] != image_ids[index])
             return (text for text in others if readable(text) and _comparable(text) not in own)
 
-        drawn = (uniform(seed, step, [index], "false texts", TRIES * self.false)[0] * len(image_ids)).astype(np.int64)
-        texts = list(islice(negatives(drawn.tolist()), self.false))
+        draws = uniform(seed, step, [index], "false texts", TRIES * self.num_negatives)[0]  # in [0, 1)
+        drawn = (draws * len(image_ids)).astype(np.int64)
+        texts = list(islice(negatives(drawn.tolist()), self.num_negatives))
         if not texts:
             following = ((int(drawn[0]) + i) % len(image_ids) for i in range(len(image_ids)))
             texts = list(islice(negatives(following), 1))
         if not texts:
             where = self.source.where(int(self.pairs.owner[index]))
             raise BadSample(where, "no negative text: every caption of the data is one of its own")
-        return list(islice(cycle(texts), self.false))
+        return list(islice(cycle(texts), self.num_negatives))
 
     def _own_texts(self, image_id: int) -> set[str]:
         """Captions of a distinct image under all its file names, normalised for comparison."""

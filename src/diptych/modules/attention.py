@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from diptych.modules.tokens import Layout, Tokens
+from diptych.modules.tokens import Layout, Tokens, check_same_samples
 
 
 class KVCache:
@@ -87,8 +87,11 @@ def scaled_dot_product_attention(
         allowed: which query column may attend to which key column, in addition to the padding mask; None: all.
         bias: added to the attention scores.
 
+    Raises ValueError for layouts of different numbers of samples.
+
     No kernel takes a mask other than `Causal`, or a bias, for packed tokens: they are padded for the call.
     """
+    check_same_samples(query_layout, key_layout)
     if isinstance(allowed, Causal):
         if bias is None:
             return _attend_causal(query, key, value, num_heads, query_layout, key_layout, allowed)

@@ -53,6 +53,7 @@ class TextEmbedding(nn.Module):
 
         Raises ValueError for a text longer than the position table.
         """
+        text.check()
         n = text.ids.shape[1]
         values = self.word(text.ids)
         if self.position is not None:
@@ -106,10 +107,10 @@ class PatchEmbedding(nn.Module):
         mask_token: Float[Tensor, "1 1 d"] | None = None,
     ) -> Tokens:
         """Embeds patches; where `masked` is True, `mask_token` replaces the projected patch."""
+        extents, patches = _patches(image, self.patch_size, self.project.in_features // self.patch_size**2)
         cls = class_tokens(
             self.cls + self.position[:, self.num_unused_positions : self.num_unused_positions + 1], image
         )
-        extents, patches = _patches(image, self.patch_size)
         ((rows, columns),) = (span.grid for span in patches.layout.spans if span.grid)
         positions = self.positions(extents, rows, columns)
         patches = with_mask_tokens(patches.map(self.project), masked, mask_token)
@@ -141,7 +142,7 @@ class PatchEmbeddingWithoutPosition(nn.Module):
         mask_token: Float[Tensor, "1 1 d"] | None = None,
     ) -> Tokens:
         """Embeds patches; where `masked` is True, `mask_token` replaces the projected patch."""
-        patches = _patches(image, self.patch_size)[1].map(self.project)
+        patches = _patches(image, self.patch_size, self.project.in_features // self.patch_size**2)[1].map(self.project)
         return Tokens.concat(class_tokens(self.cls, image), with_mask_tokens(patches, masked, mask_token))
 
 
@@ -156,14 +157,30 @@ def with_mask_tokens(
     )
 
 
+def modality_row(tokens: Tokens, modality: nn.Embedding) -> int:
+    """The row of a modality embedding: 0 for text, 1 + image_index for an image.
+
+    Raises ValueError for an image that the embedding has no row for.
+    """
+    if tokens.layout.spans[0].modality == "text":
+        return 0
+    if not 0 <= tokens.image_index < modality.num_embeddings - 1:
+        raise ValueError(
+            f"expected an image_index below {modality.num_embeddings - 1}, the number of images of a sample, got "
+            f"{tokens.image_index}: set model.num_images"
+        )
+    return 1 + tokens.image_index
+
+
 def class_tokens(cls: Float[Tensor, "1 1 d"], image: Image) -> Tokens:
     """The class token of each image."""
     mask = torch.ones(len(image), 1, dtype=torch.bool, device=cls.device)
     return Tokens.from_padded(cls.expand(len(image), -1, -1), mask, Span("image", "cls", 1))
 
 
-def _patches(image: Image, patch_size: int) -> tuple[Int[Tensor, "b 2"], Tokens]:
-    """Each image's number of patch rows and columns, and the pixels of its patches."""
+def _patches(image: Image, patch_size: int, channels: int) -> tuple[Int[Tensor, "b 2"], Tokens]:
+    """Each image's number of patch rows and columns, and the pixels of its patches. Raises ValueError: `Image.check`."""
+    image.check(patch_size, channels)
     rows, columns = (side // patch_size for side in image.pixels.shape[-2:])
     extents = (image.sizes + patch_size - 1) // patch_size
     pixels = rearrange(image.pixels, "b c (i p) (j q) -> b (i j) (c p q)", p=patch_size, q=patch_size)
@@ -188,7 +205,9 @@ def grid_features(network: Network, image: Image) -> Tokens:
 
     Convolutions would mix padding into the features, so images are cropped to their size, and those of one size share a
     call: an image's features do not depend on its padding. (Batch norm in training uses the statistics of each size.)
+    Raises ValueError for a batch without images.
     """
+    image.check()
     sizes, size_index = torch.unique(image.sizes, dim=0, return_inverse=True)
     maps = [network(image.pixels[size_index == i, :, :h, :w]) for i, (h, w) in enumerate(sizes.tolist())]
     extents = torch.tensor([x.shape[2:] for x in maps], device=size_index.device)[size_index]
@@ -260,6 +279,7 @@ class RegionEmbedding(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, regions: Regions) -> Tokens:
+        regions.check(self.feature.in_features)
         values = self.dropout(self.norm(self.feature(regions.features) + self.box(regions.boxes)))
         return Tokens.from_padded(values, regions.mask, *region_spans(regions))
 
@@ -281,6 +301,7 @@ class RegionEmbeddingWithoutPosition(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, regions: Regions) -> Tokens:
+        regions.check(self.feature.in_features)
         values = self.dropout(self.norm(self.feature(regions.features) + self.kind.weight[0]))
         return Tokens.from_padded(values, regions.mask, *region_spans(regions))
 
@@ -311,6 +332,7 @@ class MultiScalePatchEmbedding(nn.Module):
         nn.init.trunc_normal_(self.position, std=0.02)
 
     def forward(self, image: Image) -> Tokens:
+        image.check(channels=3)
         patches = self.project(resized_to(image, self.size)).flatten(2).mT
         values = torch.cat([self.cls.expand(len(image), -1, -1), patches], 1) + self.position
         mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)

@@ -65,6 +65,7 @@ class FrozenTextEncoder(nn.Module):
         self.norm = nn.LayerNorm(dim, eps)
 
     def forward(self, text: Text) -> Tokens:
+        text.check()
         states = self.source(text).to(self.project.weight)
         spans = (Span("text", "cls", 1), Span("text", "words", text.ids.shape[1] - 1))
         return Tokens.from_padded(states, text.mask, *spans).map(self.project).map(self.norm)

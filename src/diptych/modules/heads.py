@@ -13,7 +13,7 @@ from torch import Tensor, nn
 class LogScale(nn.Module):
     """A learned scale of cosines, parametrised by its logarithm (CLIP, section 2.5: initialised to 1 / 0.07).
 
-    `maximum`: upper bound of the scale. In training the parameter itself is clamped, as in Temperature.
+    `maximum`: upper bound of the scale; see `_bounded`.
     """
 
     def __init__(self, start: float = 1 / 0.07, maximum: float = math.inf):
@@ -22,17 +22,13 @@ class LogScale(nn.Module):
         self.maximum = maximum
 
     def forward(self) -> Float[Tensor, ""]:
-        if not self.training:  # evaluation must not change an imported parameter
-            return self.log.exp().clamp(max=self.maximum)
-        self.log.detach().clamp_(max=math.log(self.maximum))
-        return self.log.exp()
+        return _bounded(self.log, (-math.inf, math.log(self.maximum)), self.training).exp()
 
 
 class Temperature(nn.Module):
     """A learned temperature of cosines (ALBEF: initialised to 0.07); `forward` gives the scale 1 / temperature.
 
-    `bounds`: the parameter itself is clamped to them, as in the official codes, so that its gradient does not vanish at
-    a bound.
+    `bounds`: of the temperature; see `_bounded`.
     """
 
     def __init__(self, start: float = 0.07, bounds: tuple[float, float] | None = (0.001, 0.5)):
@@ -41,10 +37,21 @@ class Temperature(nn.Module):
         self.bounds = bounds
 
     def forward(self) -> Float[Tensor, ""]:
-        if self.bounds is not None:
-            with torch.no_grad():
-                self.value.clamp_(*self.bounds)
-        return 1 / self.value
+        value = self.value if self.bounds is None else _bounded(self.value, self.bounds, self.training)
+        return 1 / value
+
+
+def _bounded(parameter: nn.Parameter, bounds: tuple[float, float], training: bool) -> Tensor:
+    """The parameter within `bounds`.
+
+    In training the parameter itself is clamped, as in the official codes, so that its gradient does not vanish at a
+    bound. Evaluation does not change it: an imported value out of bounds stays, and its clamped value is used.
+    """
+    if not training:
+        return parameter.clamp(*bounds)
+    with torch.no_grad():
+        parameter.clamp_(*bounds)
+    return parameter
 
 
 class ITMHead(nn.Module):

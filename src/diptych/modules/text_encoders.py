@@ -76,11 +76,15 @@ class RecurrentText(nn.Module):
             nn.init.uniform_(self.word.weight, -0.1, 0.1)
 
     def forward(self, text: Text) -> Tokens:
-        """One hidden state per word."""
-        n = text.ids.shape[1]
-        packed = pack_padded_sequence(
-            self.word(text.ids), text.mask.sum(1).cpu(), batch_first=True, enforce_sorted=False
-        )
+        """One hidden state per word. Raises ValueError for a text without words."""
+        text.check()
+        n, lengths = text.ids.shape[1], text.mask.sum(1).cpu()
+        if not lengths.all():
+            raise ValueError(
+                f"expected texts of at least one token, got none for the texts with indices "
+                f"{(lengths == 0).nonzero().flatten().tolist()}: leave these texts out"
+            )
+        packed = pack_padded_sequence(self.word(text.ids), lengths, batch_first=True, enforce_sorted=False)
         states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=n)
         if self.gru.bidirectional:
             states = torch.stack(states.chunk(2, -1)).mean(0)

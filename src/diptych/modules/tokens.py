@@ -153,7 +153,16 @@ class Layout:
         return start, start + self.spans[span].length
 
 
-__all__ = ["FusedTokens", "Tokens", "packing"]
+def check_same_samples(a: Layout, b: Layout) -> None:
+    """Raises ValueError unless both layouts are of the same number of samples, so that each has its own partner."""
+    if len(a.mask) != len(b.mask):
+        raise ValueError(
+            f"expected as many texts as images, or tokens of as many samples, got {len(a.mask)} and {len(b.mask)}: "
+            "repeat or select samples first (Tokens.index_samples)"
+        )
+
+
+__all__ = ["FusedTokens", "Tokens", "check_same_samples", "packing"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,10 +261,12 @@ class Tokens:
     def concat(*parts: Tokens) -> Tokens:
         """Concatenation along the sequence, in the order of `parts`.
 
-        Raises ValueError for packed next to padded parts.
+        Raises ValueError for packed next to padded parts, and for parts of different numbers of samples.
         """
         if len({p.packed for p in parts}) > 1:
             raise ValueError("cannot concatenate packed and padded tokens: create both within the same `packing`")
+        for part in parts[1:]:
+            check_same_samples(parts[0].layout, part.layout)
         layout = Layout(torch.cat([p.layout.mask for p in parts], 1), tuple(s for p in parts for s in p.layout.spans))
         if not parts[0].packed:
             return Tokens(torch.cat([p.values for p in parts], 1), layout)

@@ -18,7 +18,7 @@ from zlib import crc32
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, uint8
 
 Arrays = dict[str, Tensor]
 KEY_BYTES = 20
@@ -46,7 +46,7 @@ def digest(*parts: bytes | str | Tensor) -> bytes:
     for part in parts:
         if isinstance(part, Tensor):
             digest.update(f"{tuple(part.shape)} {part.dtype} ".encode())
-            part = part.cpu().contiguous().numpy().tobytes()
+            part = part.detach().cpu().resolve_conj().resolve_neg().contiguous().flatten().view(uint8).numpy().tobytes()
         data = part.encode() if isinstance(part, str) else part
         digest.update(f"{len(data)} ".encode() + data)
     return digest.digest()
@@ -117,7 +117,7 @@ class DiskCache:
         if len(key) != KEY_BYTES:
             raise ValueError(f"a key of {len(key)} bytes; expected the {KEY_BYTES} bytes of digest()")
         self._check_fork()
-        entry = save({name: value.contiguous() for name, value in arrays.items()})
+        entry = save({name: value.detach().contiguous().clone() for name, value in arrays.items()})  # no shared memory
         if len(entry) > _MAX_ENTRY or len(entry) + _RECORD.size > self.max_bytes:
             return
         try:

@@ -104,6 +104,13 @@ def test_plain_names_are_drawn_as_ever(folder):
         assert {drawn_split(f"{text.split()[1]}.jpg", 0) for text in said_in(source)} == {split}
 
 
+@pytest.mark.parametrize("spelling", ["./{}.jpg", ".//{}.jpg", "././{}.jpg"])
+def test_other_spellings_of_a_path_are_drawn_as_the_plain_name(folder: Path, spelling: str):
+    path = write_listing(folder, [(n, spelling) for n in range(N)], "jsonl")
+    for split, source in opened(path).items():
+        assert {drawn_split(f"{text.split()[1]}.jpg", 0) for text in said_in(source)} == {split}
+
+
 @pytest.mark.parametrize("other", SPELLINGS[1:])
 @pytest.mark.parametrize("kind", ["csv", "karpathy", "coco", "questions"])
 def test_a_file_whose_rows_name_two_splits_is_refused_and_copies_in_two_are_said(folder, tmp_path, kind, other):

@@ -272,14 +272,12 @@ def test_a_sample_that_lacks_a_part_does_not_end_the_stream(tmp_path: Path):
         "no caption",
         "no image",
         "its caption is not UTF-8",
-        "",
+        "line 1, column 2: not JSON",
         "its caption has",
         "its image is empty",
     ]
     for raw, why in zip(found, reasons, strict=True):
-        assert (raw.bad.startswith(why) and bool(raw.bad) == bool(why)) or (
-            raw.where.endswith("4") and "not JSON" in raw.bad
-        )
+        assert raw.bad.startswith(why) and bool(raw.bad) == bool(why), raw
     stream = Stream(str(tmp_path / "train-0.tar"), "train", Streaming(1, 7))
     steps = run(stream, partial(ImageExamples, images=IMAGES), batch_size=7, steps=3)
     assert set(chain(*ids(steps))) == {found[0].id}

@@ -222,3 +222,23 @@ def test_true_similarities_score_full_marks_and_chance_with_shuffled_captions(mo
     assert retrieval(evaluated).metrics["image to text R@1"] == 1
     control = retrieval(replace(evaluated, config=replace(evaluated.config, shuffle_captions=True))).metrics
     assert control["image to text R@1"] <= 0.1 and control["text to image R@1"] <= 0.1
+
+
+def test_recall_of_each_direction_is_of_its_own_scores(monkeypatch: pytest.MonkeyPatch):
+    """After re-ranking, a pair may be a candidate of its image and not of its text: the directions differ."""
+    evaluated = evaluated_model(Objectives(itc=1.0, itm=1.0), replace(CONFIG, gallery=20, captions=1))
+    n = 20
+    right, wrong = torch.eye(n), torch.eye(n).roll(1, 0)
+
+    def asymmetric(scores: Scores) -> dict[str, float]:
+        monkeypatch.setattr(
+            "diptych.runs.scoring.retrieval.score_by_similarity",
+            lambda evaluated, scorer, gallery, counter: RetrievalScores(gallery, scores, right),
+        )
+        return retrieval(evaluated).metrics
+
+    for scores, to_text, to_image in ((Scores(right, wrong.T), 1.0, 0.0), (Scores(wrong, right.T), 0.0, 1.0)):
+        metrics = asymmetric(scores)
+        assert (metrics["image to text R@1"], metrics["text to image R@1"]) == (to_text, to_image)
+        before = [metrics[f"{way} R@1, before re-ranking"] for way in ("image to text", "text to image")]
+        assert before == [1.0, 1.0]

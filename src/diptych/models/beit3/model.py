@@ -72,6 +72,7 @@ class BEiT3(nn.Module):
 
     def _embed(self, text: Text, start: int) -> Tokens:
         """Word embeddings with positions from `start` on; zero at padding."""
+        text.check()
         n = text.ids.shape[1]
         check_text_length(start + n, self.position.num_embeddings - UNREAD)
         values = self.word(text.ids) + self.position.weight[UNREAD + start : UNREAD + start + n]  # b n dim

@@ -160,12 +160,24 @@ class BLIP(nn.Module):
         return ((tokens if tokens.layout.spans[0].modality == "image" else self.encode_unimodal(tokens)).first(),)
 
     def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
-        """The text after the image-grounded text encoder, pooled from [ENC]."""
+        """The text after the image-grounded text encoder, pooled from [ENC].
+
+        Raises UnsupportedOperation for the variants "caption" and "nlvr2".
+        """
+        if (why := self.unsupported().get("fuse")) is not None:
+            raise UnsupportedOperation(why)
         text = self.text_encoder.encode_grounded(text, image)
         return FusedTokens(text, image, text.first())
 
     def fuse_images(self, text: Tokens, images: tuple[Tokens, ...]) -> FusedTokens:
-        """The text after cross-attention to two images (variant "nlvr2"), pooled from [ENC]."""
+        """The text after cross-attention to two images (variant "nlvr2"), pooled from [ENC].
+
+        Raises UnsupportedOperation for the other variants, and ValueError for another number of images.
+        """
+        if (why := self.unsupported().get("fuse_images")) is not None:
+            raise UnsupportedOperation(why)
+        if len(images) != 2:
+            raise ValueError(f"this BLIP (variant 'nlvr2') fuses a text with 2 images, got {len(images)}: give a pair")
         text = self.text_encoder.encode_grounded(text, images)
         return FusedTokens(text, images[0], text.first())
 
@@ -191,8 +203,12 @@ class BLIP(nn.Module):
             reasons |= dict.fromkeys(("encode_text", "encode_unimodal", "fuse", "fuse_images"), why)
         if self.variant == "nlvr2":
             why = "this BLIP fuses a text with two images (variant 'nlvr2')"
-            other = f"{why}: set model.variant to 'pretraining' or 'retrieval'"
-            reasons |= dict.fromkeys(("encode_unimodal", "pooled_features", "fuse"), other)
+            other = "set model.variant to 'pretraining' or 'retrieval'"
+            reasons |= dict.fromkeys(("encode_unimodal", "pooled_features"), f"{why}: {other}")
+            reasons["fuse"] = f"{why}: give a pair of images, or {other}"
+        elif self.encoder is not None:
+            why = f"this BLIP fuses a text with one image (variant {self.variant!r})"
+            reasons["fuse_images"] = f"{why}: give one image, or set model.variant to 'nlvr2'"
         if self.decoder is None:
             why = f"this BLIP has no text decoder (variant {self.variant!r})"
             reasons["next_token_logits"] = f"{why}: set model.variant to 'pretraining' or 'caption'"

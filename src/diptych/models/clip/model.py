@@ -107,6 +107,7 @@ class TextTower(nn.Module):
 
     def forward(self, text: Text) -> Tokens:
         """Normalised tokens. Raises ValueError if a text is longer than the position table."""
+        text.check()
         n = text.ids.shape[1]
         check_text_length(n, len(self.position))
         tokens = Tokens.from_padded(self.word(text.ids) + self.position[:n], text.mask, Span("text", "words", n))

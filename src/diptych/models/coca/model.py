@@ -74,6 +74,7 @@ class UnimodalDecoder(nn.Module):
 
     def embed(self, text: Text, start: int = 0) -> Float[Tensor, "b n d"]:
         """Words and positions from `start` on. Raises ValueError if a text is longer than the position table."""
+        text.check()
         end = start + text.ids.shape[1]
         check_text_length(end, len(self.position) - 1)  # the last position is the [CLS]'s
         return self.word(text.ids.masked_fill(~text.mask, self.pad_token_id)) + self.position[start:end]

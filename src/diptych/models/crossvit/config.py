@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from diptych.models.crossvit.model import CrossViT
 
 
+STEM_PATCH_SIZES = (12, 16)
+"""The patch sizes for which the strides of a convolutional stem are known (`modules.embeddings.STRIDES`)."""
+
+
 @settings("model")
 class CrossViTConfig:
     """Settings of CrossViT. The defaults are CrossViT-9; in pairs the small-patch branch comes first, then the
@@ -48,6 +52,11 @@ class CrossViTConfig:
 
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("image_sizes", "patch_sizes"), ("dims", "num_heads"))
+        if self.stem and not set(STEM_PATCH_SIZES).issuperset(self.patch_sizes):
+            sizes = " or ".join(map(str, STEM_PATCH_SIZES))
+            raise ValueError(f"model.patch_sizes must be {sizes} with model.stem: got {self.patch_sizes}")
+        if self.stem and any(dim % 4 for dim in self.dims):
+            raise ValueError(f"model.dims must be multiples of 4 with model.stem: got {self.dims}")
 
     def build(self, embedders: InputEmbeddings = OWN) -> CrossViT:
         from diptych.models.crossvit.model import CrossViT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated
 
 from diptych.config.published import Published, Weights
@@ -69,6 +70,10 @@ class ViLBERTConfig:
             raise ValueError(
                 f"model.schedule must stay within model.depth and model.image_depth, {depths}: got {self.schedule}"
             )
+        if any(
+            text > next_text or image > next_image for (text, image), (next_text, next_image) in pairwise(self.schedule)
+        ):
+            raise ValueError(f"model.schedule must not decrease: got {self.schedule}")
 
     def build(self, embedders: InputEmbeddings = OWN) -> ViLBERT:
         from diptych.models.vilbert.model import ViLBERT

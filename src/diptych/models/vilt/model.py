@@ -16,7 +16,7 @@ from torch import nn
 from diptych.batch import Image, Regions, Text
 from diptych.models.vilt.config import ViLTConfig
 from diptych.modules.block import PreNormBlock, activation_named
-from diptych.modules.embeddings import PatchEmbedding, TextEmbedding
+from diptych.modules.embeddings import PatchEmbedding, TextEmbedding, modality_row
 from diptych.modules.fusion import ConcatFusion
 from diptych.modules.heads import ITMHead, MLMHead
 from diptych.modules.init import init_transformer
@@ -69,8 +69,11 @@ class ViLT(nn.Module):
         return self.patches(image)
 
     def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
-        """Both modalities, each with its modality embedding, through the transformer as one sequence."""
-        rows = torch.tensor([0, 1 + image.image_index], device=self.modality.weight.device)
+        """Both modalities, each with its modality embedding, through the transformer as one sequence.
+
+        Raises ValueError for an image that `num_images` does not provide for.
+        """
+        rows = torch.tensor([0, modality_row(image, self.modality)], device=self.modality.weight.device)
         of_text, of_image = self.modality(rows)  # dim each
         return self.transformer(text.add(of_text), image.add(of_image))
 

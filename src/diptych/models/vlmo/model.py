@@ -19,7 +19,12 @@ from torch import Tensor, nn
 
 from diptych.batch import Image, Regions, Text
 from diptych.models.vlmo.config import VLMoConfig
-from diptych.modules.embeddings import PatchEmbedding, PatchEmbeddingWithoutPosition, TextEmbedding
+from diptych.modules.embeddings import (
+    PatchEmbedding,
+    PatchEmbeddingWithoutPosition,
+    TextEmbedding,
+    modality_row,
+)
 from diptych.modules.heads import ITCHead, ITMHead, LogScale, MLMHead
 from diptych.modules.init import init_transformer
 from diptych.modules.input_embeddings import OWN, InputEmbeddings
@@ -113,8 +118,8 @@ class VLMo(nn.Module):
 
     def _add_modality(self, tokens: Tokens) -> Tokens:
         """The tokens plus their modality embedding; several images of one sample have one each."""
-        row = 0 if tokens.layout.spans[0].modality == "text" else 1 + tokens.image_index
-        return tokens.add(self.modality(torch.tensor(row, device=self.modality.weight.device)))
+        row = torch.tensor(modality_row(tokens, self.modality), device=self.modality.weight.device)
+        return tokens.add(self.modality(row))
 
     def pretraining_heads(self) -> nn.ModuleDict:
         """ITM, MLM and ITC (figure 1); one ITC head for each branch, with a scale of its own."""

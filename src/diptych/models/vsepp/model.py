@@ -36,6 +36,8 @@ class RegionProjection(InputDropout):
         nn.init.zeros_(self.bias)
 
     def forward(self, input: Regions) -> Tokens:  # type: ignore[override]
+        """The region tokens b n dim. Raises ValueError: `Regions.check`."""
+        input.check(self.in_features)
         span = Span("image", "regions", input.features.shape[1])
         return Tokens.from_padded(input.features, input.mask, span).map(super().forward)
 
