@@ -18,7 +18,7 @@ class Text(DeviceMixin):
     """A batch of token ids, padded on the right.
 
     `word_start`: True at the first subword token of each word, False inside words, at special tokens and at padding
-    (for whole-word masking); None where the tokenizer does not give word boundaries. `task`: the index of each sample's
+    (for whole-word masking); None if the tokenizer does not give word boundaries. `task`: the index of each sample's
     task, for models with a task token (12-in-1).
     """
 
@@ -112,7 +112,7 @@ class Regions(DeviceMixin):
 
     `boxes`: x1, y1, x2, y2 as fractions of width and height, and the fraction of the image's area (ViLBERT, section
     3.2).
-    `classes`: the detector's class probabilities, where they are known (the target of masked region modeling).
+    `classes`: the detector's class probabilities, if they are known (the target of masked region modeling).
     `has_whole_image`: whether the first region stands for the whole image, as in ViLBERT.
     """
 
@@ -163,7 +163,7 @@ class Regions(DeviceMixin):
         return self.mask & (torch.arange(self.mask.shape[1], device=self.mask.device) > 0)
 
     def with_whole_image(self) -> Regions:
-        """With a first region for the whole image: its regions' mean feature, the full box, zero class scores."""
+        """Regions with a first one for the whole image: the mean feature, the full box and zero class scores."""
         if self.has_whole_image:
             return self
         b, device = len(self), self.features.device
@@ -179,7 +179,7 @@ class Regions(DeviceMixin):
 
 
 def masked_mean(features: Float[Tensor, "b n f"], which: Bool[Tensor, "b n"]) -> Float[Tensor, "b f"]:
-    """The mean of each sample's features where `which` is True; zero where none is."""
+    """The mean of each sample's features where `which` is True; zero if none is."""
     return (features * which[:, :, None]).sum(1) / which.sum(1, keepdim=True).clamp(min=1)
 
 
@@ -198,7 +198,7 @@ class Matching(DeviceMixin):
 
     @property
     def image(self) -> Image:
-        """The images. Raises ValueError where the batch holds detected regions."""
+        """The images. Raises ValueError if the batch contains detected regions."""
         if not isinstance(self.visual, Image):
             raise ValueError("expected images to match, got detected regions: use data with images")
         return self.visual
@@ -237,9 +237,9 @@ class ImageKeys(DeviceMixin):
 class Batch(DeviceMixin):
     """The input of one training step. `seed`, `step` and `ids` key every random draw for it (see utils/rng.py).
 
-    `ids` are stable sample ids: the same on every rank, in every epoch. `labels` holds a task's further targets (soft
-    answer scores, class indices), each with b rows; for image-text pairs, "image" is a non-negative image id that all
-    captions of one image share.
+    `ids` are stable sample ids: the same on every rank, in every epoch. `labels` contains a task's further targets
+    (soft answer scores, class indices), each with b rows; for image-text pairs, "image" is a non-negative image id that
+    all captions of one image share.
     """
 
     seed: int
@@ -248,13 +248,13 @@ class Batch(DeviceMixin):
     image: Image | None = None
     text: Text | None = None
     matching: Matching | None = None
-    regions: Regions | None = None  # in place of an image, for models of regions
-    image2: Image | Regions | None = None  # the right-hand image, where a sample has two
+    regions: Regions | None = None  # instead of an image, for models of regions
+    image2: Image | Regions | None = None  # the right-hand image, if a sample has two
     negative_texts: Text | None = None  # mismatched texts: equally many per sample, in the order of samples
     answers: AnswerTargets | None = None  # of the questions in `text`
     labels: dict[str, Tensor] = field(default_factory=dict)
     task: str = ""  # name of the batch's task, in multitask training
-    image_keys: ImageKeys | None = None  # cache keys of the images, where frozen features are cached
+    image_keys: ImageKeys | None = None  # cache keys of the images, if frozen features are cached
 
     def __len__(self) -> int:
         return len(self.ids)

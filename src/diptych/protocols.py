@@ -38,7 +38,7 @@ class PartlySupported(Protocol):
 
 @runtime_checkable
 class ImageEncoder(Protocol):
-    """A model that encodes images: every model here but those of detected regions."""
+    """A model that encodes images: every model here except those of detected regions."""
 
     def encode_image(self, image: Image) -> Tokens:
         """Image tokens, before fusion with any text."""
@@ -84,7 +84,9 @@ class CausalFusionEncoder(FusionEncoder, Protocol):
     """A fusion model that can generate text: its fusion has a causal form."""
 
     def fuse_causal(self, text: Tokens, image: Tokens) -> FusedTokens:
-        """As `fuse`, but text tokens attend to earlier text and the image only, and image tokens to no text."""
+        """Tokens as from `fuse`, but text tokens attend to the image and earlier text only, and image tokens to the
+        image only.
+        """
         ...
 
 
@@ -104,15 +106,15 @@ class DualEncoder(ImageEncoder, TextEncoder, Protocol):
     def pooled_features(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], ...]:
         """One or more pooled features of one modality, each with an ITC head of its own (VLMo has two).
 
-        Where `encode_text` and `encode_image` run the encoders, this only pools (ALBEF); where they only embed, the
-        encoder runs here (BEiT-3).
+        If `encode_text` and `encode_image` run the encoders, this only pools (ALBEF); if they only embed, the encoder
+        runs here (BEiT-3).
         """
         ...
 
 
 @runtime_checkable
 class UnimodalTextEncoder(TextEncoder, Protocol):
-    """A model that can encode one modality alone, where `encode_text` only embeds."""
+    """A model that can encode one modality without the other, after `encode_text`, which only embeds."""
 
     def encode_unimodal(self, tokens: Tokens) -> Tokens:
         """The tokens after self-attention within their modality: the input of MLM on text without an image."""
@@ -167,7 +169,7 @@ class MaskedImageEncoder(UnimodalTextEncoder, ImageEncoder, Protocol):
     """
 
     def encode_masked(self, image: Image, masked: Bool[Tensor, "b cells"]) -> Tokens:
-        """As `encode_image`, with the mask token in place of patches where `masked` is True.
+        """Image tokens as from `encode_image`, with the mask token at patches where `masked` is True.
 
         Raises UnsupportedOperation for a model without a mask token.
         """
@@ -224,7 +226,7 @@ class ChanceLoss:
     """Chance level: the loss of a model that knows only the label prior, and why a loss may stay there."""
 
     value: float  # in nats, the unit of the loss it belongs to
-    name: str  # "entropy of the matching prior"
+    name: str  # the predictions that give it: "uniform over candidates"
     usual_cause: str  # what usually keeps a loss on it
 
 
@@ -251,7 +253,7 @@ class ContrastiveStep(Protocol):
     """A step with losses that contrast samples of a batch: with a single sample such a loss is 0 and trains nothing."""
 
     def samples_compared(self, among: ComparisonPool) -> dict[str, int]:
-        """By loss: how many candidates each sample is contrasted with, itself included."""
+        """How many candidates each sample is contrasted with, itself included, by loss."""
         ...
 
 
@@ -264,7 +266,7 @@ class TrainStep(Protocol):
     """
 
     weights: dict[str, float]  # the losses that are summed and trained, with their weights
-    chance_losses: dict[str, ChanceLoss]  # chance level of each loss, where it is known
+    chance_losses: dict[str, ChanceLoss]  # chance level of each loss, if it is known
 
     def num_terms(self, batch: Batch) -> dict[str, Tensor]:
         """How many terms each loss and metric averages over on this batch, as 0-d float32. Does not run the model."""
@@ -276,6 +278,6 @@ class TrainStep(Protocol):
 
 
 def student_of(module: nn.Module) -> nn.Module:
-    """The part of a step that is saved and used after training: its `student` where it has one, else the step."""
+    """The part of a step that is saved and used after training: its `student` if it has one, else the step."""
     student = getattr(module, "student", None)
     return student if isinstance(student, nn.Module) else module

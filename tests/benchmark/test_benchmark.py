@@ -162,7 +162,7 @@ def test_a_folder_of_other_settings_is_not_this_row(finished: Path):
     longer = replace(contrasted(), training=replace(SHORT, steps=5))
     before = (finished / "contrast/seed0/last/metrics.jsonl").read_bytes()
     result = table(finished, {"contrast": (longer,)}, seeds=(0,))
-    assert "failed: RunError: " in result["contrast"][0] and "holds a run of other settings" in result["contrast"][0]
+    assert "failed: RunError: " in result["contrast"][0] and "contains a run of other settings" in result["contrast"][0]
     assert (finished / "contrast/seed0/last/metrics.jsonl").read_bytes() == before
 
 

@@ -122,7 +122,7 @@ def test_fields_can_be_checked_against_each_other():
         (CrossViTConfig, {"image_sizes": (241, 224)}, "model.image_sizes must be a multiple of model.patch_sizes"),
         (MAEConfig, {"dim": 6, "num_heads": 2}, "model.dim must be a multiple of 4: got 6"),
         (ALBEFConfig, {"num_images": 0}, "model.num_images must be in"),
-        (Teacher, {"queue_size": 8}, "teacher.queue_size must be 0 where teacher.momentum is 0"),
+        (Teacher, {"queue_size": 8}, "teacher.queue_size must be 0 if teacher.momentum is 0"),
         (ImageSettings, {"std": (0.5, 0.0, 0.5)}, r"images.std must be in \(0, 100\]: got 0.0"),
     ],
 )

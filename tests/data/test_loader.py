@@ -187,7 +187,8 @@ def test_an_evaluation_pass_omits_bad_samples_and_reports_each():
 
 
 def test_rate_gives_workers_and_speed():
-    assert rate(pairs(bad=frozenset({1})), workers=2).endswith("samples/s (2 workers)")
+    assert rate(pairs(bad=frozenset({1})), workers=2).endswith("samples/s per worker (2 workers)")
+    assert rate(pairs(), workers=0).endswith("samples/s in the main process")
 
 
 BROKEN = [Skipped(0, "row 0", "broken")]

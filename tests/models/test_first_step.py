@@ -184,15 +184,19 @@ def test_a_collapsed_visual_tokenizer_raises(tokenizer: str):
 @pytest.mark.parametrize(
     ("name", "objectives", "message"),
     [
-        ("clip.small", Objectives(itm=1.0), "a CLIP cannot learn itm: it has no fuse"),
-        ("vilt.tiny", Objectives(itc=1.0), "a ViLT cannot learn itc: it has no pooled_features"),
+        ("clip.small", Objectives(itm=1.0), "a CLIP cannot be trained with itm: it has no fusion of text and image"),
+        (
+            "vilt.tiny",
+            Objectives(itc=1.0),
+            "a ViLT cannot be trained with itc: it has no separate image and text features",
+        ),
         ("visualbert.small", Objectives(masked_regions=1.0), "no head 'regions'"),
         ("vlmo.small", Objectives(itm=1.0, hard_negatives=True), "hard negatives of itm are sampled by itc similarity"),
-        ("scan.small", Objectives(lm=1.0), "it has no decode"),
+        ("scan.small", Objectives(lm=1.0), r"it has no autoregressive text decoder \(blip, coca have one\)"),
         (
             "vilt.tiny",
             Objectives(masked_codes_image_only=1.0),
-            "a ViLT cannot learn masked_codes_image_only: it has no encode_masked, encode_unimodal",
+            "a ViLT cannot be trained with masked_codes_image_only: it has no encoder of masked images",
         ),
         (
             "vlmo.base",

@@ -94,7 +94,7 @@ def test_invalid_gpus_are_one_line_errors(capsys: pytest.CaptureFixture[str]):
         parse_gpus("8xa100") == (8, "A100") and parse_gpus("H200") == (1, "H200") and parse_gpus("cpu:2") == (2, "cpu")
     )
     for words, message in (
-        (["--gpus", "8xTPU"], "write 8xA100 or cpu:2; known are A100"),
+        (["--gpus", "8xTPU"], "write 8xA100 or cpu:2; known kinds are A100"),
         (["--gpus", "0xA100"], "write 8xA100"),
         (["--gpus", "cpu:none"], "write cpu:2"),
         ([], "--gpus is missing"),

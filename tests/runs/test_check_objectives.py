@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib import import_module
+from inspect import isfunction
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from diptych.config.training import Training
 from diptych.data.examples import PairExamples
 from diptych.data.synthetic.source import Scenes
 from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.models.configs import PUBLISHED
 from diptych.objectives.itc import ITC
 from diptych.objectives.itm import HardNegativeITM
 from diptych.objectives.masked_regions import ContrastTarget, MaskedRegions, class_target
@@ -26,7 +29,7 @@ from diptych.objectives.triplet import TripletLoss
 from diptych.protocols import ComparisonPool
 from diptych.runs import train as training
 from diptych.runs.build import build
-from diptych.runs.check_objectives import check_samples, compares_samples
+from diptych.runs.check_objectives import CAPABILITIES, NEEDS, check_samples, compares_samples
 from diptych.runs.run_folder import RunError
 from diptych.runs.train import open_validation
 from diptych.tasks.retrieval import Retrieval
@@ -150,3 +153,22 @@ def test_tasks_that_compare_no_samples_train_with_batch_size_1(
     words = ["finetune", task, "--recipe", "vilt.tiny", *small, "--batch_size", "1", *out]
     assert main(words) == 0
     assert json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])[task] > 0
+
+
+def test_errors_name_the_systems_that_have_a_capability():
+    for _, protocol, _ in NEEDS:
+        assert protocol in CAPABILITIES
+    for protocol, (_, systems) in CAPABILITIES.items():
+        methods = {
+            name
+            for base in protocol.__mro__
+            for name, value in vars(base).items()
+            if isfunction(value) and not name.startswith("_")
+        }
+        able = []
+        for system in PUBLISHED:
+            module = import_module(f"diptych.models.{system}.model")
+            own = [value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__]
+            if any(all(hasattr(value, method) for method in methods) for value in own):
+                able.append(system)
+        assert not systems or systems == ", ".join(able), protocol.__name__

@@ -103,9 +103,9 @@ def test_types_and_versions_are_checked_when_a_run_is_read(folder: Path, path: s
 @pytest.mark.parametrize(
     ("path", "value", "kind", "message"),
     [
-        ("run/model/dim", 20000, RunError, "run.json describes a model of .* parameters, but model.safetensors holds"),
+        ("run/model/dim", 20000, RunError, "run.json describes a model of .* parameters, but model.safetensors has"),
         ("run/model/dim", 32, WeightsError, "of another shape: words.word.weight is .114, 16., the model has .114, 32."),
-        ("run/model/depth", 400, RunError, "describes a model of 400 layers, but model.safetensors holds .* tensors"),
+        ("run/model/depth", 400, RunError, "describes a model of 400 layers, but model.safetensors has .* tensors"),
         ("run/model/depth", 3, WeightsError, "missing: "),
         ("run/model/vocab_size", 2_000_000, WeightsError, "of another shape: "),
         ("run/model/text_length", 50, WeightsError, "of another shape: "),

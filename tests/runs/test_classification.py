@@ -87,5 +87,5 @@ def test_a_system_s_own_recipe_fine_tunes_at_its_larger_image_size(tmp_path: Pat
         for name, p in larger.named_parameters()
         if name.startswith("model.") and name != "model.image.patches.position"
     )
-    with pytest.raises(RunError, match=r"blip\.vqa is for a BLIP, but .* holds a ALBEF"):
+    with pytest.raises(RunError, match=r"blip\.vqa is for a BLIP, but .* contains a ALBEF"):
         inherited(tmp_path, recipe("blip.vqa", "Finetune"), own=True)

@@ -237,7 +237,7 @@ def test_report_is_self_contained_with_curves_chance_levels_heat_maps_and_findin
     page = (pretrained / "report.html").read_text()
     assert not re.findall(r"""(?:src|href)=["']?(?!data:|#)[^"'\s>]+""", page)
     assert "<script" not in page and "http" not in re.sub(r"xmlns=\S+|http-equiv", "", page)
-    assert "entropy of the matching prior" in page and "unigram entropy" in page
+    assert "predicting the share of matched pairs" in page and "unigram entropy" in page
     assert page.count('<article class="heat"') == 6
     findings = json.loads((pretrained / "diagnostics.json").read_text())["findings"]
     assert any(finding["verdict"] in ("early", "stuck") for finding in findings), "some loss is still at chance level"

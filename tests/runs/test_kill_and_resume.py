@@ -78,7 +78,7 @@ def test_a_signal_to_stop_saves_a_checkpoint_and_prints_how_to_resume(
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert f"saved in {out}: the same command goes on from here" in output.splitlines()[-1]
+    assert f"saved in {out}: the same command resumes from here" in output.splitlines()[-1]
     stopped = rows(out)[-1]["step"]
     assert 3 <= stopped < steps
     if not workers:  # resuming is tested only once, with workers

@@ -229,7 +229,7 @@ def test_corrupt_captions_does_not_write_into_a_folder_of_tars(tmp_path: Path, c
     words = ["corrupt-captions", "scenes:8", "--out", str(tmp_path / "out"), "--shard_size", "4"]
     assert main(words) == 0
     before = contents(tmp_path)
-    assert "holds train-00000.tar already; give another --out" in error_line([*words, "--seed", "3"], capsys)
+    assert "already contains train-00000.tar; give another --out" in error_line([*words, "--seed", "3"], capsys)
     assert contents(tmp_path) == before
 
 

@@ -201,7 +201,7 @@ def test_vqa_reports_the_best_possible_accuracy_beside_its_own(tmp_path: Path, c
     assert metrics[BEST_OF_LIST] == pytest.approx(3 / 5) and 0 <= metrics["accuracy"] <= 3 / 5
     out = capsys.readouterr().out
     page = (folder / "report.html").read_text()
-    for line in ("best possible accuracy, any text", "best possible accuracy, the run's answers"):
+    for line in ("upper bound on accuracy, any answer", "upper bound on accuracy, the run's answers"):
         assert any(row.startswith(line) for row in out.splitlines()) and line.replace("'", "&#39;") in page
     rows = [json.loads(row) for row in next(folder.glob("evaluate-vqa-*/predictions.jsonl")).read_text().splitlines()]
     assert {row["answer"] for row in rows} <= {"a", "b", "2", "no"}
@@ -276,3 +276,14 @@ def test_a_report_that_cannot_be_written_loses_no_metric(tmp_path: Path, capsys:
     (folder / "report.html").mkdir()
     assert evaluated(folder, "matching")[0] == 0
     assert "report.html could not be made (" in capsys.readouterr().err
+
+
+def test_skipped_samples_are_counted_and_each_reason_is_listed_once(tmp_path: Path):
+    rows = [{"id": i, "where": "row 3 (a.jpg)", "why": "truncated"} for i in range(5)]
+    rows.append({"id": 9, "where": "row 4 (b.jpg)", "why": "too large"})
+    (tmp_path / "skipped.json").write_text(json.dumps(rows))
+    assert report.skipped(tmp_path) == (
+        "6 samples were skipped (skipped.json lists them): row 3 (a.jpg): truncated; row 4 (b.jpg): too large"
+    )
+    (tmp_path / "skipped.json").write_text(json.dumps(rows[:1]))
+    assert report.skipped(tmp_path).startswith("1 sample was skipped (")

@@ -98,4 +98,4 @@ def test_a_run_json_that_does_not_belong_to_the_checkpoint_raises(tmp_path: Path
     (tmp_path / "a" / "run.json").write_bytes((tmp_path / "b" / "run.json").read_bytes())
     capsys.readouterr()
     assert main(pretrain(tmp_path / "a", steps=2)) == 2
-    assert f"{tmp_path / 'a'} holds a run with seed = 5, not 0" in capsys.readouterr().err
+    assert f"{tmp_path / 'a'} contains a run with seed = 5, not 0" in capsys.readouterr().err

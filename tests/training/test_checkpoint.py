@@ -114,3 +114,20 @@ def test_weights_have_the_file_mode_of_other_files(tmp_path: Path):
     checkpoint.save_weights(tmp_path, nn.Linear(2, 2))
     mode, default_mode = (stat.S_IMODE((tmp_path / name).stat().st_mode) for name in (MODEL, "usual"))
     assert mode == default_mode
+
+
+def test_two_spellings_of_one_folder_are_the_same_setting(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for spelling in ("data", "data/", str(tmp_path / "data"), "./data"):
+        checkpoint.check_same_settings(tmp_path, {"data": "data"}, {"data": spelling})
+    with pytest.raises(CheckpointError, match="contains a run with data = data, not other: continue it with"):
+        checkpoint.check_same_settings(tmp_path, {"data": "data"}, {"data": "other"})
+
+
+def test_only_a_run_with_other_steps_names_init_from(tmp_path):
+    saved = {"steps": 12, "seed": 0}
+    with pytest.raises(CheckpointError, match=r"steps = 12, not 14: the steps of a run cannot be changed.*--init_from"):
+        checkpoint.check_same_settings(tmp_path, saved, saved | {"steps": 14})
+    with pytest.raises(CheckpointError, match="seed = 0, not 1: continue it with the same value"):
+        checkpoint.check_same_settings(tmp_path, saved, {"steps": 14, "seed": 1})

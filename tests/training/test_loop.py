@@ -270,6 +270,11 @@ def test_an_unused_parameter_is_reported(tmp_path):
     assert [f["subject"] for f in findings if f["verdict"] == "unused"] == ["2 parameters (spare.weight, spare.bias)"]
 
 
+def test_no_loss_is_stuck_before_twenty_steps(tmp_path):
+    run(tmp_path, Toy(), settings(steps=2, patience=1))
+    assert json.loads((tmp_path / "diagnostics.json").read_text())["patience"] >= 20
+
+
 def test_a_run_with_another_seed_or_model_is_an_error_that_names_the_field(tmp_path):
     run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": {"dim": 16}})
     with pytest.raises(CheckpointError, match=r"seed = 0, not 1"):

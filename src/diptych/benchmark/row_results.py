@@ -1,4 +1,4 @@
-"""Cells of the benchmark table, read from run folders alone: losses beside chance levels, metrics, training time."""
+"""Cells of the benchmark table, read only from run folders: losses and their chance levels, metrics, training time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAST_SHARE = 0.05  # the share of the steps over which the final loss is average
 
 @dataclass(frozen=True)
 class Loss:
-    """A training loss: its first logged mean, its mean over the last steps, and its chance level, where it has one."""
+    """A training loss: its first logged mean, its mean over the last steps, and its chance level, if it has one."""
 
     start: float
     end: float
@@ -47,7 +47,7 @@ class StageResult:
 
 @dataclass(frozen=True)
 class RowResult:
-    """The results of a row with one seed. Without stages: why it failed, or ``""`` where it was not run."""
+    """The results of a row with one seed. Without stages: why it failed, or ``""`` if it was not run."""
 
     row: str
     seed: int
@@ -67,7 +67,7 @@ def scorable_tasks(run: Pretrain) -> tuple[str, ...]:
 
 
 def same_run(folder: Path, run: Pretrain) -> bool:
-    """Whether a folder holds this run, on the same features. The name, device and speed settings may differ."""
+    """Whether a folder contains this run, on the same features. The name, device and speed settings may differ."""
     if not (folder / "run.json").is_file():
         return False
     existing, facts = read_run(folder)
@@ -80,7 +80,7 @@ def _identity(run: Pretrain | Finetune) -> dict[str, Any]:
 
 
 def is_trained(folder: Path, run: Pretrain) -> bool:
-    """Whether a folder holds all steps of a run."""
+    """Whether a folder contains all steps of a run."""
     try:
         state = checkpoint.read_training_state(folder)
     except CheckpointError:  # training reports the damage and resumes from the checkpoint before
@@ -89,7 +89,7 @@ def is_trained(folder: Path, run: Pretrain) -> bool:
 
 
 def stored_metrics(folder: Path, run: Pretrain, evaluation: Evaluation) -> dict[str, float] | None:
-    """The metrics of a finished evaluation with exactly these settings; None where there is none."""
+    """The metrics of a finished evaluation with exactly these settings; None if there is none."""
     evaluation = complete(evaluation, run)
     if not (path := folder / name_of(evaluation, run.data) / "metrics.json").is_file():
         return None
@@ -98,7 +98,7 @@ def stored_metrics(folder: Path, run: Pretrain, evaluation: Evaluation) -> dict[
 
 
 def stage_result(folder: Path, run: Pretrain, evaluations: Mapping[str, Evaluation]) -> StageResult | None:
-    """The result of a run that is trained and evaluated on all tasks of `evaluations`; None where it is not."""
+    """The result of a run that is trained and evaluated on all tasks of `evaluations`; None if it is not."""
     if not same_run(folder, run) or not is_trained(folder, run):
         return None
     scores = {task: stored_metrics(folder, run, evaluation) for task, evaluation in evaluations.items()}

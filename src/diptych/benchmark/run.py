@@ -103,10 +103,10 @@ def benchmark(
 
 
 def run_stages(stages: list[Stage]) -> None:
-    """Trains and evaluates the stages that are not yet. Raises RunError where a folder holds another run."""
+    """Trains and evaluates the stages that are not yet. Raises RunError if a folder contains another run."""
     for stage in stages:
         if (stage.folder / "run.json").is_file() and not same_run(stage.folder, stage.run):
-            raise RunError(f"{stage.folder} holds a run of other settings; give another --out, or remove it")
+            raise RunError(f"{stage.folder} contains a run of other settings; give another --out, or remove it")
         if not is_trained(stage.folder, stage.run):
             pretrain(stage.run, stage.folder)
         for evaluation in stage.evaluations.values():

@@ -43,8 +43,8 @@ def table_note(data: str, seeds: Sequence[int]) -> str:
         "training time per seed, all stages. A loss starts at the mean of the first logged steps and ends at the mean "
         f"of the last {LAST_SHARE:.0%} of the steps; its chance level is the loss of a model that knows only the label "
         "prior. Matching: accuracy in percent, half of the pairs with another image. Recall: percent, over the whole "
-        "gallery, all images against all captions; where the top was re-ranked by ITM (evaluate --rerank_by), "
-        "contrastive retrieval alone is in brackets."
+        "gallery, all images against all captions; if the top was re-ranked by ITM (evaluate --rerank_by), "
+        "contrastive retrieval only is in brackets."
     )
 
 
@@ -91,7 +91,7 @@ def _losses(cells: list[RowResult]) -> str:
 
 
 def _score(cells: list[RowResult], task: str, metric: str, scale: float, digits: int = 1) -> str:
-    """A metric of the last stage; NOTHING where a seed lacks it."""
+    """A metric of the last stage; NOTHING if a seed lacks it."""
     metrics = [cell.stages[-1].scores.get(task, {}).get(metric) for cell in cells]
     values = [scale * value for value in metrics if value is not None]
     return _mean(values, digits) if len(values) == len(metrics) else NOTHING

@@ -32,7 +32,7 @@ def corrupt_captions(config: CorruptCaptions, out: Path) -> tuple[int, int]:
             f"no image from {config.first} to {config.last} of the {len(clean)}; give other --first, --last"
         )
     if existing := next((path.name for path in (*out.glob(f"{config.split}-*.tar"), out / TRUTH) if path.exists()), ""):
-        raise DataError(f"{out} holds {existing} already; give another --out, or remove what was written there")
+        raise DataError(f"{out} already contains {existing}; give another --out, or remove what was written there")
     source = CorruptedCaptions(clean, config.fraction, config.seed, images)
     out.mkdir(parents=True, exist_ok=True)
     truth: list[dict[str, Any]] = []

@@ -31,7 +31,7 @@ class Verdict:
 def passes_filter(text: Row, config: CapFilt) -> tuple[bool, str]:
     """Whether a text passes the filter, and the reason: each score must be over its threshold.
 
-    Source: BLIP, section 3.3: a text is dropped where the ITM head predicts that it does not match.
+    Source: BLIP, section 3.3: a text is dropped if the ITM head predicts that it does not match.
     """
     if "bad" in text:
         return False, text["bad"]
@@ -49,7 +49,7 @@ def passes_filter(text: Row, config: CapFilt) -> tuple[bool, str]:
 def decide(row: Row, config: CapFilt, duplicate: Row | None = None) -> Verdict:
     """The verdict on an image of the first pass.
 
-    `duplicate`: the image that it is a near duplicate of, where that is a reason to drop it.
+    `duplicate`: the image that it is a near duplicate of, if that is a reason to drop it.
     """
     image = {name: row[name] for name in ("key", "index", "where")}
     if "bad" in row:
@@ -90,7 +90,7 @@ class FilteredShard:
 
 @dataclass(frozen=True)
 class OutputShard:
-    """The output files of an input shard. The tar is written last, so that where it exists all files are complete."""
+    """The output files of an input shard. The tar is written last, so that if it exists all files are complete."""
 
     tar: Path
     decisions: Path
@@ -106,7 +106,7 @@ class OutputShard:
         return self.tar.is_file()
 
     def write(self, filtered: FilteredShard, opened: OpenShard) -> None:
-        """Writes all files. Raises BadSample where an image has become unreadable since the first pass."""
+        """Writes all files. Raises BadSample if an image has become unreadable since the first pass."""
         encoded = [encode_texts(row, verdict) for row, verdict in zip(filtered.rows, filtered.verdicts, strict=True)]
         pairs = [pair for verdict, _ in encoded for pair in verdict.pairs]
         for file, rows in ((self.decisions, pairs), (self.similar, filtered.similar)):
@@ -124,7 +124,7 @@ class OutputShard:
 
 
 def encode_texts(row: Row, verdict: Verdict) -> tuple[Verdict, bytes]:
-    """A verdict and its JSON in the tar; empty where no text is left, or where the JSON would be too long to read."""
+    """A verdict and its JSON in the tar; empty if no text is left, or if the JSON would be too long to read."""
     if not verdict.texts:
         return verdict, b""
     try:

@@ -92,7 +92,7 @@ def load_model(folder: Path, config: CapFilt, device: torch.device) -> Evaluated
 
 
 class Captioner:
-    """Generates captions of images with a trained run. Raises RunError where it was not trained to."""
+    """Generates captions of images with a trained run. Raises RunError if it was not trained to."""
 
     def __init__(self, evaluated: EvaluatedModel, config: CapFilt):
         module: Any = evaluated.module
@@ -130,7 +130,7 @@ class Captioner:
 class Filter:
     """Scores image-text pairs with a trained run: by its ITM head, by cosine similarity (ITC), or by both.
 
-    Raises RunError where it was trained for neither, or only for ITC while `min_cosine` is not set.
+    Raises RunError if it was trained for neither, or only for ITC while `min_cosine` is not set.
     """
 
     def __init__(self, evaluated: EvaluatedModel, config: CapFilt):
@@ -171,7 +171,7 @@ class Filter:
 
 
 def image_embedding(evaluated: EvaluatedModel, image: Tokens) -> Float[Tensor, "b e"]:
-    """Unit-norm image embeddings: projected as for ITC where trained, else the pooled features, else the mean token."""
+    """Unit-norm image embeddings: projected as for ITC if trained, else the pooled features, else the mean token."""
     model, module = evaluated.model, evaluated.module
     if not isinstance(model, DualEncoder):
         return F.normalize(image.mean().float(), dim=-1)

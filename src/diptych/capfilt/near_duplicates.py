@@ -61,12 +61,12 @@ class FeatureIndex:
         self.places += places
 
     def nearest(self, vectors: Float[np.ndarray, "n e"]) -> list[Neighbour | None]:
-        """The nearest added vector of each vector, None where it is not over the threshold; the first of equal ones."""
+        """The nearest added vector of each vector, None if it is not over the threshold; the first of equal ones."""
         starts = range(0, len(vectors), BLOCK)
         return [neighbour for start in starts for neighbour in self._nearest(vectors[start : start + BLOCK])]
 
     def _nearest(self, vectors: Float[np.ndarray, "n e"]) -> list[Neighbour | None]:
-        """As `nearest`, for at most BLOCK vectors, so that at most BLOCK x BLOCK cosines are in memory."""
+        """Results as from `nearest`, for at most BLOCK vectors, so that at most BLOCK x BLOCK cosines are in memory."""
         queries = torch.from_numpy(vectors).to(self.device)
         best = torch.full((len(queries),), -2.0, device=self.device)
         place = torch.zeros(len(queries), dtype=torch.long, device=self.device)
@@ -80,7 +80,8 @@ class FeatureIndex:
     def find_and_add(
         self, vectors: Float[np.ndarray, "n e"], places: list[int], stay: list[bool]
     ) -> list[Neighbour | None]:
-        """As `nearest`, among the added vectors and the earlier ones of `vectors` that `stay` and have no neighbour.
+        """Results as from `nearest`, among the added vectors and the earlier ones of `vectors` that `stay` and have no
+        neighbour.
 
         Those are then added.
         """

@@ -31,7 +31,7 @@ from diptych.utils.terminal import echo
 SETTINGS = "capfilt.json"
 CHANGEABLE = ("device", "workers")  # settings that may change when a run is resumed
 FILTER_SETTINGS = ("min_itm", "min_cosine", "synthetic", "duplicate_cosine", "duplicates", "leaks", "scored")
-"""Settings of the second pass alone: with --scored they may differ from those of the first pass."""
+"""Settings of the second pass only: with --scored they may differ from those of the first pass."""
 Counts = dict[str, int]
 Settings = dict[str, Any]
 
@@ -99,7 +99,7 @@ def _score(
 ) -> None:
     """Runs the first pass on those of this process's shards that are not scored yet.
 
-    Models are loaded only where such a shard exists, and nothing is written before they are known to be suitable.
+    Models are loaded only if such a shard exists, and nothing is written before they are known to be suitable.
     """
     own = workers.share([*((shard, False) for shard in shards), *((shard, True) for shard in against)])
     left = [(shard, test) for shard, test in own if not config.scored and not ScoredShard.of(out, shard).done]
@@ -128,7 +128,7 @@ def _load_scorer(config: CapFilt, device: torch.device) -> Scorer:
 def check_settings(config: CapFilt, shards: Sequence[InputShard], against: Sequence[InputShard], out: Path) -> Settings:
     """The settings, weights and shards that define a run.
 
-    Raises CheckpointError, RunError where `out` (or the folder `config.scored`) holds a run with others.
+    Raises CheckpointError, RunError if `out` (or the folder `config.scored`) contains a run with others.
     """
     settings: Settings = {k: v for k, v in asdict(config).items() if k not in CHANGEABLE}
     runs = {name: settings[name] for name in ("captioner", "filter") if settings[name]}
@@ -139,12 +139,12 @@ def check_settings(config: CapFilt, shards: Sequence[InputShard], against: Seque
     if (out / SETTINGS).is_file():
         check_same_settings(out, _saved_settings(out), settings, {"scored": ""})
     elif any(OutputShard.of(out, shard).done for shard in shards):
-        raise RunError(f"{out} holds shards that capfilt did not write; give another --out")
+        raise RunError(f"{out} contains shards that capfilt did not write; give another --out")
     return settings
 
 
 def _check_scored(scored: Path, settings: Settings, shards: Sequence[InputShard]) -> None:
-    """Raises CheckpointError, RunError where the scores in `scored` have other settings or are incomplete."""
+    """Raises CheckpointError, RunError if the scores in `scored` have other settings or are incomplete."""
     check_same_settings(scored, _first_pass(_saved_settings(scored)), _first_pass(settings))
     if left := sum(not ScoredShard.of(scored, shard).done for shard in shards):
         raise RunError(f"{scored}: {left} of {len(shards)} shards are not scored yet; let that run end first")

@@ -43,7 +43,7 @@ Tick = Callable[[float], None]
 class ScoredShard:
     """The files of a scored shard: a row for each image, and an embedding for each readable one.
 
-    The rows are written last, so that where they exist both files are complete.
+    The rows are written last, so that if they exist both files are complete.
     """
 
     rows: Path

@@ -101,7 +101,7 @@ def _opened(data: str, split: str, min_side: int | None) -> Captioned:
 
 
 def check_output(shards: Sequence[InputShard], out: Path) -> None:
-    """Raises DataError where an output tar would overwrite an input tar."""
+    """Raises DataError if an output tar would overwrite an input tar."""
     for shard in shards:
         if shard.tar and Path(shard.data).resolve() == (out / f"{shard.name}.tar").resolve():
             raise DataError(f"{shard.data} would be overwritten; give another --out")

@@ -82,7 +82,7 @@ def write_summary(
 ) -> dict[str, int]:
     """Writes decisions.jsonl, similar.jsonl, skipped.jsonl, summary.json and report.html; returns the counts.
 
-    `against`: the shards of the test set. Raises DataError where no sample can be used.
+    `against`: the shards of the test set. Raises DataError if no sample can be used.
     """
     count, outputs = DecisionCounts(), [OutputShard.of(out, shard) for shard in shards]
     _join(out / "decisions.jsonl", [output.decisions for output in outputs])
@@ -189,7 +189,7 @@ def _near_duplicates(shards: dict[str, InputShard], rows: Sequence[Row]) -> Iter
 
 
 def _image(shard: InputShard, index: int) -> Pillow.Image | None:
-    """An image of a shard; None where it cannot be read."""
+    """An image of a shard; None if it cannot be read."""
     try:
         return shard.open().source.image(index)
     except BadSample:

@@ -57,19 +57,19 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[0] == "--version":
         echo(f"diptych {__version__}")
         return 0
-    name, *words = arguments
+    name, *args = arguments
     from diptych.cli.errors import error_message, is_user_error, suggest_name
 
     if name not in COMMANDS:
         return fail(f"there is no command {name!r}{suggest_name(name, COMMANDS)} (diptych --help lists them)")
     module = name.replace("-", "_")
-    debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    debug = "--debug" in args
+    args = [word for word in args if word != "--debug"]
     from diptych.training.signals import terminated_as_interrupted
 
     try:
         with terminated_as_interrupted(), _report_errors_raised(debug):
-            return getattr(import_module(f"diptych.cli.{MODULES.get(name, module)}"), f"{module}_command")(words) or 0
+            return getattr(import_module(f"diptych.cli.{MODULES.get(name, module)}"), f"{module}_command")(args) or 0
     except KeyboardInterrupt:
         return fail("interrupted; files that are already complete stay", 130)
     except Exception as error:
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 @contextmanager
 def _report_errors_raised(debug: bool) -> Iterator[None]:
-    """With ``--debug``, an error while writing a report is raised; without it, it prints as one line."""
+    """Context in which an error while writing a report is raised (``--debug``), not printed as one line."""
     if not debug:
         yield
         return

@@ -29,39 +29,42 @@ TOP_LEVEL = frozenset(field.name for field in fields(Training))  # fields of `tr
 ALIASES = {"--from": "--init_from"}
 
 
-def pop_option(words: list[str], flag: str, default: str | None = None) -> str:
-    """The value of `flag`, which is removed from `words`.
+def pop_option(args: list[str], flag: str, default: str | None = None) -> str:
+    """The value of `flag`, which is removed from `args`.
 
     Raises:
         UsageError: The flag is missing and has no default, or its value is empty. (An unset shell variable gives an
             empty value; as a path it would mean the current folder.)
     """
-    for i, word in enumerate(words):
+    for i, word in enumerate(args):
         name, joined, value = word.partition("=")
         if name != flag:
             continue
-        if not joined and i + 1 < len(words) and not words[i + 1].startswith("--"):
-            value = words.pop(i + 1)
+        if not joined and i + 1 < len(args) and not args[i + 1].startswith("--"):
+            value = args.pop(i + 1)
         if not value.strip():
             raise UsageError(f"{flag} needs a value")
-        del words[i]
+        del args[i]
         return value
     if default is None:
-        near = find_misspelt(flag, words)
+        near = find_misspelt(flag, args)
         raise UsageError(f"{flag} is missing{f'; did you mean it by {near}?' if near else ''}")
     return default
 
 
-def pop_positional(words: list[str], name: str) -> str:
-    """The first word, which is removed from `words`. Raises UsageError, with `name`, where it is missing or a flag."""
-    if not words or words[0].startswith("-"):
-        raise UsageError(f"{name} is missing")
-    return words.pop(0)
+def pop_positional(args: list[str], name: str, remedy: str = "") -> str:
+    """The first word, which is removed from `args`.
+
+    Raises UsageError, with the `name` of what is expected and the `remedy`, if it is missing or a flag.
+    """
+    if not args or args[0].startswith("-"):
+        raise UsageError(f"no {name.removeprefix('the ')} given{remedy and f'; {remedy}'}")
+    return args.pop(0)
 
 
-def pop_folder(words: list[str], flag: str = "--out") -> Path:
-    """The folder that `flag` names, which need not exist. Raises UsageError where it is a file."""
-    path = Path(pop_option(words, flag))
+def pop_folder(args: list[str], flag: str = "--out") -> Path:
+    """The folder that `flag` names, which need not exist. Raises UsageError if it is a file."""
+    path = Path(pop_option(args, flag))
     if path.exists() and not path.is_dir():
         raise UsageError(f"{flag} {path} is a file; give a folder")
     return path
@@ -79,23 +82,23 @@ def parse_int(text: str, flag: str, kind: Any) -> int:
     return int(text)
 
 
-def wants_help(words: Sequence[str]) -> bool:
-    """Whether ``-h`` or ``--help`` is among `words`."""
-    return bool({"-h", "--help"} & set(words))
+def wants_help(args: Sequence[str]) -> bool:
+    """Whether ``-h`` or ``--help`` is among `args`."""
+    return bool({"-h", "--help"} & set(args))
 
 
 def apply_overrides(
     config: T,
-    words: Sequence[str],
+    args: Sequence[str],
     command: str,
     top_level: frozenset[str] = TOP_LEVEL,
     positionals: Sequence[str] = (),
 ) -> T:
-    """`config` with the fields that `words` set.
+    """`config` with the fields that `args` set.
 
     Args:
         config: A run, or another dataclass of settings.
-        words: ``--field VALUE`` or ``--field=VALUE``.
+        args: ``--field VALUE`` or ``--field=VALUE``.
         command: Named in error messages.
         top_level: Fields of `training` whose flags need no prefix.
         positionals: Fields that the command takes by position, which therefore have no flag.
@@ -103,9 +106,9 @@ def apply_overrides(
     Raises:
         UsageError: A flag is unknown (the message suggests the nearest) or a value does not fit its field.
     """
-    words = [_tyro_flag(word, top_level) for word in words]
+    args = [_tyro_flag(word, top_level) for word in args]
     known = [flag for flag in flags(config) if flag.removeprefix("--") not in positionals]
-    for word in words:
+    for word in args:
         if word.startswith("--") and (flag := word.partition("=")[0]) not in known:
             typed = _typed_flag(flag)
             suggestion = suggest_flag(typed, [_typed_flag(name) for name in known])
@@ -113,19 +116,19 @@ def apply_overrides(
     output = io.StringIO()
     try:
         with redirect_stderr(output), redirect_stdout(output):
-            return _parse(config, words, command)
+            return _parse(config, args, command)
     except SystemExit:
         message = _one_line(output.getvalue())
     if extra := re.fullmatch(r"(?:Unrecognized options )?Unrecognized options: (.*)", message):
-        message = _stray_word(words, extra[1].split(" ")[0])
+        message = _stray_word(args, extra[1].split(" ")[0])
     raise UsageError(message)
 
 
-def _stray_word(words: Sequence[str], stray: str) -> str:
+def _stray_word(args: Sequence[str], stray: str) -> str:
     """The error message for a word that is neither a flag nor the value of one."""
-    before = words[: words.index(stray)] if stray in words else []
+    before = args[: args.index(stray)] if stray in args else []
     flag = next((word for word in reversed(before) if word.startswith("--")), "")
-    place = f" behind {_typed_flag(flag)}, which takes one value" if flag else ""
+    place = f" after {_typed_flag(flag)}, which takes one value" if flag else ""
     return f"Unrecognized options: {stray:.{MAX_REPR_CHARS}}{place}; quote a value that has blanks"
 
 
@@ -137,8 +140,9 @@ def show_help(config: Any, command: str, description: str | None, positionals: S
     output = io.StringIO()
     with suppress(SystemExit), redirect_stdout(output):
         _parse(config, ["--help"], command)
-    # the prefix of `training` is not typed; blanks in its place keep the columns aligned
+    # the prefix of `training` is not typed; blanks instead of it keep the columns aligned
     text = re.sub(r"--training\.(\S+(?: \S+)*)", lambda m: f"--{m[1]}{' ' * 9}", output.getvalue())
+    text = text.replace("{,", "{")  # the choice "" stands for a default only
     for name in positionals:  # the flag's line, and the lines on which its help continues
         text = re.sub(rf"^ +--{name} .*\n(?: {{8,}}.*\n)*", "", text, flags=re.MULTILINE)
     title = re.search(r"^\W*options\W*$", text, re.MULTILINE)
@@ -155,11 +159,11 @@ def flags(config: Any, prefix: str = "--") -> list[str]:
     return names
 
 
-def _parse(config: T, words: Sequence[str], command: str) -> T:
+def _parse(config: T, args: Sequence[str], command: str) -> T:
     return tyro.cli(
         type(config),
         default=config,
-        args=words,
+        args=args,
         prog=f"diptych {command}",
         use_underscores=True,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
@@ -195,7 +199,16 @@ def _one_line(panel: str) -> str:
         (r"could not convert string to float: ('.*')", r"expected a number, got \1"),
     ):
         text = re.sub(python, plain, text)
+    text = re.sub(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)\.?", _invalid_choice, text)
     return text or "the arguments could not be parsed"
+
+
+def _invalid_choice(match: re.Match[str]) -> str:
+    """The message for a value that is not among a flag's choices, with the nearest; "" stands for a default only."""
+    value, flag, listing = match.groups()
+    choices = [choice for choice in re.findall(r"'([^']*)'", listing) if choice]
+    suggestion = suggest_name(value, choices)
+    return f"{flag}: expected one of {', '.join(choices)}, got {value!r}{suggestion}"
 
 
 def recipe(name: str, kind: str = "Pretrain") -> Any:

@@ -6,7 +6,7 @@ Examples:
   diptych baselines --task vqa --data daquar/ --split val
   diptych baselines --task retrieval --data flickr8k/ --gallery 1000 --out chance.json
 
-  --task vqa         the most common answer of the train split; that of the question's type, where the data has types;
+  --task vqa         the most common answer of the train split; that of the question's type, if the data has types;
                      and that of the same question, else of questions with the same first two words
   --task retrieval, matching   chance, and the chance level of the losses
   --gallery N, --captions N    as for evaluate
@@ -34,10 +34,10 @@ class Baselines:
     out: str = ""  # a JSON file to write; empty: none
 
 
-def baselines_command(words: list[str]) -> None:
-    if wants_help(words) or not words:
+def baselines_command(args: list[str]) -> None:
+    if wants_help(args) or not args:
         return show_help(Baselines(), "baselines", __doc__)
-    config = apply_overrides(Baselines(), words, "baselines", top_level=frozenset())
+    config = apply_overrides(Baselines(), args, "baselines", top_level=frozenset())
     from diptych.runs.baselines import baselines
 
     scores = baselines(Evaluation(config.task, config.data, config.split, config.gallery, config.captions))

@@ -35,12 +35,12 @@ from diptych.runs.check_inputs import check_data, check_run_folder
 from diptych.utils.terminal import echo
 
 
-def capfilt_command(words: list[str]) -> None:
-    if wants_help(words) or not words:
+def capfilt_command(args: list[str]) -> None:
+    if wants_help(args) or not args:
         return show_help(CapFilt(), "capfilt DATA --out DIR", __doc__, positionals=("data",))
-    data, out = pop_positional(words, "the data (tar shards, a folder or a file)"), pop_folder(words)
+    data, out = pop_positional(args, "the data (tar shards, a folder or a file)"), pop_folder(args)
     config = replace(CapFilt(), data=data)
-    config = apply_overrides(config, words, "capfilt", top_level=frozenset(), positionals=("data",))
+    config = apply_overrides(config, args, "capfilt", top_level=frozenset(), positionals=("data",))
     for spec in filter(None, (config.data, config.against)):
         check_data(spec)
     for run in filter(None, (config.captioner, config.filter)):

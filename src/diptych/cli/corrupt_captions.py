@@ -20,12 +20,12 @@ from diptych.config.capfilt import CorruptCaptions
 from diptych.utils.terminal import echo
 
 
-def corrupt_captions_command(words: list[str]) -> None:
-    if wants_help(words) or not words:
+def corrupt_captions_command(args: list[str]) -> None:
+    if wants_help(args) or not args:
         return show_help(CorruptCaptions(), "corrupt-captions DATA --out DIR", __doc__, positionals=("data",))
-    data, out = pop_positional(words, "the data"), pop_folder(words)
+    data, out = pop_positional(args, "the data"), pop_folder(args)
     config = replace(CorruptCaptions(), data=data)
-    config = apply_overrides(config, words, "corrupt-captions", top_level=frozenset(), positionals=("data",))
+    config = apply_overrides(config, args, "corrupt-captions", top_level=frozenset(), positionals=("data",))
     from diptych.capfilt.corrupt_captions import corrupt_captions
 
     swapped, captions = corrupt_captions(config, out)

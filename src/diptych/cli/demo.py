@@ -18,13 +18,13 @@ from diptych.config.validation import Seed
 from diptych.utils.terminal import echo
 
 
-def demo_command(words: list[str]) -> None:
-    if wants_help(words):
+def demo_command(args: list[str]) -> None:
+    if wants_help(args):
         echo(__doc__)
         return
-    out, seed = Path(pop_option(words, "--out", "demo")), pop_option(words, "--seed", "0")
-    if words:
-        raise UsageError(f"demo takes --out DIR and --seed NUMBER, not {' '.join(words)}")
+    out, seed = Path(pop_option(args, "--out", "demo")), pop_option(args, "--seed", "0")
+    if args:
+        raise UsageError(f"demo takes --out DIR and --seed NUMBER, not {' '.join(args)}")
     number = parse_int(seed, "--seed", Seed)
     from diptych.runs.demo import demo
 

@@ -89,7 +89,7 @@ def error_message(error: Exception) -> str:
 
 
 def suggest_name(name: str, known: Iterable[str], max_names: int = 1) -> str:
-    """``"; did you mean …?"`` with the names nearest to `name`, case ignored; ``""`` where none is near."""
+    """``"; did you mean …?"`` with the names nearest to `name`, case ignored; ``""`` if none is near."""
     spelled = {candidate.lower(): candidate for candidate in known}
     near = [spelled[match] for match in get_close_matches(name.lower(), list(spelled), max_names, 0.3)]
     return f"; did you mean {' or '.join(near)}?" if near else ""
@@ -107,9 +107,9 @@ def suggest_flag(flag: str, known: Sequence[str]) -> str:
     return f"; did you mean {' or '.join(same)}{unit}?"
 
 
-def find_misspelt(flag: str, words: Iterable[str]) -> str:
-    """The flag among `words` that probably stands for `flag`; ``""`` where none does."""
-    flags = [word.partition("=")[0] for word in words if word.startswith("--")]
+def find_misspelt(flag: str, args: Iterable[str]) -> str:
+    """The flag among `args` that probably stands for `flag`; ``""`` if none does."""
+    flags = [word.partition("=")[0] for word in args if word.startswith("--")]
     same = [word for word in flags if _bare(word) in OTHER_NAMES.get(_bare(flag), "").split()]
     return next(iter(same or get_close_matches(flag, flags, 1)), "")
 

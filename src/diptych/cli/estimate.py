@@ -1,7 +1,7 @@
 """diptych estimate RECIPE --gpus 8xA100 [--utilisation 0.6] [--data DATA] [--batch_size N] [--FIELD VALUE ...]
 
 Estimates a run before it starts: tokens, FLOPs, memory on each rank, hours, and the bottleneck. One training step is
-made here on a few samples and everything in it is counted, so give the data of the run where you have it.
+made here on a few samples and everything in it is counted, so give the data of the run if you have it.
 
 Examples:
   diptych estimate albef.pretrain_4m --gpus 8xA100
@@ -36,18 +36,18 @@ if TYPE_CHECKING:
     from diptych.planning.estimate import Estimate
 
 
-def estimate_command(words: list[str]) -> None:
-    if wants_help(words) or not words:
+def estimate_command(args: list[str]) -> None:
+    if wants_help(args) or not args:
         echo(f"{__doc__}\nGPUs: {', '.join(ACCELERATORS)}, cpu\n\nRecipes:\n{list_recipes()}")
         return
-    name = pop_positional(words, "the recipe (diptych estimate --help lists them)")
-    gpus, share = pop_option(words, "--gpus"), pop_option(words, "--utilisation", "0.6")
+    name = pop_positional(args, "the recipe", "diptych estimate --help lists them")
+    gpus, share = pop_option(args, "--gpus"), pop_option(args, "--utilisation", "0.6")
     parse_gpus(gpus)
     try:
         utilisation = float(share)
     except ValueError:
         raise UsageError(f"--utilisation must be a number in (0, 1]: got {share!r}") from None
-    run: Pretrain = apply_overrides(recipe(name), words, f"estimate {name}")
+    run: Pretrain = apply_overrides(recipe(name), args, f"estimate {name}")
 
     from diptych.planning.estimate import estimate
 

@@ -11,7 +11,7 @@ Examples:
   TASK             vqa, retrieval or classification (CIFAR-100's files), with settings for a small machine; or a
                    system's own recipe, with the settings of its paper, for models of that system
   --from DIR       the pre-trained run
-  --recipe RECIPE  an untrained model in its place: the baseline that pre-training must beat. A system's own recipe
+  --recipe RECIPE  an untrained model instead: the baseline that pre-training must beat. A system's own recipe
                    without --from starts untrained as well
   --ablate PART    vqa: hide the image or the text of every question: the baselines that a model must beat
   --out DIR2       the run folder
@@ -42,34 +42,34 @@ EXAMPLES = {"vqa": "vilt.small", "retrieval": "vilt.small", "classification": "v
 """The tasks that any system can be fine-tuned on, each with a recipe whose model supports it."""
 
 
-def finetune_command(words: list[str]) -> None:
-    if wants_help(words[:1]) or not words:
+def finetune_command(args: list[str]) -> None:
+    if wants_help(args[:1]) or not args:
         own_recipes = f"Systems' own recipes:\n{list_recipes('Finetune')}"
         echo(f"{__doc__}\n{own_recipes}\n\ndiptych finetune TASK --help lists every option.")
         return
-    name = pop_positional(words, f"the task ({', '.join(EXAMPLES)})")
+    name = pop_positional(args, "the task", f"expected {', '.join(EXAMPLES)} or a system's own recipe")
     system_recipes = recipes("Finetune")
     own = name in system_recipes
     if not own and name not in EXAMPLES:
         suggestion = suggest_name(name, [*EXAMPLES, *system_recipes], 3)
-        raise UsageError(f"there is no task {name!r}{suggestion} (diptych finetune --help lists all)")
-    if wants_help(words):
+        raise UsageError(f"there is no task or recipe {name!r}{suggestion} (diptych finetune --help lists all)")
+    if wants_help(args):
         return show_help(_run(name, ""), f"finetune {name} --from DIR --data DATA --out DIR2", __doc__)
-    init_from, untrained = pop_option(words, "--from", ""), pop_option(words, "--recipe", "")
+    init_from, untrained = pop_option(args, "--from", ""), pop_option(args, "--recipe", "")
     if own and untrained:
         raise UsageError(f"{name} has a model of its own: give --from DIR, a pre-trained run, or neither")
     if not own and bool(init_from) == bool(untrained):
         raise UsageError("give either --from DIR, a pre-trained run, or --recipe RECIPE, an untrained model")
-    out = pop_folder(words)
+    out = pop_folder(args)
     run = _run(name, untrained)
-    check_data(pop_option([*words], "--data", run.data))
+    check_data(pop_option([*args], "--data", run.data))
     if init_from:
         check_run_folder(Path(init_from))
     from diptych.runs.finetune import finetune, inherited
 
     if init_from:
         run = inherited(Path(init_from), run, own)
-    finetune(apply_overrides(run, words, f"finetune {name}"), out)
+    finetune(apply_overrides(run, args, f"finetune {name}"), out)
 
 
 def _run(name: str, untrained: str) -> Finetune:

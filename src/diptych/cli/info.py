@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 SHARED = "shared with the above"
 
 
-def info_command(words: list[str]) -> None:
-    if wants_help(words) or not words:
+def info_command(args: list[str]) -> None:
+    if wants_help(args) or not args:
         echo(f"{__doc__}\nSystems: {', '.join(PUBLISHED)}\n\ndiptych pretrain --help lists the recipes.")
         return
-    name = pop_positional(words, f"the system ({', '.join(PUBLISHED)}) or recipe")
-    if words:
-        raise UsageError(f"info takes one system or recipe, not {' '.join(words)} besides")
+    name = pop_positional(args, "the system or recipe", f"systems: {', '.join(PUBLISHED)}")
+    if args:
+        raise UsageError(f"info takes only one system or recipe; remove {' '.join(args)}")
     if name not in (names := [*PUBLISHED, *recipes()]):
         suggestion = suggest_name(name, names)
         raise UsageError(f"there is no system or recipe {name!r}{suggestion}; systems: {', '.join(PUBLISHED)}")

@@ -9,7 +9,7 @@ Examples:
                    --out runs/clip
   diptych pretrain vilt.small --data flickr8k/ --init_from runs/words --out runs/pairs
 
-  RECIPE           a system and a configuration, as vilt.small; listed by diptych pretrain --help
+  RECIPE           a system and a configuration, such as vilt.small; diptych pretrain --help lists them
   --data DATA      a folder of images with captions (Karpathy or COCO JSON, CSV, TSV, JSONL), tar shards,
                    or scenes: images and captions that are generated
   --out DIR        the run folder: weights, checkpoint, metrics and report
@@ -31,18 +31,18 @@ from diptych.runs.check_inputs import check_inputs
 from diptych.utils.terminal import echo
 
 
-def pretrain_command(words: list[str]) -> None:
-    if wants_help(words[:1]) or not words:
+def pretrain_command(args: list[str]) -> None:
+    if wants_help(args[:1]) or not args:
         echo(f"{__doc__}\nRecipes:\n{list_recipes()}\n\ndiptych pretrain RECIPE --help lists every option.")
         return
-    name = pop_positional(words, "the recipe (diptych pretrain --help lists them)")
+    name = pop_positional(args, "the recipe", "diptych pretrain --help lists them")
     run = recipe(name)
-    if wants_help(words):
+    if wants_help(args):
         return show_help(run, f"pretrain {name} --data DATA --out DIR", __doc__)
-    out = pop_folder(words)
-    if not any(word.partition("=")[0] == "--data" for word in words):
+    out = pop_folder(args)
+    if not any(word.partition("=")[0] == "--data" for word in args):
         echo(f"no --data given: training on {run.data}, images and captions that are generated")
-    run = apply_overrides(run, words, f"pretrain {name}")
+    run = apply_overrides(run, args, f"pretrain {name}")
     check_inputs(run)
 
     from diptych.runs.pretrain import pretrain

@@ -6,7 +6,7 @@ Examples:
   diptych train-tokenizer flickr8k/ --size 8000 --out words.txt
   diptych pretrain vilt.small --data flickr8k/ --vocabulary words.txt --model.vocab_size 8000 --out runs/vilt
 
-  --out FILE.txt   gets one token a line, as BERT's vocab.txt
+  --out FILE.txt   is written with one token per line, like BERT's vocab.txt
   --size N         tokens at most; the command prints how many it wrote, which is the run's --model.vocab_size
 """
 
@@ -21,14 +21,14 @@ from diptych.runs.check_inputs import check_data
 from diptych.utils.terminal import echo
 
 
-def train_tokenizer_command(words: list[str]) -> None:
-    if wants_help(words) or not words:
+def train_tokenizer_command(args: list[str]) -> None:
+    if wants_help(args) or not args:
         echo(__doc__)
         return
-    data, out = pop_positional(words, "the data"), Path(pop_option(words, "--out"))
-    size, split = pop_option(words, "--size", "8000"), pop_option(words, "--split", "train")
-    if words:
-        raise UsageError(f"train-tokenizer takes DATA, --out, --size and --split, not {' '.join(words)}")
+    data, out = pop_positional(args, "the data"), Path(pop_option(args, "--out"))
+    size, split = pop_option(args, "--size", "8000"), pop_option(args, "--split", "train")
+    if args:
+        raise UsageError(f"train-tokenizer takes DATA, --out, --size and --split, not {' '.join(args)}")
     max_size = parse_int(size, "--size", VocabSize)
     check_data(data)
     from diptych.runs.train_tokenizer import train_tokenizer

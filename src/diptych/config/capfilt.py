@@ -26,7 +26,7 @@ class CapFilt:
     """Captions images with one model and filters image-text pairs with another (BLIP, section 3.3).
 
     Without a captioner no captions are generated; without a filter none are dropped (BLIP, table 1, ablates each
-    alone). The defaults are the paper's where it states them.
+    separately). The defaults are the paper's if it states them.
     """
 
     data: str = ""  # tar shards, or any other data set that --data accepts
@@ -54,11 +54,11 @@ class CapFilt:
     against_split: str = "test"  # split of `against`
     leaks: Literal["list", "drop"] = "list"  # images that duplicate one in `against`: only list them, or drop them
     scored: str = ""  # output folder of an earlier run: reuse its captions and scores, and filter again
-    shard_size: Count = 1000  # images per shard, where the data is not already in shards
+    shard_size: Count = 1000  # images per shard, if the data is not already in shards
     batch_size: Samples = 64  # images per forward pass
     seed: Seed = 0  # random seed
     device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast where the hardware has it, else fp32
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast if the hardware has it, else fp32
     workers: Workers = 2  # image-loading processes per rank
 
 

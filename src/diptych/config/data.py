@@ -26,7 +26,7 @@ Mean = Annotated[float, Range(-100, 100)]
 Deviation = Annotated[float, Range(0, 100, "low")]
 
 HALF: Channels = (0.5, 0.5, 0.5)
-"""As mean and std, maps pixels to [-1, 1] (ViT, ViLT, VLMo, BEiT-3)."""
+"""Mean and std that map pixels to [-1, 1] (ViT, ViLT, VLMo, BEiT-3)."""
 CLIP_MEAN: Channels = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Channels = (0.26862954, 0.26130258, 0.27577711)
 """Statistics of CLIP's training data (official code; ALBEF, BLIP and open_clip use the same)."""
@@ -50,7 +50,7 @@ class ImageSettings:
     std: tuple[Deviation, Deviation, Deviation] = HALF  # per-channel standard deviation
     augment: bool = False  # RandAugment, 2 operations of magnitude 9, drawn per (seed, step, sample)
     square: bool = False  # resize to shorter_side x shorter_side, ignoring the aspect ratio (ViT)
-    square_width: PixelsOrZero = 0  # with square: width, where it is not the height
+    square_width: PixelsOrZero = 0  # with square: width, if it is not the height
     crop: PixelsOrZero = 0  # centre-crop a square of this size after resizing (CLIP); 0: no crop
     resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"] = "bicubic"  # Pillow's filter
 
@@ -59,7 +59,7 @@ class ImageSettings:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(height, width) of every image; None where it depends on each image's aspect ratio."""
+        """(height, width) of every image; None if it depends on each image's aspect ratio."""
         if self.crop:
             return self.crop, self.crop
         return (self.shorter_side, self.square_width or self.shorter_side) if self.square else None

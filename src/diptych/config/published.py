@@ -11,7 +11,7 @@ from typing import Any
 class Weights:
     """One published checkpoint file. Nothing is downloaded: `diptych import` reads it from a local path.
 
-    `what` says what it is, `where` its address; `sha256` is empty where none is published; `note`: steps needed before
+    `what` says what it is, `where` its address; `sha256` is empty if none is published; `note`: steps needed before
     the import.
     """
 
@@ -34,7 +34,7 @@ class Published:
         image_size: (height, width) in pixels that `diptych info` counts with.
         regions: number of image regions, for models that take regions instead of pixels.
         whole: whether a region that covers the whole image precedes them.
-        system: the name in `diptych import`, where it differs.
+        system: the name in `diptych import`, if it differs.
     """
 
     title: str

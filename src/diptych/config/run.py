@@ -100,7 +100,7 @@ class Teacher:
     def __post_init__(self) -> None:
         if self.queue_size and not self.momentum:
             raise ValueError(
-                f"teacher.queue_size must be 0 where teacher.momentum is 0 (no teacher): got {self.queue_size}; "
+                f"teacher.queue_size must be 0 if teacher.momentum is 0 (no teacher): got {self.queue_size}; "
                 "set teacher.momentum, or teacher.queue_size to 0"
             )
 
@@ -164,7 +164,7 @@ class Pretrain:
 
 @settings()
 class Finetune:
-    """A fine-tuning run: a task head on a pre-trained model, or on random weights where `init_from` is empty."""
+    """A fine-tuning run: a task head on a pre-trained model, or on random weights if `init_from` is empty."""
 
     task: Text
     model: Model
@@ -205,7 +205,7 @@ class Evaluation:
     gallery: CountOrZero = 0  # use only the first N images; 0: all (not for vqa)
     captions: CountOrZero = 0  # use only the first N captions of each image; 0: all (not for vqa)
     rerank: CountOrZero = 32  # retrieval: re-rank the dual encoder's top N by ITM; 0: no re-ranking
-    # re-rank by: match: ITM probability (ALBEF); cosine: ITM logit + cosine (BLIP); product: ITM x ITC probability
+    # re-rank by: itm: ITM probability (ALBEF); sum: ITM logit + cosine (BLIP); product: ITM x ITC probability
     rerank_by: Literal["itm", "sum", "product"] = "product"
     num_beams: NumBeams = 3  # captioning: beam size
     max_length: MaxLength = 30  # captioning: maximum tokens, start and end tokens included
@@ -213,6 +213,6 @@ class Evaluation:
     ablate: Literal["", "image", "text"] = ""  # vqa: hide the image or the text
     seed: Seed = 0  # random seed
     device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast where the hardware has it, else fp32
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast if the hardware has it, else fp32
     workers: Workers = 2  # data-loading processes
     max_skipped: Fraction = 0.01  # share of unusable samples above which evaluation stops

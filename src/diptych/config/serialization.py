@@ -21,7 +21,7 @@ MINIMUM = {"examples": 0, "captions_counted": 0, "unigram_entropy": 0, "code_ent
 def to_json(run: Any) -> dict[str, Any]:
     """Plain values of a dataclass and of those within it.
 
-    Where a field's type is a union of dataclasses, its value says which one: ``{"kind": class name}``.
+    If a field's type is a union of dataclasses, its value says which one: ``{"kind": class name}``.
     """
     values, hints = {}, get_type_hints(type(run))
     for field in fields(run):
@@ -68,7 +68,7 @@ def _required(field: Field) -> bool:
 def check_record(record: Any, version: str) -> None:
     """Checks the types of a run.json's keys, its version and its facts.
 
-    Raises ValueError where one does not fit, or where it was written by a later version than `version`, this package's.
+    Raises ValueError if one does not fit, or if it was written by a later version than `version`, this package's.
     """
     for name, kind in RECORD.items():
         value = record.get(name) if isinstance(record, dict) else record
@@ -83,7 +83,7 @@ def check_record(record: Any, version: str) -> None:
 
 
 def check_facts(facts: dict[str, Any]) -> None:
-    """Raises ValueError where a fact measured from the training data has the wrong type or range."""
+    """Raises ValueError if a fact measured from the training data has the wrong type or range."""
     for name, value in facts.items():
         if name in LISTS_OF_TEXT and not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
             raise ValueError(f"facts.{name}: expected a list of texts, got {_preview(value)}")

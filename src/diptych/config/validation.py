@@ -118,7 +118,7 @@ def check_fields(config_class: type, values: Mapping[str, Any], prefix: str = ""
 
 
 def check(hint: Any, value: Any, name: str) -> None:
-    """Raises ValueError unless `value` has type `hint` and lies in its ranges; a bool is no number, a list no tuple."""
+    """Raises ValueError unless `value` has type `hint`, in its ranges. A bool is not a number, a list is not a tuple."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         check(inner[0], value, name)
@@ -193,7 +193,7 @@ def shown(value: Any) -> str:
 
 
 def _raise_invalid(name: str, expected: str, value: Any) -> None:
-    """Raises ValueError."""
+    """Raises ValueError with the name of a setting, what it must be, and the start of its value."""
     text = repr(value)
     raise ValueError(
         f"{name} must be {expected}: got {text if len(text) <= MAX_REPR_CHARS else text[:MAX_REPR_CHARS] + '...'}"

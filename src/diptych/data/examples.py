@@ -1,6 +1,6 @@
 """Training examples: loads them one at a time (`load`) and makes batches of them (`collate`).
 
-Of image-caption pairs, of questions about images, of texts alone and of images alone.
+The kinds: image-caption pairs, questions about images, texts only and images only.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class PairExamples:
     def _replacement(self, image: int, index: int, seed: int, step: int) -> Any:
         """The image of another sample for a mismatched pair;
 
-        None for a matched one, or where all images are the same.
+        None for a matched one, or if all images are the same.
         """
         if not self.matching or len(self.source) < 2:
             return None

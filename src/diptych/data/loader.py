@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from diptych.batch import Batch
 from diptych.data.examples import Examples
-from diptych.data.sources.base import BadSample, DataError, Skipped, WorkerDied
+from diptych.data.sources.base import BadSample, DataError, Skipped, WorkerDied, first_skipped
 from diptych.utils.rng import permutation, random_words
 
 
@@ -58,9 +58,9 @@ class SkipCounter:
         self.check(self.min_samples)
 
     def check(self, min_samples: int = 1) -> None:
-        """Raises DataError, which lists the first bad samples, where their share is over the limit."""
+        """Raises DataError, which lists the first bad samples, if their share is over the limit."""
         if self.num_skipped > self.limit * max(self.num_samples, min_samples):
-            head = "; ".join(f"{s.where}: {s.why}" for s in list(self.skipped.values())[:5])
+            head = first_skipped((s.where, s.why) for s in self.skipped.values())
             raise DataError(
                 f"{self.num_skipped} of {self.num_samples} samples could not be used, more than {self.limit:.1%} "
                 f"(first: {head}); repair the data, or raise --max_skipped (a share)"
@@ -71,8 +71,8 @@ class BatchSampler:
     """Examples of each global batch.
 
     Every epoch is a permutation keyed by (seed, epoch). Within pools of `pool` batches examples are sorted by length,
-    and the batches are then shuffled, so that a batch holds texts of similar length. Examples that do not fill a batch
-    are left out of the epoch. The order does not depend on the number of ranks or workers, nor on earlier calls.
+    and the batches are then shuffled, so that a batch contains texts of similar length. Examples that do not fill a
+    batch are left out of the epoch. The order does not depend on the number of ranks or workers, nor on earlier calls.
     """
 
     def __init__(self, lengths: Sequence[int] | np.ndarray, seed: int, batch_size: int, pool: int = 50):
@@ -107,7 +107,7 @@ class BatchSampler:
 class Shuffled:
     """Examples in an order shuffled by `seed`; each keeps its id, which keys its random draws.
 
-    In the data's order a batch would hold all captions of each image, which contrastive losses would treat as
+    In the data's order a batch would contain all captions of each image, which contrastive losses would treat as
     negatives.
     """
 
@@ -284,9 +284,9 @@ def evaluation_loader(
 
 
 def rate(examples: Examples, *, workers: int, seed: int = 0, samples: int = 64) -> str:
-    """Loading speed as a line for the log."""
-    each = samples_per_second(examples, seed, samples)
-    return f"{max(1, workers)} x {each:.0f} samples/s ({workers} workers)"
+    """Measured loading speed in words, for the log: of each worker, or of the main process if there are none."""
+    process = f"per worker ({workers} worker{'s' * (workers > 1)})" if workers else "in the main process"
+    return f"{samples_per_second(examples, seed, samples):.3g} samples/s {process}"
 
 
 def samples_per_second(

@@ -22,7 +22,7 @@ def mixed(
     """The first `number` samples, each mixed with the sample `number` places later.
 
     Images are blended with weight `share` (the paper's λ) on the first; texts are joined by a space. Raises ValueError
-    where 2 x `number` exceeds the batch.
+    if 2 x `number` exceeds the batch.
     """
     if not 0 <= 2 * number <= len(texts):
         raise ValueError(f"cannot mix {number} of {len(texts)} samples: each needs a partner of its own")
@@ -71,17 +71,17 @@ class MixedPairs:
         other = int(which * (len(self) - 1))
         other += other >= index
         partner = self.pairs.load(other, seed, step)
-        pictures = [_channels_first(x.image) for x in (own, partner)]
-        if pictures[0].shape != pictures[1].shape:
+        pair = [_channels_first(x.image) for x in (own, partner)]
+        if pair[0].shape != pair[1].shape:
             where = self.pairs.source.where(int(self.pairs.owner[other]))
-            sizes = " and ".join(f"{tuple(picture.shape[1:])}" for picture in pictures)
+            sizes = " and ".join(f"{tuple(image.shape[1:])}" for image in pair)
             raise BadSample(where, f"images of different sizes, {sizes}, cannot be mixed: set images.square")
-        images, texts = mixed(torch.stack(pictures), [own.caption, partner.caption], 1, self.share)
+        images, texts = mixed(torch.stack(pair), [own.caption, partner.caption], 1, self.share)
         return replace(own, image=np.ascontiguousarray(images[0].permute(1, 2, 0).numpy()), caption=texts[0])
 
     def collate(self, loaded: list[LoadedPair], ids: Sequence[int], seed: int, step: int) -> Batch:
         return self.pairs.collate(loaded, ids, seed, step)
 
 
-def _channels_first(picture: np.ndarray) -> Float[Tensor, "c h w"]:
-    return torch.from_numpy(picture).float().permute(2, 0, 1)
+def _channels_first(image: np.ndarray) -> Float[Tensor, "c h w"]:
+    return torch.from_numpy(image).float().permute(2, 0, 1)

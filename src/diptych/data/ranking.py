@@ -39,8 +39,8 @@ class RankedExamples:
             raise DataError(f"negative_texts must be at least 1: got {num_negatives}")
         self.picture = np.array(first_copies_of(source, len(source)))  # distinct image of each image index
         self.source = source
-        pictures = dict.fromkeys(self.picture.tolist())
-        if all(self._own_texts(picture) == self._own_texts(0) for picture in pictures):
+        image_ids = dict.fromkeys(self.picture.tolist())
+        if all(self._own_texts(image_id) == self._own_texts(0) for image_id in image_ids):
             raise NoSplit(
                 f"{source.name} ({source.split}): no negative text for any image: ranking needs at least two "
                 "images with different captions"
@@ -58,28 +58,28 @@ class RankedExamples:
         return self.pairs.load(index, seed, step), self._negative_texts(index, seed, step)
 
     def _negative_texts(self, index: int, seed: int, step: int) -> list[str]:
-        """`num_negatives` negative texts. Raises BadSample where the data has none."""
-        picture = self.picture[self.pairs.owner]  # distinct image of each example
-        own = self._own_texts(int(picture[index]))
+        """`num_negatives` negative texts. Raises BadSample if the data has none."""
+        image_ids = self.picture[self.pairs.owner]  # distinct image of each example
+        own = self._own_texts(int(image_ids[index]))
 
         def negatives(examples: Iterable[int]) -> Iterator[str]:
-            others = (self.pairs.caption(int(i)) for i in examples if picture[i] != picture[index])
+            others = (self.pairs.caption(int(i)) for i in examples if image_ids[i] != image_ids[index])
             return (text for text in others if readable(text) and _comparable(text) not in own)
 
         draws = uniform(seed, step, [index], "false texts", TRIES * self.num_negatives)[0]  # in [0, 1)
-        drawn = (draws * len(picture)).astype(np.int64)
+        drawn = (draws * len(image_ids)).astype(np.int64)
         texts = list(islice(negatives(drawn.tolist()), self.num_negatives))
         if not texts:
-            following = ((int(drawn[0]) + i) % len(picture) for i in range(len(picture)))
+            following = ((int(drawn[0]) + i) % len(image_ids) for i in range(len(image_ids)))
             texts = list(islice(negatives(following), 1))
         if not texts:
             where = self.source.where(int(self.pairs.owner[index]))
             raise BadSample(where, "no negative text: every caption of the data is one of its own")
         return list(islice(cycle(texts), self.num_negatives))
 
-    def _own_texts(self, picture: int) -> set[str]:
+    def _own_texts(self, image_id: int) -> set[str]:
         """Captions of a distinct image under all its file names, normalised for comparison."""
-        images = np.flatnonzero(self.picture == picture).tolist()
+        images = np.flatnonzero(self.picture == image_id).tolist()
         return {_comparable(text) for image in images for text in self.source.captions(image) if readable(text)}
 
     def collate(self, loaded: list[tuple[LoadedPair, list[str]]], ids: Sequence[int], seed: int, step: int) -> Batch:

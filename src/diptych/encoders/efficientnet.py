@@ -58,7 +58,7 @@ class FrozenCNN:
         self._cache = MemoryCache(max_bytes, cache)
 
     def with_normalization(self, normalization: MeanStd) -> FrozenCNN:
-        """The same network and cache, for pixels of another normalisation."""
+        """The feature extractor for pixels of another normalisation, with the same network and cache."""
         other = copy(self)
         other._normalization = normalization
         return other
@@ -91,7 +91,7 @@ class FrozenCNN:
         """
         if pixels.shape[1] == self.width:
             return pixels
-        grids = torch.stack([self._cached(picture)[0] for picture in pixels])
+        grids = torch.stack([self._cached(image)[0] for image in pixels])
         return grids.permute(0, 3, 1, 2).to(pixels.dtype)
 
     def extract(self, pixels: Float[Tensor, "3 h w"]) -> Arrays:

@@ -2,7 +2,7 @@
 
 Each function takes a model with a text decoder, the context (tokens of an image, or of a question fused with one), and
 a prompt ``(b, n)`` of real tokens, the same number for every sample, with which the texts begin. Returns ids ``(b, m)``
-that include the prompt and are padded behind the end token. No gradients.
+that include the prompt and are padded after the end token. No gradients.
 """
 
 from diptych.generation.beam_search import BeamConfig, GenerationOutput, beam_search

@@ -144,7 +144,7 @@ def _best(searches: list[BeamSearch]) -> tuple[float, Tensor]:
 
 
 def _padded(best: list[tuple[float, Tensor]], config: GenerationConfig) -> GenerationOutput:
-    """The texts as one tensor, each with an end token where there is room, then padded."""
+    """The texts as one tensor, each with an end token if there is room, then padded."""
     longest = min(max(len(ids) for _, ids in best) + 1, config.max_length)
     rows = [
         torch.cat([ids, ids.new_tensor([config.eos_token_id] + [config.pad_token_id] * longest)])[:longest]

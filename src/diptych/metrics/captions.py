@@ -32,10 +32,10 @@ def caption_words(caption: str) -> list[str]:
     Clitics ('s, n't, 're) are words of their own; hyphenated words, numbers and abbreviations stay whole; quotes, full
     stops, commas, colons, semicolons, dashes, question and exclamation marks are dropped.
 
-    Brackets stay as words ("-lrb-"): the official scripts drop them in upper case alone, and published scores have
+    Brackets stay as words ("-lrb-"): the official scripts drop only upper-case ones, and published scores have
     them.
-    Differs: those scripts call a Java program, Stanford's PTBTokenizer 3.4.1, which knows more abbreviations, and cuts
-    addresses and emoticons by rules of its own. Of Flickr8k's 35,000 captions of train and val 3 are cut otherwise
+    Differs: those scripts call a Java program, Stanford's PTBTokenizer 3.4.1, which has more abbreviations, and splits
+    addresses and emoticons by rules of its own. Of Flickr8k's 35,000 captions of train and val 3 are split differently
     here.
     """
     text = _TWO_WORDS.sub(lambda m: " ".join(part for part in m.groups() if part), caption.translate(_ALIKE).lower())

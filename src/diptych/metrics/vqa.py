@@ -38,8 +38,8 @@ _CONTRACTIONS |= {"somebody'd": "somebodyd"}
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
 _POINT = re.compile(r"\.(?!\d)")
-BEST_OF_ANY = "best possible accuracy, any text"  # names of the means of `best_accuracy`
-BEST_OF_LIST = "best possible accuracy, the run's answers"
+BEST_OF_ANY = "upper bound on accuracy, any answer"  # names of the means of `best_accuracy`
+BEST_OF_LIST = "upper bound on accuracy, the run's answers"
 
 _MOST_POINTS = 32  # the official script passes a regex flag of this value as the count
 
@@ -66,7 +66,7 @@ def normalise_answer(answer: str) -> str:
 def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
     """min(1, matches / 3), averaged over the ways to leave one annotator out, in [0, 1].
 
-    `references`: the annotators' answers. Answers are normalised on both sides, except where all annotators wrote
+    `references`: the annotators' answers. Answers are normalised on both sides, unless all annotators wrote
     exactly the same: then they are compared as written. With a single annotator (a case that the official script
     lacks): equality, normalised. Raises ValueError without answers.
     """
@@ -89,8 +89,8 @@ class AnswerList(NamedTuple):
 def best_accuracy(references: Sequence[str], answers: AnswerList | None = None) -> float:
     """The highest VQA accuracy on a question of any text, or of any of `answers`, in [0, 1].
 
-    Below 1 where fewer than four annotators agree. With normalised `answers` also where all annotators wrote the same
-    with a capital or a number word, and where no annotator's answer is in the list. Raises ValueError without
+    Below 1 if fewer than four annotators agree. With normalised `answers` also if all annotators wrote the same
+    with a capital or a number word, and if no annotator's answer is in the list. Raises ValueError without
     annotators' answers.
     """
     form = _compared_form(references)

@@ -5,12 +5,12 @@ Fine-tuning follows the ViLT paper (section 4.1) at a batch size that fits a sma
 
 The `small` recipes all train on the same frozen features, so that what differs between them is the system. Images are
 features of all stages of an ImageNet CNN, pooled in fixed boxes (extra ``cnn``); texts are word states of MiniLM (extra
-``minilm``), with a causal mask where a model learns to generate from them (CoCa, BEiT-3). Both are computed once for
-each image and caption, except captions with masked words, which are encoded anew. On Flickr8k a run takes 4 to 22
-minutes of a busy core (docs/results/retrieval.md): much longer, and the model overfits the 6,000 images.
+``minilm``), with a causal mask for models that learn to generate from them (CoCa, BEiT-3). Both are computed once per
+image and caption; captions with masked words are encoded anew. On Flickr8k a run takes 4 to 22 min of a busy core
+(docs/results/retrieval.md). Much longer runs overfit its 6,000 images.
 
-ITM uses images drawn at random, not hard negatives, also where the paper has these: which of the two made no difference
-to retrieval here (docs/decisions/0014), and hard negatives fuse three pairs a sample, where random ones fuse one.
+ITM uses random negatives, even if the paper uses hard ones: the choice made no difference to retrieval here
+(docs/decisions/0014), and hard negatives fuse three pairs per sample, random ones one.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from diptych.models.configs import Model
 
 
 def vqa(run: Pretrain) -> Finetune:
-    """Closed-vocabulary VQA with the model and images of a pre-training recipe; the new head has ten times the learning
-    rate, as in the ViLT paper.
+    """Closed-vocabulary VQA with the model and images of a pre-training recipe: 1,000 steps of 64 questions. The new
+    head has ten times the learning rate, as in the ViLT paper.
     """
     return _task("vqa", run, Optimizer(learning_rate=3e-4, weight_decay=0.01, warmup=0.1, head_lr_multiplier=10.0))
 
 
 def retrieval(run: Pretrain) -> Finetune:
-    """Retrieval: ranking the true text of an image above negative texts."""
+    """Retrieval, ranking the true text of an image above negative texts: 1,000 steps of 64 images."""
     return _task("retrieval", run, Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1))
 
 
 def classification(run: Pretrain) -> Finetune:
-    """Image classification with one of the data's classes for each image, for image-only models."""
+    """Single-label image classification, for image-only models: 1,000 steps of 64 images."""
     return _task("classification", run, Optimizer(learning_rate=5e-4, weight_decay=0.05, warmup=0.1, schedule="cosine"))
 
 
@@ -49,7 +49,9 @@ def _task(task: str, run: Pretrain, optimizer: Optimizer) -> Finetune:
 def vqa_v2(
     recipe: str, run: Pretrain, images: ImageSettings, batch: int, epochs: int, optimizer: Optimizer
 ) -> Finetune:
-    """VQA v2 as a paper fine-tunes on it: answers given at least nine times are classes, 3,129 of them."""
+    """VQA v2 with a paper's batch size, epochs and optimizer; answers that occur at least nine times are the classes,
+    3,129 of them.
+    """
     training = Training(
         steps=round(VQA_V2 * epochs / batch), batch_size=batch, checkpoint_every=1000, optimizer=optimizer
     )
@@ -66,7 +68,7 @@ def vqa_v2(
 
 
 def with_image_grid(run: Finetune) -> Finetune:
-    """The run with one position for each patch of its images, where these all have one size."""
+    """The run with one position per patch of its images, if these all have one size."""
     size = run.images.size
     if size is None or not hasattr(run.model, "grid"):
         return run
@@ -75,18 +77,18 @@ def with_image_grid(run: Finetune) -> Finetune:
 
 
 BOX_SCALES = ((1.0, 1.0, 1), (0.6, 0.6, 2), (0.4, 0.4, 3))
-"""14 boxes: the whole image, its quarters and its ninths, the latter two with overlap."""
+"""14 boxes: the whole image, 4 overlapping boxes of 60 % of its height and width, and 9 of 40 %."""
 
 CONTRASTIVE_INIT_SCALE, INIT_SCALE = 2.0, 3.5
-"""Factors on BERT's initial std of 0.02, which is small for the 192 channels of these models: with a larger one the ITM
-loss leaves chance sooner, and ITC generalises better (docs/decisions/0014). 0.07, 1 / √192 as in CLIP's rule, for
-systems without ITC; 0.04 for those with it, and for what they are initialised from.
+"""Factors on BERT's initial std of 0.02, which is small for the 192 channels of these models: with a larger std the ITM
+loss leaves chance sooner, and ITC generalises better (docs/decisions/0014). An std of 0.07, 1 / √192 as in CLIP's rule,
+for systems without ITC; of 0.04 for those with ITC, and for runs that initialise them.
 """
 
 IMAGES = ImageSettings(shorter_side=448, patch_size=32, square=True)
 
 CNN_FEATURE_DIM, NUM_CNN_CLASSES = 2024, 1000
-"""Width of the CNN's features of a box, and the number of classes that it predicts for each."""
+"""Dimension of the CNN's features of a box, and the number of classes that it predicts for each box."""
 
 
 def on_frozen_features(
@@ -99,7 +101,7 @@ def on_frozen_features(
     text: TextEmbedder = "minilm",
     init_scale: float = 1.0,
 ) -> Pretrain:
-    """A pre-training run on frozen features."""
+    """Small pre-training run on frozen image and text features, by default 240 steps of 128 pairs."""
     return Pretrain(
         recipe=recipe,
         model=model,
@@ -107,11 +109,23 @@ def on_frozen_features(
         init_scale=init_scale,
         images=IMAGES,
         embedders=Embedders(image="hypercolumns", scales=BOX_SCALES, text=text, dropout=0.1),
-        training=Training(
-            steps=steps,
-            batch_size=batch,
-            workers=0,
-            checkpoint_every=200,
-            optimizer=Optimizer(learning_rate=learning_rate, weight_decay=0.05, warmup=0.1, schedule="cosine"),
-        ),
+        training=_small_training(steps, batch, learning_rate, workers=0),
     )
+
+
+def on_images(recipe: str, model: Model, objectives: Objectives, init_scale: float) -> Pretrain:
+    """Small pre-training run whose model embeds patches and words itself: 240 steps of 64 images of 224 pixels."""
+    return Pretrain(
+        recipe=recipe,
+        model=model,
+        objectives=objectives,
+        init_scale=init_scale,
+        images=replace(IMAGES, shorter_side=224),
+        training=_small_training(240, 64, 1e-3, workers=1),
+    )
+
+
+def _small_training(steps: int, batch: int, learning_rate: float, workers: int) -> Training:
+    """Cosine schedule with a warm-up of a tenth of the steps."""
+    optimizer = Optimizer(learning_rate=learning_rate, weight_decay=0.05, warmup=0.1, schedule="cosine")
+    return Training(steps=steps, batch_size=batch, workers=workers, checkpoint_every=200, optimizer=optimizer)

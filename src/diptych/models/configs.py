@@ -126,7 +126,7 @@ def tokenizer_size(model: Model) -> int:
     """Size of the text tokenizer's vocabulary, without the tokens that the model itself puts first; 0: no text."""
     if isinstance(model, ImageOnlyModel):
         return 0
-    if isinstance(model, BLIPConfig):  # [DEC] and [ENC] follow BERT's vocabulary, or take the place of unused tokens
+    if isinstance(model, BLIPConfig):  # [DEC] and [ENC] follow BERT's vocabulary, or replace unused tokens
         appended = [i for i in (model.bos_token_id, model.enc_token_id) if i >= model.vocab_size - 2]
         return model.vocab_size - len(appended)
     return model.vocab_size

@@ -53,7 +53,7 @@ def initialize_vilt_from_vit(vilt: ViLT, vit: Mapping[str, Tensor]) -> list[str]
 
 
 def _check_complete(loaded: Mapping[str, Tensor], needed: list[str], prefix: str = "") -> None:
-    """Raises WeightsError, by the name without `prefix`, unless all needed weights are there."""
+    """Raises WeightsError, which names weights without `prefix`, if a needed weight is missing."""
     missing = [name.removeprefix(prefix) for name in needed if name not in loaded]
     if missing:
         raise WeightsError(f"the ViT to initialise from lacks {missing[0]}; is it another model's?")
@@ -62,7 +62,7 @@ def _check_complete(loaded: Mapping[str, Tensor], needed: list[str], prefix: str
 def initialize_vlmo_from_vit(vlmo: VLMo, vit: Mapping[str, Tensor]) -> list[str]:
     """Initialises VLMo's patch embedding, attention, vision experts and final norm from a ViT's (our names).
 
-    This is VLMo's stage of training on images alone; everything else is unchanged. Except for the modality embedding,
+    This is VLMo's stage of training on images only; everything else is unchanged. Except for the modality embedding,
     the result computes the same as the ViT: the bias of keys, which VLMo lacks, adds the same to all scores of a query.
 
     Differs: the paper initialises from BEiT, whose relative positions and LayerScale a ViT lacks, so this is for models

@@ -35,7 +35,7 @@ class KVCache:
     def extended(
         self, attention: nn.Module, key: Float[Tensor, "*k d"], value: Float[Tensor, "*k d"], layout: Layout
     ) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b m d"], Layout]:
-        """The cached keys, values and layout of `attention` with the new ones appended; the cache then holds these.
+        """The cached keys, values and layout of `attention` with the new ones appended; the cache then contains these.
 
         Raises ValueError for packed tokens.
         """
@@ -56,7 +56,7 @@ class KVCache:
             self._entries[attention] = key[:, :-columns], value[:, :-columns], Layout(layout.mask[:, :-columns], spans)
 
     def index_samples(self, samples: Int[Tensor, " k"]) -> None:
-        """Selects and reorders samples: the beams that survive a step, where one may occur several times."""
+        """Selects and reorders samples: the beams that survive a step; one may occur several times."""
         self._entries = {
             attention: (key[samples], value[samples], Layout(layout.mask[samples], layout.spans))
             for attention, (key, value, layout) in self._entries.items()
@@ -67,7 +67,7 @@ class KVCache:
 class Causal:
     """A causal mask, not materialised: each column attends to itself and to those before it.
 
-    `padding`: whether padding columns attend to padding (in BERT they do not). Padding lies behind the real tokens,
+    `padding`: whether padding columns attend to padding (in BERT they do not). Padding follows the real tokens,
     which therefore never attend to it.
     """
 
@@ -214,7 +214,7 @@ class SelfAttention(nn.Module):
         allowed: Bool[Tensor, "*b n m"] | Causal | None = None, bias: Float[Tensor, "h n m"] | None = None,
         cache: KVCache | None = None,
     ) -> Tokens:  # fmt: skip
-        """With a `cache`, `tokens` are the newest ones and attend to the cached ones too."""
+        """The tokens after self-attention. With a `cache`, the newest `tokens` attend to cached ones too."""
         query, key, value = self._project(tokens.values).chunk(3, -1)
         key_layout = tokens.layout
         if cache is not None:

@@ -124,7 +124,7 @@ class PostNormBlock(nn.Module):
     ) -> Tokens:  # fmt: skip
         """Without a `context`, cross-attention is skipped (as in BLIP's unimodal text encoder).
 
-        Raises ValueError for a context where the block has no cross-attention.
+        Raises ValueError for a context if the block has no cross-attention.
         """
         tokens = (tokens + self.attention(tokens, allowed, None, cache).map(self.dropout)).map(self.norm1)
         if context is not None:

@@ -27,7 +27,7 @@ class Codebook(nn.Module):
     rank if each rank updates with the global batch.
 
     Source: van den Oord et al. 2017, appendix A.1; BEiT v2 (Peng et al. 2022), section 2.2.
-    Differs: k-means starts from evenly spaced rows where the official code draws them at random; the official code does
+    Differs: k-means starts from evenly spaced rows (official code: random ones); the official code does
     not reset dead codes.
     """
 

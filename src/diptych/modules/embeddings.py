@@ -28,7 +28,7 @@ class TextEmbedding(nn.Module):
 
     The segment is always 0; the table keeps BERT's second row, which gets no gradient. `segments` 0: no segment table
     (BLIP). `length` 0: no position table, for models with a relative position bias in attention (VLMo). `word`: word
-    embeddings in place of a table of `vocab_size` vectors.
+    embeddings instead of a table of `vocab_size` vectors.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class TextEmbedding(nn.Module):
         segments: int = 2,
         eps: float = 1e-12,
         dropout: float = 0.0,
-        word: Any = None,  # an nn.Module from token ids to vectors, in place of an nn.Embedding
+        word: Any = None,  # an nn.Module from token ids to vectors, instead of an nn.Embedding
     ):
         super().__init__()
         self.word = word or nn.Embedding(vocab_size, dim)
@@ -149,7 +149,7 @@ class PatchEmbeddingWithoutPosition(nn.Module):
 def with_mask_tokens(
     patches: Tokens, masked: Bool[Tensor, "b cells"] | None, mask_token: Float[Tensor, "1 1 d"] | None
 ) -> Tokens:
-    """The patches, with `mask_token` in place of those that are `masked`; unchanged where either is None."""
+    """The patches, with `mask_token` at the `masked` ones; unchanged where either is None."""
     if masked is None or mask_token is None:
         return patches
     return Tokens.from_padded(
@@ -307,7 +307,7 @@ class RegionEmbeddingWithoutPosition(nn.Module):
 
 
 def region_spans(regions: Regions) -> tuple[Span, ...]:
-    """The spans of a batch of regions: a leading whole-image region takes the place of a class token."""
+    """The spans of a batch of regions: a leading whole-image region replaces a class token."""
     n = regions.mask.shape[1]
     whole = (Span("image", "cls", 1), Span("image", "regions", n - 1))
     return whole if regions.has_whole_image else (Span("image", "regions", n),)
@@ -342,7 +342,7 @@ class MultiScalePatchEmbedding(nn.Module):
 
 
 STRIDES = {12: ((4, 3), (3, 0), (1, 1)), 16: ((4, 3), (2, 1), (2, 1))}
-"""By patch size: stride and padding of each convolution of a stem."""
+"""Stride and padding of each convolution of a stem, by patch size."""
 
 
 def conv_stem(patch_size: int, dim: int) -> nn.Sequential:

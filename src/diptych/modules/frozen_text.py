@@ -45,7 +45,7 @@ class InputDropout(nn.Linear):
 class FrozenTextEncoder(nn.Module):
     """Text tokens from a frozen encoder: its hidden states, projected and normalised.
 
-    Takes the place of a model's text embedding (modules.embeddings.TextEmbedding), as GridEmbedding takes that of its
+    Replaces a model's text embedding (modules.embeddings.TextEmbedding), as GridEmbedding replaces its
     patch embedding.
 
     Args:
@@ -72,9 +72,9 @@ class FrozenTextEncoder(nn.Module):
 
 
 class FrozenTextEmbedding(nn.Module):
-    """Word vectors from a frozen encoder: its hidden states, projected. Takes the place of a model's `nn.Embedding`.
+    """Word vectors from a frozen encoder: its hidden states, projected. Replaces a model's `nn.Embedding`.
 
-    The model still adds position and segment embeddings, where FrozenTextEncoder replaces the whole text embedding.
+    The model still adds position and segment embeddings; FrozenTextEncoder replaces the whole text embedding.
 
     Args:
         source: the frozen encoder. If it is not a Module, it is not saved.

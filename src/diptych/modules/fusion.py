@@ -110,7 +110,7 @@ class CoAttentionFusion(nn.Module):
 class DualImageCrossAttention(nn.Module):
     """Cross-attention to two contexts, each with its own weights; the two results are averaged.
 
-    With `merge` a linear layer of the concatenated results takes the place of the mean (BLIP's form for NLVR2: section
+    With `merge` a linear layer of the concatenated results replaces the mean (BLIP's form for NLVR2: section
     5.4, figure 5 b).
     """
 

@@ -14,7 +14,7 @@ def init_transformer(module: nn.Module, std: float = 0.02) -> None:
 
     Parameters outside of layers (class tokens, position grids) are initialised by their module; embeddings passed to a
     model's constructor (InputEmbeddings) keep their weights. Differs: new heads
-    follow this rule too, where some official codes (ALBEF, BLIP) keep PyTorch's default for theirs.
+    follow this rule too; some official codes (ALBEF, BLIP) keep PyTorch's default for them.
     """
     if keeps_init(module):
         return

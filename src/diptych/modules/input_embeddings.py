@@ -1,4 +1,4 @@
-"""Input embeddings passed to a model's constructor in place of its own. Imports no torch, as configs name them too."""
+"""Input embeddings passed to a model's constructor instead of its own. Imports no torch, as configs name them too."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class InputEmbeddings:
 
     Attributes:
         image: image embedding, from the width and the model's position grid (None if it has no such grid).
-        text: text embedding, in place of the sum of word, position and segment embeddings (TextEmbedding).
-        word: word embeddings, in place of an nn.Embedding; the model adds its positions. Not called if `text` is used.
+        text: text embedding, instead of the sum of word, position and segment embeddings (TextEmbedding).
+        word: word embeddings, instead of an nn.Embedding; the model adds its positions. Not called if `text` is used.
         feature_dropout: input dropout on region features, in a model's own projection of them.
 
-    `init_transformer` and `scale_init` leave what a factory returns as it is: it may hold pre-trained weights, or have
-    an initialisation of its own.
+    `init_transformer` and `scale_init` leave what a factory returns as it is: it may contain pre-trained weights, or
+    have an initialisation of its own.
     """
 
     image: Callable[[int, Grid | None], nn.Module] | None = None

@@ -68,7 +68,7 @@ class MoMEBlock(nn.Module):
         self.add_fed = Residual(dim, scale, drop_path)
 
     def forward(self, tokens: Tokens, bias: Float[Tensor, "h n m"] | None = None, fused: bool = False) -> Tokens:
-        """`fused`: the tokens go to the vision-language expert, where this block has one."""
+        """`fused`: the tokens go to the vision-language expert, if this block has one."""
         tokens = self.add_attended(tokens, self.attention(tokens.map(self.norm), None, bias))
         vl_expert = self.vl_ffn if fused else None
         return self.add_fed(tokens, self.modality_ffn(tokens) if vl_expert is None else tokens.map(vl_expert))
@@ -185,7 +185,9 @@ class MultiwayFusion(nn.Module):
         return self._fuse(text, image, None)
 
     def fuse_causal(self, text: Tokens, image: Tokens) -> FusedTokens:
-        """As `forward`, but text tokens attend to earlier text and the image only, and image tokens to no text."""
+        """Tokens as from `forward`, but text tokens attend to the image and earlier text only, and image tokens to the
+        image only.
+        """
         return self._fuse(text, image, causal_mask(text.layout, image.layout))
 
     def _fuse(self, text: Tokens, image: Tokens, allowed: Bool[Tensor, "n n"] | None) -> FusedTokens:

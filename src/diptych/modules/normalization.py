@@ -14,7 +14,7 @@ CENTRED: MeanStd = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def renormalize(pixels: Float[Tensor, "*b 3 h w"], source: MeanStd, target: MeanStd) -> Float[Tensor, "*b 3 h w"]:
-    """Pixels normalised by `source`, converted to normalisation by `target`; the same tensor where these are equal."""
+    """Pixels normalised by `source`, converted to normalisation by `target`; the same tensor if these are equal."""
     if source == target:
         return pixels
     mean, std, target_mean, target_std = (pixels.new_tensor(x)[:, None, None] for x in (*source, *target))

@@ -65,7 +65,7 @@ def resize_grid_per_sample(
 def resize_grid_inside(
     grid: Float[Tensor, "h w d"], inside: Bool[Tensor, "b rows columns"], resize: Resize
 ) -> Float[Tensor, "b cells d"]:
-    """As `resize_grid_per_sample`, with each image's extent given by its mask `inside`, a rectangle at the top left."""
+    """Positions as from `resize_grid_per_sample`, for images whose mask `inside` is a rectangle at the top left."""
     extents = torch.stack([inside.any(2).sum(1), inside.any(1).sum(1)], 1)
     rows, columns = inside.shape[1:]
     return resize_grid_per_sample(grid, extents, rows, columns, resize)
@@ -118,7 +118,7 @@ def cubic(x: Float[Tensor, " n"], at: Float[Tensor, " m"]) -> Float[Tensor, "m n
 
 
 def check_text_length(n: int, limit: int) -> None:
-    """Raises ValueError where a text of `n` tokens is longer than a table of `limit` positions."""
+    """Raises ValueError if a text of `n` tokens is longer than a table of `limit` positions."""
     if n > limit:
         raise ValueError(f"text of {n} tokens, but the model has positions for {limit}")
 

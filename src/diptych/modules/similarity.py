@@ -24,9 +24,9 @@ def cosine(image: Float[Tensor, "i d"], text: Float[Tensor, "t d"]) -> Float[Ten
 
 
 def order_similarity(image: Float[Tensor, "i d"], text: Float[Tensor, "t d"]) -> Float[Tensor, "i t"]:
-    """Negative order violation, -‖max(0, |text| - |image|)‖: zero where the text is more general in every coordinate.
+    """Negative order violation, -‖max(0, |text| - |image|)‖: zero if the text is more general in every coordinate.
 
-    The gradient is zero where there is no violation.
+    The gradient is zero if there is no violation.
     Source: Vendrov et al. 2016, equation 2. Differs: the norm is not squared, as in VSE++'s official code.
     """
     excess = (text.abs()[None] - image.abs()[:, None]).clamp(min=0)

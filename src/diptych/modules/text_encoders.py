@@ -18,7 +18,7 @@ from diptych.modules.tokens import Span, Tokens
 
 
 class BertText(nn.Module):
-    """BERT (Devlin et al. 2019) with a projection of [CLS] to `dim`: a text encoder in place of RecurrentText.
+    """BERT (Devlin et al. 2019) with a projection of [CLS] to `dim`: a text encoder instead of RecurrentText.
 
     ``VSEpp(config, text=BertText(1024))`` is VSE++ with it. The defaults are BERT-base's. Differs: no dropout on
     attention weights.
@@ -56,7 +56,7 @@ class BertText(nn.Module):
 class RecurrentText(nn.Module):
     """Word embeddings, then a GRU; with `bidirectional` the mean of both directions (SCAN, section 3.2).
 
-    Padding is skipped. `word`: word embeddings in place of its own, which are initialised uniformly in ±0.1, as in
+    Padding is skipped. `word`: word embeddings instead of its own, which are initialised uniformly in ±0.1, as in
     VSE++'s and SCAN's official code.
     """
 
@@ -67,7 +67,7 @@ class RecurrentText(nn.Module):
         word_dim: int = 300,
         depth: int = 1,
         bidirectional: bool = False,
-        word: Any = None,  # an nn.Module from token ids to vectors, in place of an nn.Embedding
+        word: Any = None,  # an nn.Module from token ids to vectors, instead of an nn.Embedding
     ):
         super().__init__()
         self.word = word or nn.Embedding(vocab_size, word_dim)

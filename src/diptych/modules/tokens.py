@@ -6,7 +6,7 @@
 - **packed**: ``values`` is ``(t, d)``, the real tokens only, sample after sample: padding is never computed.
 
 Both carry the same `Layout`, in padded geometry, so that conversion is one indexing step. Only this file and
-``modules/attention.py`` depend on the layout in use; a test holds packed equal to padded.
+``modules/attention.py`` depend on the layout in use; a test checks that packed equals padded.
 
 Terms: the *canvas* is the padded ``b × n`` grid, a *cell* one position on it, a *row* one vector of packed values.
 """
@@ -32,7 +32,7 @@ _packing: ContextVar[bool | None] = ContextVar("packing", default=False)
 def packing(on: bool | None = None) -> Iterator[None]:
     """Context in which new Tokens are packed, so that models compute no padding. Values at real tokens are the same.
 
-    None packs where that is faster: everywhere but on a CPU under autocast, whose bfloat16 kernels are recompiled for
+    None packs if that is faster: everywhere but on a CPU under autocast, whose bfloat16 kernels are recompiled for
     each new number of rows, which costs more time (and memory) than padding.
     """
     before = _packing.set(on)
@@ -194,7 +194,7 @@ class Tokens:
         return len(self.layout.mask)
 
     def pack(self) -> Tokens:
-        """The same tokens, packed."""
+        """These tokens in the packed layout."""
         if self.packed:
             return self
         return Tokens(self.values.flatten(0, 1).index_select(0, self.layout.flat), self.layout)
@@ -216,7 +216,7 @@ class Tokens:
         return indices.pop()
 
     def with_image_index(self, image_index: int) -> Tokens:
-        """The same tokens, marked as those of the sample's image number `image_index`."""
+        """These tokens, marked as those of the sample's image number `image_index`."""
         spans = tuple(replace(span, image_index=image_index) for span in self.layout.spans)
         return Tokens(self.values, Layout(self.layout.mask, spans))
 
@@ -227,7 +227,7 @@ class Tokens:
         return Tokens(function(self.values), self.layout)
 
     def map_each(self, functions: Mapping[str, Callable[[Tensor], Tensor]]) -> Tokens:
-        """As `map`, with one function per modality, by its name."""
+        """Tokens with one function per modality applied, by its name (see `map`)."""
         modalities = {span.modality for span in self.layout.spans}
         if len(modalities) == 1:
             return self.map(functions[modalities.pop()])
@@ -291,7 +291,7 @@ class Tokens:
         )
 
     def select(self, modality: str | None = None, name: str | None = None) -> Tokens:
-        """The tokens of the spans of this `modality` and `name` (None: any). Raises KeyError where there are none."""
+        """The tokens of the spans of this `modality` and `name` (None: any). Raises KeyError if there are none."""
         spans = self.layout.columns(modality, name)
         if not spans:
             raise KeyError(f"no span with modality {modality!r} and name {name!r} among {self.layout.spans}")

@@ -1,8 +1,8 @@
 """Positive pairs and similarity logits of contrastive losses, over the batch of all ranks and the queue.
 
-Where an image has several captions, all of them are positives of it, and none is a negative. This is the rule of
+If an image has several captions, all of them are positives of it, and none is a negative. This is the rule of
 ALBEF's and BLIP's retrieval fine-tuning (official code, `idx`): the contrastive target is shared evenly among all
-positives, in the batch and in the queue, and hard negatives are never drawn from them. Here it holds for pre-training
+positives, in the batch and in the queue, and hard negatives are never drawn from them. Here it applies to pre-training
 too, wherever a batch has image ids (labels["image"], as `data.examples.PairExamples` gives). The target is shared, and
 positives are not left out, so that the loss of equal logits stays ln of the number of candidates, and retrieving any
 caption is correct.
@@ -39,7 +39,7 @@ class PositivePairs(NamedTuple):
 
 
 def positive_pairs(views: Views) -> PositivePairs:
-    """The global batch's positive pairs: by labels["image"], or by index where the batch has no image ids."""
+    """The global batch's positive pairs: by labels["image"], or by index if the batch has no image ids."""
 
     def make() -> PositivePairs:
         batch = views.batch
@@ -55,7 +55,7 @@ class ContrastLogits(NamedTuple):
     """Logits of this rank's images with candidate texts, and of its texts with candidate images.
 
     The first `num_in_batch` candidates are the global batch, rank by rank, this rank's own from column `first`; the
-    others are from the queue. A candidate is a positive where its image id (`candidate_ids`) equals the sample's
+    others are from the queue. A candidate is a positive if its image id (`candidate_ids`) equals the sample's
     (`ids`).
     """
 
@@ -85,7 +85,7 @@ def within_modality_logits(views: Views, head: str, readout: int = 0) -> Contras
 
 
 def teacher_logits(views: Views, head: str, readout: int = 0) -> ContrastLogits | None:
-    """As `contrast_logits`, with the teacher's features on both sides and no gradient; None without a teacher."""
+    """Logits as from `contrast_logits`, with the teacher's features and no gradient; None without a teacher."""
     if views.teacher is None:
         return None
     with torch.no_grad():

@@ -37,7 +37,7 @@ def single_process() -> bool:
 def all_gather(rows: Shaped[Tensor, "b *d"]) -> tuple[Shaped[Tensor, "all *d"], int]:
     """The rows of all ranks, rank by rank, and the index of this rank's first. Gradients flow back to a row's rank.
 
-    Ranks may hold different numbers of rows. With one process, returns `rows` itself.
+    Ranks may have different numbers of rows. With one process, returns `rows` itself.
     """
     if single_process():
         return rows, 0

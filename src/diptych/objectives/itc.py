@@ -92,7 +92,7 @@ class ITC:
         mismatched = (n - 1) * math.log(n / (n - 1)) if self.form == "sigmoid" and n > 1 else 0.0
         return ChanceLoss(
             math.log(n) + mismatched,
-            "loss of equal logits for every candidate",
+            "uniform over candidates",
             "images and texts are not yet distinguished: check the temperature, the learning rate and that pairs match",
         )
 

@@ -118,7 +118,7 @@ class HardNegativeITM:
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss:
         return ChanceLoss(
             math.log(3) - 2 / 3 * math.log(2),
-            "entropy of one match in three",
+            "predicting one match in three pairs",
             "text and image are not yet compared: ITM needs a trained ITC for hard negatives, and informative image "
             "features; start from a pre-trained image encoder or lower the learning rate",
         )
@@ -156,7 +156,7 @@ class ITM:
         entropy = -p * math.log(p) - (1 - p) * math.log(1 - p)
         return ChanceLoss(
             entropy,
-            "entropy of the matching prior",
+            "predicting the share of matched pairs",
             "text and image are not yet compared: ITM needs informative image features; start from a pre-trained image "
             "encoder, train MLM first, or lower the learning rate",
         )

@@ -60,7 +60,7 @@ class MaskedImageCodes:
             return None
         return ChanceLoss(
             statistics.get("code_entropy", math.log(statistics.get("codes", 1.0))),
-            "entropy of the visual tokens",
+            "entropy of the visual tokens' frequencies",
             "only code frequencies are learned, the visible patches are not used: check the learning rate and warm-up, "
             "and that the visual tokenizer uses its whole codebook",
         )

@@ -27,7 +27,7 @@ Target = Callable[[Tensor, MaskedRegionBatch, Views], Tensor]
 class MaskedRegions:
     """The mean loss of masked regions, by `target`: `class_target` (the paper's) or another of this file.
 
-    Differs: the official code divides by the number of masked regions even where it is zero, which gives NaN.
+    Differs: the official code divides by the number of masked regions even if it is zero, which gives NaN.
     """
 
     masking: PairMasking

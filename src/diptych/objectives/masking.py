@@ -112,7 +112,7 @@ def negative_regions(
         regions, ids: the regions and image ids of all ranks; this rank's begin at index `first`.
         number: of negatives per masked region.
 
-    Returns: indices into the flattened `regions`. Raises ValueError where there is no candidate.
+    Returns: indices into the flattened `regions`. Raises ValueError if there is no candidate.
 
     Source: the official code, visual_target 2. Differs: never draws padding, nor regions of the same image where it
     occurs again with another caption. Without other images all negatives are of the same image, and without other
@@ -195,7 +195,7 @@ def _choose(text: Text, masking: WordMasking, uniform: Uniform) -> Bool[Tensor, 
         starts = np.flatnonzero(word_start[row])
         ends = np.append(starts[1:], candidates[row].sum() + 1)
         words = np.argsort(order[row, starts], kind="stable")
-        if len(words):  # where all words are longer than the budget, mask the shortest
+        if len(words):  # if all words are longer than the budget, mask the shortest
             budget = max(budget, min(ends - starts))
         for word in words:
             length = ends[word] - starts[word]

@@ -71,7 +71,9 @@ class MIM:
         if not self.normalise:
             return None
         return ChanceLoss(
-            1.0, "loss of predicting grey", "the visible patches are not used yet: check positions and warm-up"
+            1.0,
+            "predicting each patch's mean pixel",
+            "the visible patches are not used yet: check positions and warm-up",
         )
 
 

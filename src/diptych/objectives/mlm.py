@@ -59,7 +59,7 @@ class MLM:
         model = views.model
         if not isinstance(model, UnimodalTextEncoder):
             raise ValueError(
-                f"{type(model).__name__} cannot encode text alone (encode_unimodal): set text_only to False"
+                f"{type(model).__name__} cannot encode text without an image (encode_unimodal): set text_only to False"
             )
         masked = views.masked(self.masking).text
         return views.cached(("masked alone", self.masking), lambda: model.encode_unimodal(model.encode_text(masked)))

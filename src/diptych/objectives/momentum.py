@@ -90,7 +90,7 @@ class Queue(nn.Module):
     def push(self, features: Features, identity: Int[Tensor, " b"] | None = None) -> None:
         """Adds the features of all ranks, rank by rank; of more than `size`, the last.
 
-        Raises ValueError where the queue stores image ids and `identity` is None.
+        Raises ValueError if the queue stores image ids and `identity` is None.
         """
         size = len(self.image)
         image, text = (all_gather(x.detach().to(self.image.dtype))[0] for x in features)
@@ -129,7 +129,7 @@ class MomentumDistillation(nn.Module):
         self.weights, self.chance_losses = student.weights, student.chance_losses
 
     def views(self, batch: Batch, draws: RandomChoices | None = None, alpha: float | None = None) -> Views:
-        """The student's views of a batch, with the teacher's. `alpha`: in place of the schedule's."""
+        """The student's views of a batch, with the teacher's. `alpha`: instead of the schedule's."""
         teacher_views = self.teacher.views(batch, draws)
         alpha = self.pace.alpha(batch.step) if alpha is None else alpha
         queued = None if self.queue is None else Features(self.queue.image.clone(), self.queue.text.clone())
@@ -159,7 +159,7 @@ class MomentumDistillation(nn.Module):
     def forward(
         self, batch: Batch, counts: dict[str, Tensor] | None = None, draws: RandomChoices | None = None
     ) -> dict[str, Tensor]:
-        """As Pretraining. In training, updates the teacher first, and the queue afterwards."""
+        """Losses as from Pretraining. In training, updates the teacher first, and the queue afterwards."""
         if self.training:
             self.begin(batch.step)
         with packing(self.student.pack):

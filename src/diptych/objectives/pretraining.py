@@ -52,14 +52,14 @@ class ContrastiveObjective(Protocol):
     """An objective that contrasts samples of a batch."""
 
     def samples_compared(self, among: ComparisonPool) -> int | None:
-        """How many candidates each sample is contrasted with, itself included; None where it is not contrasted."""
+        """How many candidates each sample is contrasted with, itself included; None if it is not contrasted."""
         ...
 
 
 class Pretraining(nn.Module):
     """The module that DDP wraps: model, heads and objectives.
 
-    `pack`: compute without padding (None: where that is faster); the losses are the same. `statistics`: see
+    `pack`: compute without padding (None: if that is faster); the losses are the same. `statistics`: see
     `Objective.chance_loss`. Other arguments: see `Views`.
     """
 
@@ -100,7 +100,7 @@ class Pretraining(nn.Module):
         )
 
     def samples_compared(self, among: ComparisonPool) -> dict[str, int]:
-        """By contrastive loss: the number of candidates of each sample; see `protocols.ContrastiveStep`."""
+        """Number of candidates of each sample, by contrastive loss; see `protocols.ContrastiveStep`."""
         numbers = {o.name: o.samples_compared(among) for o in self.objectives if isinstance(o, ContrastiveObjective)}
         return {name: n for name, n in numbers.items() if n is not None}
 

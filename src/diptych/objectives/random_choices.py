@@ -130,7 +130,7 @@ class KeyedChoices:
 
 @dataclass(frozen=True)
 class FixedChoices:
-    """Choices fixed by the caller. A method raises ValueError where its field is None."""
+    """Choices fixed by the caller. A method raises ValueError if its field is None."""
 
     masked_text: MaskedText | None = None
     kept_patches: Bool[Tensor, "b n"] | None = None

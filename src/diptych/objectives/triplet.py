@@ -21,7 +21,7 @@ class TripletLoss:
 
     `hardest_only`: only the most similar negative text and image count; else all of them, summed.
     Source: VSE++, section 3.2, equations 5 and 6. Differs: the mean over pairs; the official code sums (a `weight` of
-    the batch size gives its gradients). An image's other captions are not negatives, where the batch has image ids.
+    the batch size gives its gradients). An image's other captions are not negatives, if the batch has image ids.
     """
 
     name: str = "triplet"
@@ -50,12 +50,12 @@ class TripletLoss:
         }
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
-        """Twice the margin with hardest negatives; None with all negatives, where it grows with the batch size."""
+        """Twice the margin with hardest negatives; None with all negatives, because it grows with the batch size."""
         if not self.hardest_only:
             return None
         return ChanceLoss(
             2 * self.margin,
-            "loss of equal similarities",
+            "equal similarities for all pairs",
             "embeddings collapsed, as hardest negatives cause early in training: train with all negatives first, "
             "use a larger batch, or lower the learning rate",
         )

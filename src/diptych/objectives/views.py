@@ -194,7 +194,7 @@ class Views:
 
     @property
     def teacher(self) -> Views | None:
-        """The momentum model's views of the batch, where there is one."""
+        """The momentum model's views of the batch, if there is one."""
         return None if self.teacher_output is None else self.teacher_output.views
 
     def masked(self, masking: WordMasking) -> MaskedText:

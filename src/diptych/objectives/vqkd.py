@@ -68,7 +68,7 @@ class VQKD:
         """1: a cosine of 0, for a model that predicts the mean feature."""
         return ChanceLoss(
             1.0,
-            "loss of predicting the mean feature",
+            "predicting the mean feature",
             "the codes carry no information on a patch: the run is too short, or the codebook collapsed (see `unused`)",
         )
 
@@ -89,7 +89,7 @@ class UnusedCodes:
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss:
         return ChanceLoss(
             1 - LEAST_USED,
-            "minimum use of a codebook",
+            "a fifth of the codes in use",
             "the codebook has collapsed, fewer than a fifth of the codes are in use: use fewer or shorter codes, a "
             "larger batch, or more steps",
         )

@@ -70,7 +70,7 @@ def ipot(
         torch.bmm(sigma.mT, plan, out=delta).mul_(m).add_(no_column).reciprocal_()
         torch.bmm(plan, delta.mT, out=sigma).mul_(n).add_(no_row).reciprocal_()
         plan.mul_(sigma).mul_(delta)
-    return plan.masked_fill_(~mask, 0.0)  # also where a sample has no word or no patch at all: 0 / 0 above
+    return plan.masked_fill_(~mask, 0.0)  # also if a sample has no word or no patch at all: 0 / 0 above
 
 
 @dataclass(frozen=True)
@@ -117,5 +117,5 @@ class WPA:
         )
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
-        """None: the only trivial value of a difference of distances is zero, where it starts."""
+        """None: the only trivial value of a difference of distances is zero, its initial value."""
         return None

@@ -12,7 +12,7 @@ class Accelerator:
     """Peak rates of one device.
 
     Attributes:
-        bf16_flops: Matrix products in bf16 (fp16 where there is no bf16), FLOP/s.
+        bf16_flops: Matrix products in bf16 (fp16 if there is no bf16), FLOP/s.
         fp32_flops: Matrix products in fp32, without TF32, FLOP/s.
         memory: Bytes.
         bandwidth: Of the memory, bytes/s.
@@ -76,5 +76,5 @@ def parse_gpus(text: str) -> tuple[int, str]:
     count, _, name = text.rpartition("x")
     known = {known.lower(): known for known in ACCELERATORS}
     if (count and not _is_count(count, MAX_GPUS)) or name.lower() not in known:
-        raise ValueError(f"--gpus {text}: write 8xA100 or cpu:2; known are {', '.join(ACCELERATORS)}")
+        raise ValueError(f"--gpus {text}: write 8xA100 or cpu:2; known kinds are {', '.join(ACCELERATORS)}")
     return int(count or 1), known[name.lower()]

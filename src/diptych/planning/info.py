@@ -29,7 +29,7 @@ class MethodCost:
     """The cost of one method for one sample. `flops`: a multiply-add is two."""
 
     name: str
-    tokens: int  # of the output; 0 where the output is not tokens
+    tokens: int  # of the output; 0 if the output is not tokens
     flops: int
 
 

@@ -32,7 +32,7 @@ COLOURS = {
     "wrong": "#a83a3a",
 }
 SETTINGS = {
-    "text.parse_math": False,  # a caption or file name may hold dollar signs
+    "text.parse_math": False,  # a caption or file name may contain dollar signs
     "svg.fonttype": "none",  # text stays text: it can be selected, searched and read aloud
     "svg.hashsalt": "diptych",  # the same identifiers in every rendering
     "font.family": ["sans-serif"],
@@ -158,7 +158,7 @@ def _metric(curve: Curve) -> str:
 
 
 def _axis_label(metric: str) -> str:
-    """The metric, with its unit where the name implies one. A loss may be in nats or a cosine distance: no unit."""
+    """The metric, with its unit if the name implies one. A loss may be in nats or a cosine distance: no unit."""
     return f"{metric} (fraction)" if metric.endswith("accuracy") else AXIS_LABELS.get(metric, metric)
 
 
@@ -205,7 +205,7 @@ def _format_steps(axes: Axes) -> None:
 
 
 def _plot_curve(axes: Axes, curve: Curve, tooltips: dict[str, str]) -> Artist:
-    """Draws one curve and returns its line. A long training series is smoothed, its logged values pale behind it."""
+    """Draws one curve and returns its line. A long training series is smoothed; its logged values are pale."""
     split = _split(curve)
     values = [value if _is_drawable(value) else math.nan for value in curve.values]
     steps, values = downsample(curve.steps, values)
@@ -268,7 +268,7 @@ def _to_svg(figure: Figure, description: str, tooltips: dict[str, str]) -> Marku
 
     Args:
         figure: the finished figure.
-        description: what a screen reader reads in place of the drawing.
+        description: what a screen reader reads instead of the drawing.
         tooltips: texts for the artists that have these identifiers (`Artist.set_gid`).
     """
     buffer = io.BytesIO()

@@ -42,7 +42,7 @@ def number(value: str | float) -> Markup:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage, clipped to [0 %, 100 %], with one decimal below 10 %; 0 % where it is not finite."""
+    """A share as a percentage, clipped to [0 %, 100 %], with one decimal below 10 %; 0 % if it is not finite."""
     if not math.isfinite(share):
         return "0%"
     return f"{100 * min(max(share, 0), 1):.{0 if share >= 0.0995 else 1}f}%"
@@ -89,7 +89,7 @@ def inline_svg(root: ElementTree.Element) -> Markup:
 
 
 def _is_safe_attribute(name: str, value: str) -> bool:
-    """Whether the value stays within the page: `href` and `clip-path` name a fragment, a style holds no URL."""
+    """Whether the value stays within the page: `href` and `clip-path` name a fragment, a style contains no URL."""
     if name == "href":
         return _FRAGMENT.fullmatch(value) is not None
     if name == "clip-path":

@@ -31,7 +31,7 @@ from .sections import (
     Table,
 )
 
-# A second defence behind escaping: the browser loads nothing and runs no script, whatever the page contains.
+# A second defence after escaping: the browser loads nothing and runs no script, whatever the page contains.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 TILE_SIZE = 200  # pixels of the longer side of a heat map's tile
 

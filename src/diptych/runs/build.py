@@ -58,7 +58,7 @@ from diptych.utils.terminal import echo
 
 CNN_CLASSES = 1000  # ImageNet classes of the teacher CNN
 DROPPED_WEIGHTS = ("mask_token",)
-"""Model weights that a later stage may lack: the mask token of pre-training on images alone."""
+"""Model weights that a later stage may lack: the mask token of pre-training on images only."""
 
 
 def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: bool = True) -> Pretraining:
@@ -98,7 +98,7 @@ def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: 
 
 
 def heads_of(model: Any, run: Pretrain) -> nn.ModuleDict:
-    """Pre-training heads: those of the model that `run.heads` selects, and those that its objectives need besides."""
+    """Pre-training heads: those of the model that `run.heads` selects, and any others that its objectives need."""
     own: nn.ModuleDict = model.pretraining_heads() if hasattr(model, "pretraining_heads") else nn.ModuleDict()
     heads = nn.ModuleDict({name: head for name, head in own.items() if any(fnmatchcase(name, p) for p in run.heads)})
     config = run.objectives
@@ -142,7 +142,7 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
     trained, _ = read_run(folder)
     if not isinstance(trained.model, settings.VisualTokenizerConfig):
         raise RunError(
-            f"--visual_tokenizer {folder}: expected a visual tokenizer, but it holds a {model_name(trained.model)}"
+            f"--visual_tokenizer {folder}: expected a visual tokenizer, but it contains a {model_name(trained.model)}"
         )
     if trained.model.num_codes != run.objectives.codebook_size:
         raise RunError(
@@ -182,7 +182,7 @@ def _matches(name: list[str], pattern: list[str]) -> bool:
 
 
 def with_teacher(student: Pretraining, run: Pretrain) -> Pretraining | MomentumDistillation:
-    """The student with its momentum model, if the run has one (`teacher.momentum` above 0); else the student alone."""
+    """The student with its momentum model, if the run has one (`teacher.momentum` above 0); else only the student."""
     config = run.teacher
     if not config.momentum:
         return student
@@ -203,12 +203,12 @@ def with_teacher(student: Pretraining, run: Pretrain) -> Pretraining | MomentumD
 
 
 def init_from_run(module: Pretraining, run: Pretrain) -> list[str]:
-    """Initialises weights of a pre-training module from other runs, as the run's settings say.
+    """Initialises weights of a pre-training module from other runs, by the run's settings.
 
     - `init_image_from`: the image tower from a ViT; `init_text_from`: the text tower from a BERT. These come first.
     - `init_from`: all weights from a pre-training run of the same model, or the transformer of a ViLT from a ViT. If
-      that run has other heads, the model alone. Weights that an earlier stage did not have (VLMo's vision-language
-      experts) keep their initial values; all that it had must fit, but for heads and `DROPPED_WEIGHTS`.
+      that run has other heads, only the model. Weights that an earlier stage did not have (VLMo's vision-language
+      experts) keep their initial values; all that it had must fit, except heads and `DROPPED_WEIGHTS`.
 
     Returns:
         Names of the weights of `init_from` that were not used.
@@ -234,7 +234,10 @@ def init_from_run(module: Pretraining, run: Pretrain) -> list[str]:
         check_image_start(before.model, model, str(folder))
         initialize_vilt_from_vit(model, within(state, "model."))
         return [name for name in state if not name.startswith(("model.patches.", "model.blocks.", "model.norm."))]
-    raise RunError(f"{folder} holds a {model_name(before.model)}, which a {type(model).__name__} cannot start from")
+    raise RunError(
+        f"{folder} contains a {model_name(before.model)}, and a {type(model).__name__} cannot be initialised from its "
+        f"weights: give --init_from a run of a {type(model).__name__}"
+    )
 
 
 def _init_image_tower(model: nn.Module, folder: str) -> None:
@@ -250,7 +253,7 @@ def _init_text_tower(model: nn.Module, file: str) -> None:
 
 
 def _init_from_same_model(module: Pretraining, state: Mapping[str, Tensor], folder: Path) -> list[str]:
-    """Loads `state` into the module, or into its model alone if the heads differ. Names of the weights not used."""
+    """Loads `state` into the module, or only into its model if the heads differ. Names of the weights not used."""
     if state.keys() == named_weights(module).keys():
         load_strict(module, state, str(folder))
         return []

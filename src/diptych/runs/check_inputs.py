@@ -57,7 +57,7 @@ def _check_patch_size(run: Pretrain | Finetune) -> None:
 
 
 def check_run_folder(folder: Path) -> None:
-    """Raises RunError if a folder holds no run, or one of a version whose run folders this version does not read."""
+    """Raises RunError if a folder contains no run, or one of a version whose run folders this version does not read."""
     if not (folder / "run.json").is_file():
         raise RunError(f"{folder}: no run.json there; give the folder that --out named")
     with suppress(DamagedFile):  # reported when the whole file is read
@@ -73,7 +73,7 @@ def check_run_folder(folder: Path) -> None:
 def check_out(data: str, out: Path) -> None:
     """Raises RunError if a run cannot be written to `out`, or resumed there.
 
-    It is the data folder, where metrics.jsonl would be read as a table of captions, or a run folder of a refused
+    It is the data folder, in which metrics.jsonl would be read as a table of captions, or a run folder of a refused
     version.
     """
     if Path(data).is_dir() and out.resolve() == Path(data).resolve():

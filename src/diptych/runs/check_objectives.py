@@ -39,6 +39,23 @@ NEEDS: tuple[tuple[str, type, str], ...] = (
 )
 """(objective, protocol of the model, name of the head) that an objective needs; for MLM see `_needs`."""
 
+CAPABILITIES: dict[type, tuple[str, str]] = {
+    protocols.DualEncoder: ("separate image and text features", "clip, vsepp, albef, vlmo, blip, coca, beit3"),
+    protocols.FusionEncoder: (
+        "fusion of text and image",
+        "vilbert, visualbert, vilt, albef, vlmo, blip, coca, beit3",
+    ),
+    protocols.PatchEncoder: ("tokens of image patches", ""),
+    protocols.CausalDecoder: ("autoregressive text decoder", "blip, coca"),
+    protocols.CausalFusionEncoder: ("causal form of its fusion", "beit3"),
+    protocols.MaskedAutoencoder: ("decoder from visible patches to pixels", "mae"),
+    protocols.SimilarityModel: ("similarity of its own", "vsepp, scan"),
+    protocols.MaskedImageEncoder: ("encoder of masked images", "vlmo, beit3"),
+    protocols.UnimodalTextEncoder: ("text encoder that runs without an image", "vlmo, blip, beit3"),
+    protocols.VectorQuantizer: ("codebook", ""),
+}
+"""Each protocol in words, and the systems whose models have it, if they are worth naming in an error."""
+
 
 def check_protocols(run: Pretrain, model: Any) -> None:
     """Raises RunError if the model, with its settings, lacks a method that one of the run's objectives needs."""
@@ -48,8 +65,13 @@ def check_protocols(run: Pretrain, model: Any) -> None:
         methods = _methods(protocol)
         if reason := next((unsupported[method] for method in methods if method in unsupported), ""):
             raise RunError(f"{reason}, or set objectives.{objective} to 0")
-        if missing := ", ".join(sorted(method for method in methods if not hasattr(model, method))):
-            raise RunError(f"a {name} cannot learn {objective}: it has no {missing}; set objectives.{objective} to 0")
+        if not all(hasattr(model, method) for method in methods):
+            capability, systems = CAPABILITIES[protocol]
+            others = f" ({systems} have one)" if systems else ""
+            raise RunError(
+                f"a {name} cannot be trained with {objective}: it has no {capability}{others}; "
+                f"set objectives.{objective} to 0"
+            )
         if objective in PATCH_OBJECTIVES and (reads_regions(run) or isinstance(model, protocols.VectorQuantizer)):
             raise RunError(
                 f"{objective} needs image patches, and this {name} has none; set objectives.{objective} to 0"
@@ -75,7 +97,7 @@ def check_heads(config: Objectives, model: Any, heads: nn.ModuleDict) -> None:
     for objective, _, head in _needs(config):
         if head and head not in heads:
             raise RunError(
-                f"a {name} cannot learn {objective}: it has no head {head!r}; set objectives.{objective} to 0"
+                f"a {name} cannot be trained with {objective}: it has no head {head!r}; set objectives.{objective} to 0"
             )
     masks_patches = config.masked_codes or config.masked_codes_image_only
     own_patches = PatchEmbedding | PatchEmbeddingWithoutPosition
@@ -115,7 +137,7 @@ def compares_samples(module: nn.Module) -> bool:
 
 
 def _needs(config: Objectives) -> list[tuple[str, type, str]]:
-    """The rows of `NEEDS` of objectives whose weight is not 0; MLM needs text alone, or fusion."""
+    """The rows of `NEEDS` of objectives whose weight is not 0; MLM needs a text encoder without images, or fusion."""
     mlm = protocols.UnimodalTextEncoder if config.text_only else protocols.FusionEncoder
     return [row for row in (*NEEDS, ("mlm", mlm, "mlm")) if getattr(config, row[0])]
 

@@ -1,4 +1,4 @@
-"""Checks that run.json describes the model whose weights lie beside it, by shapes alone, before memory is allocated."""
+"""Checks that run.json describes the model whose weights lie beside it, by shapes only, before memory is allocated."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check_model(folder: Path, run: Pretrain | Finetune) -> None:
         size = sum(t.numel() for t in model.state_dict().values())
         if size > SIZE_MARGIN + 2 * size_of_file:
             raise RunError(
-                f"{folder}: run.json describes a model of {size:,} parameters, but {WEIGHTS} holds {size_of_file:,}: "
+                f"{folder}: run.json describes a model of {size:,} parameters, but {WEIGHTS} has {size_of_file:,}: "
                 "they are not of the same run; train or import it again"
             )
         check_no_leak(run, model)
@@ -69,7 +69,7 @@ def check_depth(folder: Path, arguments: Mapping[str, Any], tensors: int) -> Non
     layers += sum(sum(stage) for stage in arguments.get("stages", ()))
     if layers > tensors:
         raise RunError(
-            f"{folder}: run.json describes a model of {layers} layers, but {WEIGHTS} holds {tensors} tensors: they are "
+            f"{folder}: run.json describes a model of {layers} layers, but {WEIGHTS} has {tensors} tensors: they are "
             "not of the same run; train or import it again"
         )
 

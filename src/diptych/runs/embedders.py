@@ -70,7 +70,8 @@ def _feature_dim(config: Embedders) -> int:
 def check_no_leak(run: Pretrain | Finetune, model: nn.Module) -> None:
     """Raises RunError if a causal objective would read bidirectional MiniLM features.
 
-    It reads them where the model embeds words itself; a decoder beside a whole frozen text embedding has its own words.
+    It does if the model embeds words itself; a decoder beside a whole frozen text embedding has its own word
+    embeddings.
     """
     causal = isinstance(run, Pretrain) and (run.objectives.lm or run.objectives.masked_captions)
     reads_words = any(isinstance(part, FrozenTextEmbedding) for part in model.modules())

@@ -109,7 +109,7 @@ def word_states(text: Text, uncached: bool = False) -> Tensor:
 _TEXT_ENCODERS: dict[str, Callable[[], FrozenMiniLM]] = {
     "minilm": frozen_text,
     "minilm_causal": partial(frozen_text, stages=MINILM_STAGES, causal=True),
-    "minilm_words": partial(frozen_text, 0),  # no layers: the embedding table alone
+    "minilm_words": partial(frozen_text, 0),  # no layers: only the embedding table
 }
 
 TEXT_FEATURES: dict[str, tuple[HiddenStates, int]] = {

@@ -190,7 +190,7 @@ def inherited(folder: Path, run: Finetune, own: bool = False) -> Finetune:
     classifies = run.task == "classification"
     if not isinstance(before.model, ClassifierModel) if classifies else isinstance(before.model, ImageOnlyModel):
         needed = "with a classifier of images" if classifies else "that reads text and image"
-        raise RunError(f"{folder} holds a {model_name(before.model)}; {run.task} needs a model {needed}")
+        raise RunError(f"{folder} contains a {model_name(before.model)}; {run.task} needs a model {needed}")
     return replace(
         run,
         model=before.model,
@@ -211,7 +211,7 @@ def _recipe_of_task(folder: Path, run: Finetune, before: Pretrain | Finetune) ->
     """
     if type(before.model) is not type(run.model):
         kinds = model_name(run.model), model_name(before.model)
-        raise RunError(f"{run.recipe} is for a {kinds[0]}, but {folder} holds a {kinds[1]}")
+        raise RunError(f"{run.recipe} is for a {kinds[0]}, but {folder} contains a {kinds[1]}")
     run = replace(
         run, model=before.model, embedders=before.embedders, init_from=str(folder), vocabulary=before.vocabulary
     )

@@ -63,7 +63,7 @@ def word_patch_maps(model: FusionEncoder, objective: WPA, pairs: PairExamples, d
     for index in range(len(pairs)):
         try:
             batch = pairs.collate([pairs.load(index, 0, 0)], [index], 0, 0)
-            picture = pairs.source.image(int(pairs.owner[index]))
+            original = pairs.source.image(int(pairs.owner[index]))
         except BadSample:
             continue
         batch = batch.to(device)
@@ -80,5 +80,5 @@ def word_patch_maps(model: FusionEncoder, objective: WPA, pairs: PairExamples, d
         tokens = [vocabulary[i] for i in batch.text.ids[0, 1 : int(batch.text.mask.sum()) - 1].tolist()]
         plan = transport.plan[0, : len(tokens)].unflatten(1, grids[0]).float().cpu().numpy()  # tokens, rows, columns
         where = pairs.source.where(int(pairs.owner[index]))
-        maps.append(HeatMap(picture, tokens, plan, float(transport.distance), where))
+        maps.append(HeatMap(original, tokens, plan, float(transport.distance), where))
     return maps

@@ -158,7 +158,7 @@ FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 @dataclass(frozen=True)
 class Size:
-    """Height and width, or only `shortest`, the shorter side; in pixels, 0 where unset."""
+    """Height and width, or only `shortest`, the shorter side; in pixels, 0 if unset."""
 
     height: int = 0
     width: int = 0
@@ -258,7 +258,7 @@ def _size(value: Any, by_shorter: bool, pairs: bool = False) -> Size:
             return Size(positive_int(sides["height"]), positive_int(sides["width"]))
         if set(sides) == {"shortest_edge"} and not pairs:
             return Size(shortest=positive_int(sides["shortest_edge"]))
-        raise ValueError("height and width" + ("" if pairs else ", or shortest_edge alone"))
+        raise ValueError("height and width" + ("" if pairs else ", or only shortest_edge"))
     if by_shorter and isinstance(value, int):
         return Size(shortest=positive_int(value))
     return Size(*pair(value))

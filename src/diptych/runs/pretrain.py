@@ -60,7 +60,7 @@ def validation_examples(run: Pretrain) -> Examples:
 
 
 def make_examples(run: Pretrain, source: Captioned, augment: bool) -> Examples:
-    """Training examples of captioned images: image-text pairs, images alone or texts alone, as the objectives need.
+    """Training examples of captioned images: image-text pairs, images only or texts only, as the objectives need.
 
     Images are replaced by mismatched ones (probability 0.5) for WPA, and for ITM without in-batch hard negatives.
     """
@@ -147,7 +147,7 @@ def pretrain(run: Pretrain, out: Path) -> None:
 
     Raises:
         DataError, RunError, WeightsError: data, settings or initial weights cannot be used.
-        CheckpointError: `out` holds a checkpoint of other settings, or a damaged one.
+        CheckpointError: `out` contains a checkpoint of other settings, or a damaged one.
         InUse: another process writes `out`.
         WriteError: a file cannot be written.
         Diverged: a loss is not finite.

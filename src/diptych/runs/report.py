@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from diptych.config.run import Finetune, Pretrain
+from diptych.data.sources.base import first_skipped
 from diptych.protocols import ChanceLoss
 from diptych.report import Facts, Findings, Section, Table, read_curves, write_report
 from diptych.runs.heat_maps import heat_maps
@@ -72,10 +73,13 @@ def findings(out: Path) -> list[tuple[str, str]]:
 
 
 def skipped(out: Path) -> str:
-    """One sentence on the skipped samples, with the first five of them; "" if there are none."""
+    """One sentence on the skipped samples, with the first five different ones; "" if there are none."""
     samples = read_json(out / "skipped.json", SKIPPED_SCHEMA) if (out / "skipped.json").is_file() else []
-    first = "; ".join(f"{sample['where']}: {sample['why']}" for sample in samples[:5])
-    return f"{len(samples)} samples were skipped (skipped.json lists them): {first}" if samples else ""
+    if not samples:
+        return ""
+    number = "1 sample was" if len(samples) == 1 else f"{len(samples)} samples were"
+    first = first_skipped((sample["where"], sample["why"]) for sample in samples)
+    return f"{number} skipped (skipped.json lists them): {first}"
 
 
 def facts_section(out: Path) -> Facts:

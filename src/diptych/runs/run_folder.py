@@ -61,14 +61,14 @@ def read_run(folder: Path) -> tuple[Pretrain | Finetune, dict[str, Any]]:
     """Settings and facts of the run in a folder.
 
     Raises:
-        RunError: as `read_any`; or the folder holds an imported checkpoint that no recipe expresses.
+        RunError: as `read_any`; or the folder contains an imported checkpoint that no recipe expresses.
     """
     run, facts = read_any(folder)
     if isinstance(run, ImportedCheckpoint):
         why = run.why or "it was imported by an earlier version: import it again"
         raise RunError(
-            f"{folder} holds an imported {run.system} checkpoint ({run.task}) that can be exported, but neither scored "
-            f"nor started from: {why}"
+            f"{folder} contains an imported {run.system} checkpoint ({run.task}) that can be exported but "
+            f"neither scored nor started from: {why}"
         )
     return run, facts
 

@@ -58,15 +58,15 @@ def train(
         facts: what was counted in the data, for run.json.
 
     Raises:
-        RunError: `out` holds weights without a checkpoint, another kind of run, or one of other frozen features.
-        CheckpointError: `out` holds a checkpoint of other settings.
+        RunError: `out` contains weights without a checkpoint, another kind of run, or one of other frozen features.
+        CheckpointError: `out` contains a checkpoint of other settings.
         Whatever `training.loop.fit` raises.
     """
     settings, resumed = run.training, checkpoint.read_training_state(out)
     check_same_vocabulary(run)
     check_samples(module, settings, group.world, run.teacher.queue_size if isinstance(run, Pretrain) else 0)
     if resumed is None and (out / checkpoint.MODEL).exists():
-        raise RunError(f"{out} holds {checkpoint.MODEL} but no checkpoint to resume from; give another --out")
+        raise RunError(f"{out} contains {checkpoint.MODEL} but no checkpoint to resume from; give another --out")
     recorded_facts = {} if resumed is None else _check_resumable(out, run)
     precision = _precision(out, run, recorded_facts, group)
     fingerprint = identity(run) | {
@@ -106,7 +106,7 @@ def train(
         )
     if group.main:
         if resumed and resumed["step"] >= settings.steps and not resumed.get("owes"):
-            echo(f"{out} has already finished its {settings.steps} steps: only the report is written again")
+            echo(f"{out} has already finished its {settings.steps} steps: only the report is regenerated")
         _write_report(run, module, out)
 
 
@@ -115,7 +115,7 @@ def _check_resumable(out: Path, run: Pretrain | Finetune) -> Mapping[str, Any]:
     recorded_run, facts = read_run(out)
     if type(recorded_run) is not type(run):
         kinds = type(recorded_run).__name__, type(run).__name__
-        raise RunError(f"{out} holds a {kinds[0]} run, this is a {kinds[1]} run; give another --out")
+        raise RunError(f"{out} contains a {kinds[0]} run, this is a {kinds[1]} run; give another --out")
     check_frozen_features(recorded_run, facts)
     recorded, wanted = (identity(one) | train_settings.identity(one.training) for one in (recorded_run, run))
     checkpoint.check_same_settings(out, recorded, wanted, defaults(run))  # run.json may be another run's
@@ -184,7 +184,7 @@ def restart_message(out: Path, run: Pretrain | Finetune, fingerprint: Mapping[st
         wanted = dict(fingerprint) | train_settings.identity(run.training)
         recorded |= train_settings.identity(recorded_run.training)
         checkpoint.check_same_settings(out, recorded, wanted, defaults(run))
-    return f"{out} holds a run that was stopped before its first checkpoint: starting again from step 0"
+    return f"{out} contains a run that was stopped before its first checkpoint: starting again from step 0"
 
 
 def identity(run: Pretrain | Finetune) -> dict[str, Any]:
@@ -290,5 +290,5 @@ def sums(
 
 
 def ratios(totals: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
-    """Means: totals divided by counts, 0 where there are no terms."""
+    """Means: totals divided by counts, 0 if there are no terms."""
     return {name: total / max(counts[name], 1.0) for name, total in totals.items()}

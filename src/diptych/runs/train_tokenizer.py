@@ -16,7 +16,7 @@ from diptych.utils.lock import locked
 
 
 def train_tokenizer(data: str, split: str, size: int, out: Path) -> int:
-    """Trains WordPiece on the captions of a split and writes the vocabulary to a new file, one token a line.
+    """Trains WordPiece on the captions of a split and writes the vocabulary to a new file, one token per line.
 
     Args:
         size: tokens at most.

@@ -101,5 +101,5 @@ def describe_data(data: TrainingData, name: str, split: str, workers: int) -> st
     head = data.head if isinstance(data, StreamedData) else data
     speed = rate(head, workers=workers, samples=32)
     if isinstance(data, StreamedData):
-        return f"{data_size(data):,} tars of {name} ({split}) in {data.stream.settings.lanes} lanes at {speed}"
-    return f"{data_size(data):,} examples of {name} ({split}) at {speed}"
+        return f"{data_size(data):,} tars of {name} ({split}) in {data.stream.settings.lanes} lanes, loading {speed}"
+    return f"{data_size(data):,} examples of {name} ({split}), loading {speed}"

@@ -33,7 +33,7 @@ class Fusion(Protocol):
 class EarlySum(nn.Module):
     """Early summation: text token i plus image token i, with two learned weights, through one transformer.
 
-    Pooled at the first token. Where one sequence is shorter, the rest of the other is used alone.
+    Pooled at the first token. If one sequence is shorter, the rest of the other is used as it is.
     Source: Xu et al., TPAMI 2023, table 3. Differs: the survey leaves the weights to the user; here they are learned,
     initialised to 1.
     """

@@ -19,7 +19,7 @@ PADDING_SCORE = -10000.0  # added to the scores of padding
 class Grounding(nn.Module):
     """A training step: binary cross entropy of ``labels["regions"]`` (b, n), summed over regions.
 
-    A region's label is its IoU with the true box where that is at least 0.5, else 0. The accuracy is the share of texts
+    A region's label is its IoU with the true box if that is at least 0.5, else 0. The accuracy is the share of texts
     whose top region has an IoU of at least 0.5.
     """
 

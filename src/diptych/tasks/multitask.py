@@ -16,7 +16,7 @@ class MultiTask(nn.Module):
 
     The steps share `model`, and have one of `heads` each.
 
-    The losses of the other tasks are 0, over 0 terms. `heads` may hold heads of no task, such as a checkpoint's.
+    The losses of the other tasks are 0, over 0 terms. `heads` may include heads of no task, such as a checkpoint's.
 
     Differs: 12-in-1 schedules the tasks and pauses them (dynamic stop-and-go); here the data loader decides.
     """

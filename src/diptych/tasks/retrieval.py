@@ -151,7 +151,7 @@ def score_pairs(
 ) -> Float[Tensor, " k"]:
     """The scores of pairs of images and texts, selected by index, `pairs` of them fused at a time.
 
-    Scores are computed in fp32 even where fusion runs in bf16: rounding would make ties, which rank last.
+    Scores are computed in fp32 even if fusion runs in bf16: rounding would make ties, which rank last.
     """
     parts = zip(image_index.split(pairs), text_index.split(pairs), strict=True)
     return torch.cat(
@@ -165,7 +165,7 @@ def _exact(summary: PairScorer, pooled: Tensor) -> Float[Tensor, " pairs"]:
 
 
 FILL = -100.0
-"""The score of a pair that is no candidate (official codes)."""
+"""The score of a pair that is not a candidate (official codes)."""
 
 
 @runtime_checkable
@@ -174,7 +174,7 @@ class DualAndFusionEncoder(DualEncoder, FusionEncoder, Protocol):
 
 
 class Scores(NamedTuple):
-    """Scores in both directions, FILL where a pair is no candidate. A candidate in both has the same score."""
+    """Scores in both directions, FILL if a pair is not a candidate. A candidate in both has the same score."""
 
     image_to_text: Float[Tensor, "images texts"]
     text_to_image: Float[Tensor, "texts images"]

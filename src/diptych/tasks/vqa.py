@@ -61,7 +61,7 @@ class ClosedVQA(nn.Module):
             self.head.init_prior(probabilities)
             entropy = F.binary_cross_entropy(probabilities, probabilities, reduction="sum").item()
             cause = "neither question nor image is used yet"
-            self.chance_losses[name] = ChanceLoss(entropy, "prior of the answers", cause)
+            self.chance_losses[name] = ChanceLoss(entropy, "predicting each answer's frequency", cause)
 
     def num_terms(self, batch: Batch) -> dict[str, Tensor]:
         return sample_counts(batch, self.name, f"{self.name}/score")

@@ -1,13 +1,14 @@
 """Checkpoints: everything that an exact resume needs, in one file that is written atomically.
 
-``DIR/checkpoint.safetensors`` holds weights and optimizer state as tensors, and the training state (step, settings,
-running sums) as JSON in the header of the same file, so that the two cannot disagree. ``DIR/model.safetensors`` holds
-only the weights, for other programs to read.
+``DIR/checkpoint.safetensors`` contains weights and optimizer state as tensors, and the training state (step, settings,
+running sums) as JSON in the header of the same file, so that the two cannot disagree. ``DIR/model.safetensors``
+contains only the weights, for other programs to read.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,7 +128,7 @@ def load(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None
 def read_training_state(out: Path, shape: Any = MINIMAL_STATE) -> dict[str, Any] | None:
     """The training state of the checkpoint in `out`; None without a checkpoint.
 
-    Raises CheckpointError where the file is damaged or its state does not have `shape` (see `utils.io.parse_json`).
+    Raises CheckpointError if the file is damaged or its state does not have `shape` (see `utils.io.parse_json`).
     """
     if not (out / CHECKPOINT).exists():
         return None
@@ -158,22 +159,41 @@ def _with_advice(advice: str) -> Iterator[None]:
 def check_same_settings(
     out: Path, saved: Mapping[str, Any], current: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
 ) -> None:
-    """Raises CheckpointError, with the first differing field, where a run to resume has other settings than `current`.
+    """Raises CheckpointError, with the first differing field, if a run to resume has other settings than `current`.
 
     A run from before a field existed had the field's default. A field that was removed, or a new one without a default,
-    is a difference.
+    is a difference. Two paths of one existing file or folder are equal.
     """
     was, now, default = (_flat(json.loads(json.dumps(tree))) for tree in (saved, current, defaults or {}))
-    for name in sorted(was.keys() | now.keys()):
-        before, after = was.get(name, default.get(name, _NO_FIELD)), now.get(name, _NO_FIELD)
-        if before != after:
-            raise CheckpointError(
-                f"{out} holds a run with {name} = {before}, not {after}: "
-                "continue it with the same value, or give another --out"
+    values = {
+        name: (was.get(name, default.get(name, _NO_FIELD)), now.get(name, _NO_FIELD))
+        for name in sorted(was.keys() | now.keys())
+    }
+    different = [name for name, pair in values.items() if not _same_value(*pair)]
+    if different:
+        before, after = values[different[0]]
+        advice = "continue it with the same value, or give another --out"
+        if different == ["steps"]:
+            advice = (
+                "the steps of a run cannot be changed, because its learning-rate schedule depends on them; "
+                f"--init_from {out} with another --out starts a new run from its weights"
             )
+        raise CheckpointError(f"{out} contains a run with {different[0]} = {before}, not {after}: {advice}")
 
 
 _NO_FIELD = "(no such field)"
+
+
+def _same_value(before: Any, after: Any) -> bool:
+    """Whether two settings are equal, or are paths of the same existing file or folder."""
+    if before == after:
+        return True
+    if not (isinstance(before, str) and isinstance(after, str) and before and after):
+        return False
+    try:
+        return os.path.samefile(before, after)
+    except (OSError, ValueError):  # not paths, or none there
+        return False
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from diptych.utils.io import atomic_write
 
 LEFT_CHANCE = 0.01  # a loss this share below its chance level is learning
 NEAR_CHANCE = 0.02  # a loss within this share of its chance level is at chance
+MIN_PATIENCE = 20  # steps before a loss at chance level may be reported as stuck
 _WINDOW = 5  # rows that are averaged before a verdict
 _OF_PARAMETERS = ("unused", "zero gradient")  # verdicts about parameters
 _NAMED = 3  # parameters that one message names
@@ -79,13 +80,13 @@ class Diagnostics:
 
     def _verdict(self, step: int, name: str, chance: ChanceLoss, value: float) -> Finding | None:
         before = self._state.get(name)
-        where = f"{value:.4f} against {chance.value:.4f}, the {chance.name}"
+        where = f"loss {value:.4f}, chance level {chance.value:.4f} ({chance.name})"
         if value < chance.value * (1 - LEFT_CHANCE):
             verdict, message = "learning", f"{where}: below chance level"
         elif step >= self.patience:
             verdict, message = "stuck", f"{where}: stuck; likely cause: {chance.usual_cause}"
         elif value <= chance.value * (1 + NEAR_CHANCE):
-            verdict, message = "early", f"{where}: at chance level, still early (stuck if so at step {self.patience})"
+            verdict, message = "early", f"{where}: still at chance, early (reported as stuck at step {self.patience})"
         else:
             return None  # still above chance level
         if verdict == before:
@@ -115,7 +116,7 @@ class Diagnostics:
             if not p.requires_grad:
                 continue
             if p.grad is None:
-                verdict, message = "unused", "got no gradient; no loss depends on it: freeze it or leave it out"
+                verdict, message = "unused", "received no gradient; no loss depends on it: freeze it or leave it out"
             elif not p.grad.any():
                 verdict, message = "zero gradient", "its gradient is exactly zero; likely cause: a zero weight after it"
             else:

@@ -80,7 +80,7 @@ def full_tensor(t: Tensor) -> Tensor:
 
 
 def distribute_like(example: Tensor, t: Tensor) -> Tensor:
-    """`t`, sharded as `example` is where that has the same shape; every rank must hold all of `t`."""
+    """`t`, sharded like `example` if that has the same shape; every rank must have all of `t`."""
     if not isinstance(example, DTensor) or t.shape != example.shape:
         return t
     # no broadcast: each rank has read the same file
@@ -155,7 +155,7 @@ class Group:
         """The module, with gradients averaged over the ranks: wrapped in DDP, or sharded in place ("fsdp").
 
         DDP searches for unused parameters because a rank's part of the batch may lack the inputs of a loss (no masked
-        token), and because diagnostics report a parameter that no rank used, where DDP would stop the run.
+        token), and because diagnostics report a parameter that no rank used; DDP would stop the run.
         """
         if self.world == 1:
             return module
@@ -166,7 +166,7 @@ class Group:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; "auto" prefers cuda, then mps, then cpu. Raises ValueError where it is unavailable."""
+    """The device called `name`; "auto" prefers cuda, then mps, then cpu. Raises ValueError if it is unavailable."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -181,8 +181,8 @@ def pick_device(name: str = "auto") -> torch.device:
 def uses_bf16(device: torch.device, precision: str) -> bool:
     """Whether `precision` ("fp32", "bf16", "auto") means bf16 on `device`.
 
-    "auto" is bf16 where the hardware supports it, unless the environment variable DIPTYCH_BF16 ("on" or "off")
-    overrides that. Raises ValueError where the variable has any other value.
+    "auto" is bf16 if the hardware supports it, unless the environment variable DIPTYCH_BF16 ("on" or "off")
+    overrides that. Raises ValueError if the variable has any other value.
     """
     if precision != "auto":
         return precision == "bf16"
@@ -211,7 +211,7 @@ def _cpu_computes_bf16() -> bool:
 
 @contextmanager
 def processes(device: str = "auto") -> Iterator[Group]:
-    """The process group that torchrun started, or this process alone. gloo on CPU, nccl on CUDA."""
+    """The process group that torchrun started, or this process only. gloo on CPU, nccl on CUDA."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Group(pick_device(device))

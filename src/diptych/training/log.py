@@ -102,7 +102,7 @@ ROW = {"step": int, str: (int, float, type(None))}
 def _cut_back(path: Path, step: int, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
     """Removes the rows after `step`, and an incomplete last line, from a metrics.jsonl; returns the remaining rows.
 
-    Where an earlier line is damaged the readable rows stay, the original file is kept under another name, and `say`
+    If an earlier line is damaged, the readable rows stay, the original file is kept under another name, and `say`
     prints which.
     """
     lines = path.read_bytes().split(b"\n") if path.exists() else []

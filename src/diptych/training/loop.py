@@ -22,7 +22,7 @@ from diptych.data.loader import Loaded, SkipCounter, Skipped
 from diptych.data.sources.base import WorkerDied
 from diptych.protocols import TrainStep
 from diptych.training import checkpoint
-from diptych.training.diagnostics import Diagnostics, Diverged, merge_findings
+from diptych.training.diagnostics import MIN_PATIENCE, Diagnostics, Diverged, merge_findings
 from diptych.training.distributed import Group, pick_device, unshard
 from diptych.training.log import Log
 from diptych.training.recovery import locked_run_folder, needs_weights
@@ -150,7 +150,7 @@ class TrainingRun:
     def stop(self, log: Log | None, where: str) -> NoReturn:
         """Ends the process with status 130 after a signal."""
         if log is not None:
-            log.print_line(f"stopped {where}: the same command goes on from here")
+            log.print_line(f"stopped {where}: the same command resumes from here")
         raise SystemExit(130)
 
     def advance(self, batches: Iterator[list[Loaded]], stop_request: StopRequest) -> tuple[bool, bool]:
@@ -193,7 +193,7 @@ class TrainingRun:
         return row
 
     def evaluate(self, evaluate: Evaluate, log: Log | None, stop_request: StopRequest) -> None:
-        """Evaluates in eval mode and logs the metrics; stays pending where a signal interrupts it."""
+        """Evaluates in eval mode and logs the metrics; stays pending if a signal interrupts it."""
         self.evaluation_pending = True
         self.optimizer_step.module.eval()
         with stop_request.interruptible(self.single_process):
@@ -236,7 +236,7 @@ def fit(
             the same fingerprint, and the same settings but for those in `config.training.CHANGEABLE`.
         defaults: Defaults of the fields of `fingerprint`: a run from before a field existed counts as having its
             default.
-        group: By default this process alone, on `settings.device`.
+        group: By default this process only, on `settings.device`.
 
     Raises:
         CheckpointError: The checkpoint in `out` is of another run, or damaged.
@@ -270,7 +270,7 @@ def _fit(
     optimizer_step = OptimizerStep(step, settings, group)
     diagnostics = Diagnostics(
         cast(TrainStep, step).chance_losses,
-        max(steps_of(n, settings.steps) for n in (settings.patience, settings.optimizer.warmup)),
+        max(MIN_PATIENCE, *(steps_of(n, settings.steps) for n in (settings.patience, settings.optimizer.warmup))),
     )
     run = TrainingRun(optimizer_step, diagnostics, settings, out, run_identity)
     if state is not None:
@@ -282,5 +282,5 @@ def _fit(
     with Log(out, run.done, settings.steps) if group.main else nullcontext() as log, stop_signal() as stop_request:
         run.train(stream, evaluate, log, stop_request)
     if optimizer_step.is_sharded:
-        unshard(step)  # the report is written by one rank alone
+        unshard(step)  # only one rank writes the report
     return out / checkpoint.MODEL

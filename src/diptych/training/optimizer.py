@@ -35,7 +35,7 @@ def decayed(module: nn.Module) -> dict[str, bool]:
 def adamw(module: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
     """AdamW over the trainable parameters of a module; each group has a `multiplier` of the learning rate.
 
-    Raises ValueError where no parameter is trainable.
+    Raises ValueError if no parameter is trainable.
     """
     module = student_of(module)  # a momentum teacher has no gradients
     rule = decayed(module)

@@ -1,4 +1,4 @@
-"""Resuming: locks a run folder for one process, and falls back to the previous checkpoint where the last is damaged."""
+"""Resuming: locks a run folder for one process, and falls back to the previous checkpoint if the last is damaged."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def locked_run_folder(out: Path, group: Group) -> Iterator[None]:
 
 
 def restore_previous_checkpoint(out: Path) -> str:
-    """Replaces a damaged or missing checkpoint by the one before it; returns a message, ``""`` where nothing was done.
+    """Replaces a damaged or missing checkpoint by the one before it; returns a message, ``""`` if nothing was done.
 
-    Raises CheckpointError where neither is intact.
+    Raises CheckpointError if neither is intact.
     """
     path, before = out / CHECKPOINT, out / PREVIOUS
     damage = _damage(path) if path.exists() else f"{path} is missing" if before.exists() else ""
@@ -52,7 +52,7 @@ def restore_previous_checkpoint(out: Path) -> str:
 
 
 def _damage(path: Path) -> str:
-    """The damage of a checkpoint file; ``""`` where it is intact."""
+    """The damage of a checkpoint file; ``""`` if it is intact."""
     try:
         digests.check(path)
         read_training_state_file(path)
@@ -64,8 +64,8 @@ def _damage(path: Path) -> str:
 def needs_weights(out: Path, finished: bool) -> bool:
     """Whether ``out/model.safetensors`` must be written from the checkpoint.
 
-    It must where it is missing, and in an unfinished run, which will write it again anyway, where it is damaged. The
-    weights of a finished run are never replaced. Raises CheckpointError where they are damaged.
+    True if it is missing, or if it is damaged in an unfinished run, which will rewrite it anyway. The
+    weights of a finished run are never replaced. Raises CheckpointError if they are damaged.
     """
     path = out / MODEL
     if not path.exists():

@@ -128,7 +128,7 @@ def _watched(message: str, patience: float | None = None) -> Iterator[None]:
     A thread does it, because Python's own handlers only run in the main thread, between two of its instructions.
     """
     global _watches
-    if os.name != "posix":  # other systems need sockets in place of pipes
+    if os.name != "posix":  # other systems need sockets instead of pipes
         yield
         return
     if not _watches:
@@ -144,7 +144,7 @@ def _watched(message: str, patience: float | None = None) -> Iterator[None]:
     finally:
         _watches -= 1
         signal.set_wakeup_fd(before)
-        os.write(write, b"\0")  # ends the thread, even where forked processes hold this pipe open
+        os.write(write, b"\0")  # ends the thread, even if forked processes keep this pipe open
         watch.join()
         os.close(read)
         os.close(write)

@@ -69,17 +69,17 @@ def default_folder() -> Path:
 class DiskCache:
     """Tensors by key, in append-only shards in `folder`, shared by any number of processes.
 
-    A shard is two files: `*.data` holds entries end to end, each in the safetensors format, and `*.index` a record of
-    fixed length for each entry (key, offset, length, checksum). A process appends to shards of its own, first the
-    entry and then its record, without a buffer: an entry is visible to other processes at once, and a process that
-    ends or is killed loses at most the entry that it was writing. Shards that become visible whole, by a rename,
-    would need a buffer, which is lost with a killed process and must be kept apart from those of forked data workers.
+    A shard is two files: `*.data` contains entries end to end, each in the safetensors format, and `*.index` a record
+    of fixed length for each entry (key, offset, length, checksum). A process appends to shards of its own, first the
+    entry and then its record, without a buffer: an entry is visible to other processes at once, and a process that ends
+    or is killed loses at most the entry that it was writing. Shards that become visible whole, by a rename, would need
+    a buffer, which is lost with a killed process and must be kept apart from those of forked data workers.
 
     An entry or record whose checksum does not match is treated as absent. Nothing that is read runs code.
     Before a shard is begun, the oldest shards are removed whole until a full one fits in `max_bytes`: several
     processes that write at once exceed it by at most one shard each. Entries of removed shards are absent. Files of
     version 0.1.0 (one `*.seen` file an entry) are not read; they are removed before any shard.
-    The places of all entries are held in memory, about 150 bytes an entry. Entries of other processes are looked for
+    The locations of all entries are kept in memory, about 150 bytes an entry. Entries of other processes are looked for
     when a key is missing, which takes at most a twentieth of the time.
     If `folder` cannot be written, one warning says so, and no more is written. For one thread; forked processes may
     go on using the cache of their parent.
@@ -214,7 +214,7 @@ class DiskCache:
         return self._readers[number]
 
     def _writer_for(self, size: int) -> _ShardWriter:
-        """This process's shard, or a new one where it is full or was removed by another process."""
+        """This process's shard, or a new one if it is full or was removed by another process."""
         shard_bytes = min(_MAX_SHARD, self.max_bytes / 16)
         if self._writer is not None:
             if self._writer.number in self._shards and self._writer.has_room(size, shard_bytes):
@@ -313,7 +313,7 @@ class _ShardWriter:
 
 
 def _write(file: FileIO, data: bytes) -> None:
-    """Writes all of `data` where a system may take less at once. Raises OSError."""
+    """Writes all of `data`, in several calls if the system takes less at once. Raises OSError."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
@@ -323,7 +323,7 @@ def available_memory() -> float:
     """The memory that this process may use, in bytes: the machine's, or the limit of its container."""
     try:
         machine = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):  # not known on this system, as on Windows
+    except (AttributeError, OSError, ValueError):  # not available on this system, as on Windows
         machine = 8e9
     with contextlib.suppress(OSError, ValueError):  # "max" if there is no limit
         machine = min(machine, float(_CGROUP_LIMIT.read_text()))

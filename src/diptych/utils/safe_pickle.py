@@ -100,7 +100,7 @@ def build(made: Any, state: Any) -> None:
 
 
 def resolve(value: Any, done: dict[int, Any] | None = None) -> Any:
-    """The value with constructed arrays and fields in place of `Made`, also within dicts, as deep as published files
+    """The value with constructed arrays and fields instead of `Made`, also within dicts, as deep as published files
     go.
 
     `done`: finished dicts by id, because a pickle may refer to one a thousand times. Raises NotPlain.

@@ -1,4 +1,4 @@
-"""Saving and loading of a module's weights by name, where tied weights are saved once and loading is all or nothing."""
+"""Saving and loading of a module's weights by name: tied weights are saved once, loading is all or nothing."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def test_pickles_are_never_read(tmp_path: Path):
     with pytest.raises(BadSample, match=r"not an \.npz of plain numbers"):
         source.load("17")
     np.save(tmp_path / "one.npy", np.array({"bbox": Runs()}, dtype=object), allow_pickle=True)
-    with pytest.raises(DataError, match="pickles can run code and are not read; if you trust it, convert it to"):
+    with pytest.raises(DataError, match="pickles can run code and are rejected; if you trust it, convert it to"):
         open_regions(tmp_path / "one.npy")
 
 

@@ -115,7 +115,7 @@ def test_a_json_list_of_records_is_a_table(tmp_path):
     assert [source.captions(i) for i in range(len(source))] == [("a", "b"), ("c",)]
     assert source.where(1) == f"{path}, [1] (images/001.jpg)"
     path.write_text(json.dumps([rows[0], "x"]))
-    assert_data_error(path, "coco_karpathy_train.json, [1]: a text where a record is expected")
+    assert_data_error(path, "coco_karpathy_train.json, [1]: expected a record, got a text")
 
 
 def test_jsonl_with_a_split_column_and_columns_by_name(tmp_path):
@@ -236,7 +236,7 @@ def test_broken_utf8_names_the_line(tmp_path):
         ("image,caption\n000.jpg,a,b\n", "expected 2 fields, got 3"),
         ("image,image\n000.jpg,a\n", "two columns have the same name"),
         ('image,caption\n000.jpg,"a\n', "unexpected end"),
-        ("", "no rows in split"),
+        ("", "the file is empty: no rows in split"),
         ("image,caption\n", "no rows in split"),
     ],
 )
@@ -253,7 +253,7 @@ def test_karpathy_keys_of_the_wrong_kind(karpathy):
     assert_data_error(karpathy, "images[4], sentences[1]", "no 'raw'", "nearest: 'row'")
     content["images"][4]["sentences"] = "text"
     path.write_text(json.dumps(content))
-    assert_data_error(karpathy, "images[4], 'sentences'", "a text where a list is expected")
+    assert_data_error(karpathy, "images[4], 'sentences'", "expected a list, got a text")
 
 
 def test_no_folder_no_captions_or_too_many(karpathy, tmp_path_factory):

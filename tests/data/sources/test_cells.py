@@ -58,14 +58,14 @@ def test_answers_are_read_by_their_type(cell: Any, read: tuple[str, ...]):
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        (None, "null where an answer is expected"),
+        (None, "expected an answer, got null"),
         (True, "true or false"),
         (2.5, "a decimal number"),
         (float("nan"), "a decimal number"),
         (2**70, "more than 64 bits"),
-        (["a", None], r"\[1\]: null"),
-        (["a", ["b"]], r"\[1\]: a list"),
-        (["a", {"answer": None}], r"\[1\], 'answer': null"),
+        (["a", None], r"\[1\]: expected an answer, got null"),
+        (["a", ["b"]], r"\[1\]: expected an answer, got a list"),
+        (["a", {"answer": None}], r"\[1\], 'answer': expected an answer, got null"),
         ([{"answers": "a"}], r"\[0\]: no 'answer'"),
         ({"yes": 3, "no": 7}, "no 'answer'"),
         ("", "an empty answer"),
@@ -77,7 +77,7 @@ def test_answers_are_read_by_their_type(cell: Any, read: tuple[str, ...]):
         ("[laughs]", "not a JSON list"),
         (["['a', 'b']"], "printed value"),
         *[(cell, "not a JSON list|printed value|a list|true or false") for cell in PRINTED],
-        ('["a", null]', r"\[1\]: null"),
+        ('["a", null]', r"\[1\]: expected an answer, got null"),
     ],
 )
 def test_an_invalid_answer_raises_with_row_and_key(cell: Any, message: str):
@@ -304,7 +304,7 @@ def test_the_command_lines_error_names_file_row_and_key(tmp_path: Path, capsys: 
     assert main(["baselines", "--task", "vqa", "--data", str(tmp_path)]) == 2
     (message,) = capsys.readouterr().err.splitlines()
     assert (
-        f"{tmp_path / 'train.jsonl'}, line 2, 'answer': null where an answer is expected" in message
+        f"{tmp_path / 'train.jsonl'}, line 2, 'answer': expected an answer, got null" in message
         and "drop the row" in message
     )
 

@@ -188,7 +188,7 @@ def test_if_a_row_names_a_split_every_row_must(tmp_path):
         open_captions(str(path), "train")
     rows[1]["split"] = None  # type: ignore[assignment]
     write_rows(path, rows)
-    with pytest.raises(DataError, match=r"photos\.jsonl, line 2, 'split': null where a text is expected; correct it"):
+    with pytest.raises(DataError, match=r"photos\.jsonl, line 2, 'split': expected a text, got null; correct it"):
         open_captions(str(path), "train")
 
 

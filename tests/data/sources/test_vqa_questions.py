@@ -81,7 +81,7 @@ def test_a_json_list_of_records_is_a_table(tmp_path):
     assert [source.question(i).answers for i in range(2)] == [("soda",) * 9 + ("coke",), ("A", "A", "b")]
     assert source.where(1) == f"{tmp_path}/val.json, [1] (b.jpg)"
     for wrong, message in (
-        ([rows[0], [1]], r"\[1\]: a list where a record"),
+        ([rows[0], [1]], r"\[1\]: expected a record.*, got a list"),
         ([{"image": "a.jpg"}], r"\[0\]: no 'question'"),
     ):
         (tmp_path / "val.json").write_text(json.dumps(wrong))
@@ -182,11 +182,14 @@ def test_answers_are_withheld_of_a_whole_split_or_of_none(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"answer_type": ["other"]}, r"annotations\[1\], 'answer_type': a list where a text"),
-        ({"answer_type": 3}, r"annotations\[1\], 'answer_type': an integer where a text"),
-        ({"answers": [{"answer": None}]}, r"annotations\[1\], 'answers', \[0\], 'answer': null"),
+        ({"answer_type": ["other"]}, r"annotations\[1\], 'answer_type': expected a text, got a list"),
+        ({"answer_type": 3}, r"annotations\[1\], 'answer_type': expected a text, got an integer"),
+        (
+            {"answers": [{"answer": None}]},
+            r"annotations\[1\], 'answers', \[0\], 'answer': expected an answer, got null",
+        ),
         ({"answers": ["['desk']"]}, r"annotations\[1\], 'answers', \[0\]: .* printed value"),
-        ({"answers": {"answer": "desk"}}, r"annotations\[1\], 'answers': a record where a list"),
+        ({"answers": {"answer": "desk"}}, r"annotations\[1\], 'answers': expected a list, got a record"),
         ({"question_id": 1}, r"annotations\[1\]: question_id 1 is annotated twice"),
     ],
 )

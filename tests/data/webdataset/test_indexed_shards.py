@@ -89,7 +89,7 @@ def test_shards_without_a_split_are_divided_by_key(tmp_path):
         ({"1.jpg": b"x", "1.json": b'{"captoin": "x"}'}, "nearest: 'captoin'"),
         (
             {"1.jpg": b"x", "1.json": b'{"caption": [1]}'},
-            r"'caption', \[0\]: an integer where a caption is expected",
+            r"'caption', \[0\]: expected a caption, got an integer",
         ),
         ({"1.jpg": b"x", "1.txt": b"x" * 1_000_001}, "1000001 bytes"),
         ({}, "no sample in split"),

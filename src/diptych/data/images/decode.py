@@ -40,36 +40,36 @@ class UnreadableImage(ValueError):
     """An image whose values cannot be represented in 8 bits."""
 
 
-def pixel_bytes(picture: Pillow.Image) -> int:
-    """Bytes of memory per pixel: of the image that Pillow decodes plus, where it is converted, of the RGB image."""
-    own = _MODE_BYTES.get(picture.mode, 4)
-    return own if picture.mode == "RGB" and "transparency" not in picture.info else own + 4
+def pixel_bytes(image: Pillow.Image) -> int:
+    """Bytes of memory per pixel: of the image that Pillow decodes plus, if it is converted, of the RGB image."""
+    own = _MODE_BYTES.get(image.mode, 4)
+    return own if image.mode == "RGB" and "transparency" not in image.info else own + 4
 
 
-def to_rgb(picture: Pillow.Image, data: bytes) -> Pillow.Image:
+def to_rgb(image: Pillow.Image, data: bytes) -> Pillow.Image:
     """RGB version of a decoded image of any mode; `data` is its file. Raises UnreadableImage."""
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
-    transparent = _colour_key(picture, data)
-    convert = _grey_conversion(picture) if picture.mode[0] in "IF" else _flatten
-    canvas = Pillow.new("RGB", picture.size)
-    for box in _bands(picture):
-        band = convert(picture.crop(box))
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    transparent = _colour_key(image, data)
+    convert = _grey_conversion(image) if image.mode[0] in "IF" else _flatten
+    canvas = Pillow.new("RGB", image.size)
+    for box in _bands(image):
+        band = convert(image.crop(box))
         if transparent is not None:
             band.paste((255, 255, 255), mask=transparent(box))
         canvas.paste(band, box[:2])
-    if _sets_own_range(picture) and max(canvas.histogram()[:256]) > _ONE_LEVEL * picture.width * picture.height:
+    if _sets_own_range(image) and max(canvas.histogram()[:256]) > _ONE_LEVEL * image.width * image.height:
         raise UnreadableImage(
             "nearly all of its pixels become one grey level between its minimum and maximum; save it in 8 bits"
         )
     return canvas
 
 
-def _bands(picture: Pillow.Image) -> Iterator[Box]:
+def _bands(image: Pillow.Image) -> Iterator[Box]:
     """Boxes of whole rows that cover the image."""
-    rows = max(1, _BAND // picture.width)
-    for top in range(0, picture.height, rows):
-        yield 0, top, picture.width, min(top + rows, picture.height)
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        yield 0, top, image.width, min(top + rows, image.height)
 
 
 def _flatten(band: Pillow.Image) -> Pillow.Image:
@@ -80,26 +80,26 @@ def _flatten(band: Pillow.Image) -> Pillow.Image:
     return Pillow.alpha_composite(Pillow.new("RGBA", band.size, (255, 255, 255, 255)), band).convert("RGB")
 
 
-def _sets_own_range(picture: Pillow.Image) -> bool:
+def _sets_own_range(image: Pillow.Image) -> bool:
     """Whether black and white are the image's own minimum and maximum. Not for PGM, which Pillow scales to 16 bits."""
-    return picture.mode == "F" or (picture.mode == "I" and picture.format != "PPM")
+    return image.mode == "F" or (image.mode == "I" and image.format != "PPM")
 
 
-def _grey_conversion(picture: Pillow.Image) -> Callable[[Pillow.Image], Pillow.Image]:
+def _grey_conversion(image: Pillow.Image) -> Callable[[Pillow.Image], Pillow.Image]:
     """Function from grey values of any depth to RGB, by the rules of this module. Raises UnreadableImage."""
-    tags = getattr(picture, "tag_v2", {})
+    tags = getattr(image, "tag_v2", {})
     bits = tags.get(_BITS, (16,))[0]
-    unsigned = picture.mode == "I" and bits == 32 and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1
+    unsigned = image.mode == "I" and bits == 32 and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1
 
     def values(band: Pillow.Image) -> np.ndarray:
         array = np.asarray(band)
         return (array.view(np.uint32) if unsigned else array).astype(np.float64)
 
-    extremes = [(array.min(), array.max()) for box in _bands(picture) for array in (values(picture.crop(box)),)]
+    extremes = [(array.min(), array.max()) for box in _bands(image) for array in (values(image.crop(box)),)]
     low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
     if not np.isfinite([*map(sum, extremes)]).all():  # NaN and infinity survive their sum
         raise UnreadableImage("it has values that are not finite")
-    black, white = (low, high) if _sets_own_range(picture) else (0.0, 2.0**bits - 1)
+    black, white = (low, high) if _sets_own_range(image) else (0.0, 2.0**bits - 1)
     if black == white:
         raise UnreadableImage(f"all its values are {low:g}, which is neither black nor white; save it in 8 bits")
     if tags.get(_PHOTOMETRIC) == 0:
@@ -116,27 +116,27 @@ def _grey_conversion(picture: Pillow.Image) -> Callable[[Pillow.Image], Pillow.I
     return lambda band: Pillow.fromarray(levels(values(band))).convert("RGB")
 
 
-def _colour_key(picture: Pillow.Image, data: bytes) -> Callable[[Box], Pillow.Image] | None:
+def _colour_key(image: Pillow.Image, data: bytes) -> Callable[[Box], Pillow.Image] | None:
     """Mask function, from a box to the transparent pixels in it, of a PNG whose colour key Pillow compares at another
     depth.
 
     Removes the colour key from the image's info, so that Pillow ignores it. None for all other images.
     """
-    key = picture.info.get("transparency")
-    if picture.format != "PNG" or picture.mode not in ("L", "I;16", "RGB") or not isinstance(key, int | tuple):
+    key = image.info.get("transparency")
+    if image.format != "PNG" or image.mode not in ("L", "I;16", "RGB") or not isinstance(key, int | tuple):
         return None
     depth = data[24]  # of IHDR, a PNG's first chunk
     spread = 255 // (2**depth - 1) if depth < 8 else 1  # Pillow scales lower depths to 8 bits
     wanted = np.atleast_1d(key) % 2**depth * spread
     lower = None
-    if picture.mode == "RGB" and depth == 16:
+    if image.mode == "RGB" and depth == 16:
         # Pillow keeps the upper 8 bits; read as little-endian the same file gives the lower 8
         lower = Pillow.open(io.BytesIO(data), formats=("PNG",))
         lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]  # type: ignore[attr-defined]
-    del picture.info["transparency"]
+    del image.info["transparency"]
 
     def transparent(box: Box) -> Pillow.Image:
-        values = np.asarray(picture.crop(box)).astype(np.uint16)
+        values = np.asarray(image.crop(box)).astype(np.uint16)
         if lower is not None:
             values = values << 8 | np.asarray(lower.crop(box))
         same = values == wanted if values.ndim == 2 else (values == wanted).all(-1)
@@ -175,19 +175,19 @@ def decode(data: bytes, where: str, *, min_side: int | None = None, max_pixels: 
     Raises:
         BadSample: the file cannot be read or is over a limit.
     """
-    with _opened(data, where) as picture:
-        width, height = picture.size
+    with _opened(data, where) as image:
+        width, height = image.size
         if width * height > max_pixels:
             raise Excessive(f"{width} x {height} pixels is more than the limit of {max_pixels}")
         check_scans(data, width * height)
-        _check_cost(picture)
-        return _decoded(picture, data, min_side)
+        _check_cost(image)
+        return _decoded(image, data, min_side)
 
 
 def format_of(data: bytes, where: str) -> str:
     """Pillow's name of an image file's format; reads only the header. Raises BadSample."""
-    with _opened(data, where) as picture:
-        return picture.format or ""
+    with _opened(data, where) as image:
+        return image.format or ""
 
 
 @contextmanager
@@ -208,60 +208,60 @@ def _opened(data: bytes, where: str) -> Iterator[Pillow.Image]:
         raise BadSample(where, f"not a readable image ({type(error).__name__}: {error})") from None
 
 
-def _check_cost(picture: Pillow.Image) -> None:
-    """Raises Excessive where decoding and converting an opened image would exceed MAX_BYTES or take too long."""
-    pixels, tags = picture.width * picture.height, getattr(picture, "tag_v2", {})
-    if any(tile[0] in Pillow.DECODERS for tile in getattr(picture, "tile", ())) and pixels > MAX_SLOW:
-        raise Excessive(f"{picture.format} of this kind is read up to {MAX_SLOW} pixels, got {pixels}; save it as PNG")
+def _check_cost(image: Pillow.Image) -> None:
+    """Raises Excessive if decoding and converting an opened image would exceed MAX_BYTES or take too long."""
+    pixels, tags = image.width * image.height, getattr(image, "tag_v2", {})
+    if any(tile[0] in Pillow.DECODERS for tile in getattr(image, "tile", ())) and pixels > MAX_SLOW:
+        raise Excessive(f"{image.format} of this kind is read up to {MAX_SLOW} pixels, got {pixels}; save it as PNG")
     if all(side in tags for side in _TILE_SIZE):  # one tile may be larger than the image
         pixels = max(pixels, tags[_TILE_SIZE[0]] * tags[_TILE_SIZE[1]])
-    each = pixel_bytes(picture)
-    if picture.format == "WEBP":
+    each = pixel_bytes(image)
+    if image.format == "WEBP":
         each += _WEBP_CANVASES
-    if picture.info.get("progressive"):
-        each += _coefficient_bytes(picture)
+    if image.info.get("progressive"):
+        each += _coefficient_bytes(image)
     if pixels * each > MAX_BYTES:
         raise Excessive(
-            f"{picture.width} x {picture.height} pixels of mode {picture.mode} take {pixels * each} bytes to decode, "
+            f"{image.width} x {image.height} pixels of mode {image.mode} take {pixels * each} bytes to decode, "
             f"more than the limit of {MAX_BYTES}"
         )
 
 
-def _coefficient_bytes(picture: Pillow.Image) -> int:
+def _coefficient_bytes(image: Pillow.Image) -> int:
     """Bytes per pixel of a progressive JPEG's coefficients in libjpeg, two for each sample of a channel."""
-    channels = [(across, down) for _, across, down, _ in getattr(picture, "layer", ())]
+    channels = [(across, down) for _, across, down, _ in getattr(image, "layer", ())]
     whole = max((across for across, _ in channels), default=1) * max((down for _, down in channels), default=1)
     return -(-2 * sum(across * down for across, down in channels) // whole)
 
 
-def _decoded(picture: Pillow.Image, data: bytes, min_side: int | None) -> Pillow.Image:
+def _decoded(image: Pillow.Image, data: bytes, min_side: int | None) -> Pillow.Image:
     """Upright RGB pixels of an image whose header was read; a JPEG at the smallest scale that keeps `min_side`."""
-    scale = max((s for s in (1, 2, 4, 8) if min_side and min(picture.size) // s >= min_side), default=1)
-    fast = _decode_fast(data, picture, scale) if picture.format == "JPEG" and picture.mode == "RGB" else None
+    scale = max((s for s in (1, 2, 4, 8) if min_side and min(image.size) // s >= min_side), default=1)
+    fast = _decode_fast(data, image, scale) if image.format == "JPEG" and image.mode == "RGB" else None
     if fast is None:
         if scale > 1:
-            picture.draft(picture.mode, (picture.width // scale, picture.height // scale))
-        picture.load()
-    turn = _TRANSPOSE.get(_orientation(picture))  # after loading, because Pillow rotates a TIFF while loading it
-    decoded = to_rgb(picture, data) if fast is None else fast
+            image.draft(image.mode, (image.width // scale, image.height // scale))
+        image.load()
+    turn = _TRANSPOSE.get(_orientation(image))  # after loading, because Pillow rotates a TIFF while loading it
+    decoded = to_rgb(image, data) if fast is None else fast
     return decoded if turn is None else decoded.transpose(turn)
 
 
-def _decode_fast(data: bytes, picture: Pillow.Image, scale: int) -> Pillow.Image | None:
-    """The same pixels from simplejpeg; None if it is not installed, or rejects a flawed file that Pillow accepts."""
+def _decode_fast(data: bytes, image: Pillow.Image, scale: int) -> Pillow.Image | None:
+    """The image decoded by simplejpeg, with equal pixels; None if that is not installed, or rejects the file."""
     if simplejpeg is None:
         return None
-    width, height = (-(-side // scale) for side in picture.size)
+    width, height = (-(-side // scale) for side in image.size)
     try:
         return Pillow.fromarray(simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width))
     except ValueError:
         return None
 
 
-def _orientation(picture: Pillow.Image) -> int:
-    """EXIF orientation; 1 (upright) where the EXIF data is broken, so that the image is not lost."""
+def _orientation(image: Pillow.Image) -> int:
+    """EXIF orientation; 1 (upright) if the EXIF data is broken, so that the image is not lost."""
     try:
-        return int(picture.getexif().get(_ORIENTATION, 1))
+        return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # Pillow raises whatever its TIFF parser hits: SyntaxError, struct.error, KeyError and others
         return 1
 

@@ -29,7 +29,7 @@ class Excessive(ValueError):
 
 
 def check_header(data: bytes) -> None:
-    """Raises Excessive where a file has more markers, chunks, comments or tags than a real image."""
+    """Raises Excessive if a file has more markers, chunks, comments or tags than a real image."""
     if data.startswith(b"\xff\xd8"):
         _check_number(data, _jpeg_markers(data), "markers")
     elif data.startswith(b"\x89PNG"):
@@ -44,7 +44,7 @@ def check_header(data: bytes) -> None:
 
 
 def check_scans(data: bytes, pixels: int) -> None:
-    """Raises Excessive where a JPEG has too many scans for its size. A tiny image counts as 64 x 64 pixels."""
+    """Raises Excessive if a JPEG has too many scans for its size. A tiny image counts as 64 x 64 pixels."""
     if data.startswith(b"\xff\xd8"):
         scans = sum(code == _START_OF_SCAN for code in _jpeg_markers(data))
         if scans * max(pixels, 4096) > MAX_SCANNED:
@@ -97,7 +97,7 @@ def _gif_blocks(data: bytes) -> Iterator[int]:
 
 
 def _tiff_tags(data: bytes) -> Iterator[int]:
-    """Tags of a TIFF's first directory. Raises Excessive where one has more than MOST_VALUES values."""
+    """Tags of a TIFF's first directory. Raises Excessive if one has more than MOST_VALUES values."""
     order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
     first, entry = (struct.Struct(order + "Q"), "HHQ8s") if big else (struct.Struct(order + "I"), "HHI4s")
     number, tag = struct.Struct(order + ("Q" if big else "H")), struct.Struct(order + entry)

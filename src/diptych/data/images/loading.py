@@ -44,15 +44,15 @@ class ImageFiles(Protocol):
 
 
 def file_of(source: ImageSource, index: int) -> bytes:
-    """Bytes that identify an image: its file, or size and pixels where the source has no files. Raises BadSample."""
+    """Bytes that identify an image: its file, or size and pixels if the source has no files. Raises BadSample."""
     if isinstance(source, ImageFiles):
         return source.file(index)
-    picture = source.image(index)
-    return f"{picture.size}".encode() + picture.tobytes()
+    image = source.image(index)
+    return f"{image.size}".encode() + image.tobytes()
 
 
 def stem_of(source: ImageSource, index: int) -> str:
-    """File name of an image without its suffix; its index where the source has no files."""
+    """File name of an image without its suffix; its index if the source has no files."""
     return source.stem(index) if isinstance(source, ImageFiles) else str(index)
 
 
@@ -67,7 +67,7 @@ def identity_of(loader: ImageLoader, source: ImageSource, index: int) -> int:
     """63-bit identity of an image, the same in every process and run.
 
     A hash of the file's bytes, so that copies of a photo under other names, or once per caption in a tar, have one
-    identity (a re-encoded or resized copy has another); a hash of the name where the loader does not read files.
+    identity (a re-encoded or resized copy has another); a hash of the name if the loader does not read files.
     Raises BadSample.
     """
     key = loader.image_key(source, index) if isinstance(loader, KeyedImages) else file_of(source, index)
@@ -91,7 +91,7 @@ class ImageLoader(Protocol):
 
 
 class PixelLoader:
-    """Pixels, resized and normalised by `settings`, and augmented where `settings.augment` is set."""
+    """Pixels, resized and normalised by `settings`, and augmented if `settings.augment` is set."""
 
     def __init__(self, settings: ImageSettings):
         self.settings = settings

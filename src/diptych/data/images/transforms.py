@@ -21,17 +21,17 @@ from diptych.config.data import ImageSettings
 MAX_MAGNITUDE = 30
 
 
-def _affine(picture: Pillow.Image, *matrix: float) -> Pillow.Image:
-    return picture.transform(picture.size, Pillow.Transform.AFFINE, matrix)
+def _affine(image: Pillow.Image, *matrix: float) -> Pillow.Image:
+    return image.transform(image.size, Pillow.Transform.AFFINE, matrix)
 
 
-def _solarize_add(picture: Pillow.Image, amount: float) -> Pillow.Image:
+def _solarize_add(image: Pillow.Image, amount: float) -> Pillow.Image:
     """Adds `amount` to all values, then inverts those in the upper half."""
     brighter = [min(255, int(v + amount)) for v in range(256)]
-    return picture.point([v if v < 128 else 255 - v for v in brighter] * 3)
+    return image.point([v if v < 128 else 255 - v for v in brighter] * 3)
 
 
-# Each takes the image and a strength in [0, 1], negated at random where the operation has a direction. Translations are
+# Each takes the image and a strength in [0, 1], negated at random if the operation has a direction. Translations are
 # in pixels, whatever the image size.
 _UNDIRECTED: dict[str, Callable[[Pillow.Image, float], Pillow.Image]] = {
     "autocontrast": lambda p, s: ImageOps.autocontrast(p),
@@ -54,19 +54,19 @@ _DIRECTED: dict[str, Callable[[Pillow.Image, float], Pillow.Image]] = {
 OPERATIONS = (*_UNDIRECTED, *_DIRECTED)
 
 
-def apply(picture: Pillow.Image, operation: str, strength: float) -> Pillow.Image:
+def apply(image: Pillow.Image, operation: str, strength: float) -> Pillow.Image:
     """One operation, by name, at a strength in [0, 1], or [-1, 1] for operations with a direction."""
-    return (_UNDIRECTED | _DIRECTED)[operation](picture, strength)
+    return (_UNDIRECTED | _DIRECTED)[operation](image, strength)
 
 
 def randaugment(
-    picture: Pillow.Image, random: np.random.Generator, operations: int = 2, strength: float = 9.0
+    image: Pillow.Image, random: np.random.Generator, operations: int = 2, strength: float = 9.0
 ) -> Pillow.Image:
     """RGB image of the same size after `operations` random operations (with repetition) of magnitude `strength`."""
     for name in random.choice(OPERATIONS, operations):
         sign = random.choice([-1, 1]) if name in _DIRECTED else 1
-        picture = apply(picture, str(name), sign * strength / MAX_MAGNITUDE)
-    return picture
+        image = apply(image, str(name), sign * strength / MAX_MAGNITUDE)
+    return image
 
 
 def resized(height: int, width: int, settings: ImageSettings) -> tuple[int, int]:
@@ -90,8 +90,8 @@ def resized(height: int, width: int, settings: ImageSettings) -> tuple[int, int]
     return tall, wide
 
 
-def transform(picture: Pillow.Image, settings: ImageSettings, random: np.random.Generator | None = None) -> np.ndarray:
-    """uint8 pixels ``(height, width, 3)``: augmented with `random` where `settings.augment`, resized, then cropped.
+def transform(image: Pillow.Image, settings: ImageSettings, random: np.random.Generator | None = None) -> np.ndarray:
+    """uint8 pixels ``(height, width, 3)``: augmented with `random` if `settings.augment`, resized, then cropped.
 
     Source: like ViLT, translations are in pixels of the original image. Differs: a large JPEG may be decoded at a
     reduced size (images/decode.py), and is then translated by a larger share of its side.
@@ -99,30 +99,30 @@ def transform(picture: Pillow.Image, settings: ImageSettings, random: np.random.
     if settings.augment:
         if random is None:
             raise ValueError("settings.augment is set, but no random generator was passed: pass `random`")
-        picture = randaugment(picture, random)
-    height, width = resized(picture.height, picture.width, settings)
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Pillow.Resampling[settings.resample.upper()])
+        image = randaugment(image, random)
+    height, width = resized(image.height, image.width, settings)
+    if image.size != (width, height):
+        image = image.resize((width, height), Pillow.Resampling[settings.resample.upper()])
     if settings.crop:
         left, top = (width - settings.crop) // 2, (height - settings.crop) // 2
-        picture = picture.crop((left, top, left + settings.crop, top + settings.crop))
-    return np.array(picture)  # a copy, because torch needs writable memory
+        image = image.crop((left, top, left + settings.crop, top + settings.crop))
+    return np.array(image)  # a copy, because torch needs writable memory
 
 
-def stack(pictures: Sequence[np.ndarray], settings: ImageSettings) -> Image:
+def stack(images: Sequence[np.ndarray], settings: ImageSettings) -> Image:
     """Normalised images, each at the top left of a zero-padded canvas."""
-    sizes = torch.tensor([p.shape[:2] for p in pictures])
+    sizes = torch.tensor([p.shape[:2] for p in images])
     height, width = sizes.amax(0).tolist()
-    canvas = torch.zeros(len(pictures), 3, height, width)
-    for row, picture in zip(canvas, pictures, strict=True):
-        h, w = picture.shape[:2]
-        row[:, :h, :w] = normalise(picture, settings)
+    canvas = torch.zeros(len(images), 3, height, width)
+    for row, image in zip(canvas, images, strict=True):
+        h, w = image.shape[:2]
+        row[:, :h, :w] = normalise(image, settings)
     return Image(canvas, sizes)
 
 
-def normalise(picture: np.ndarray, settings: ImageSettings) -> torch.Tensor:
+def normalise(image: np.ndarray, settings: ImageSettings) -> torch.Tensor:
     """float ``(3, h, w)`` from uint8 ``(h, w, 3)``: ``(x / 255 - mean) / std`` per channel."""
-    pixels = torch.from_numpy(picture).permute(2, 0, 1).float()
+    pixels = torch.from_numpy(image).permute(2, 0, 1).float()
     scale = torch.tensor([1 / (255 * std) for std in settings.std])
     shift = torch.tensor([mean / std for mean, std in zip(settings.mean, settings.std, strict=True)])
     return pixels.mul_(scale[:, None, None]).sub_(shift[:, None, None])

@@ -82,7 +82,7 @@ def checked(features: np.ndarray, boxes: np.ndarray, classes: np.ndarray | None,
 
 
 def stack_regions(detected: Sequence[DetectedImage]) -> Regions:
-    """Batch of regions, zero-padded at the end. Raises DataError where feature dims or numbers of classes differ."""
+    """Batch of regions, zero-padded at the end. Raises DataError if feature dims or numbers of classes differ."""
     dims = {image.features.shape[1] for image in detected}
     classes = {None if image.classes is None else image.classes.shape[1] for image in detected}
     if len(dims) != 1 or len(classes) != 1:

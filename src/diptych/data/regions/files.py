@@ -47,11 +47,11 @@ class DetectedRegions(Protocol):
 def open_regions(path: Path) -> DetectedRegions:
     """Regions in a .tsv, a folder of .npz, or an LMDB. Raises DataError.
 
-    To load them in place of pixels: ``PairExamples(source, tokenizer, RegionLoader(open_regions(path)))``
+    To load them instead of pixels: ``PairExamples(source, tokenizer, RegionLoader(open_regions(path)))``
     (regions/frozen_features.py).
     """
     if path.suffix in (".pkl", ".npy"):
-        raise DataError(f"{path}: pickles can run code and are not read; {CONVERT}")
+        raise DataError(f"{path}: pickles can run code and are rejected; {CONVERT}")
     if (path / "data.mdb").is_file() or (path.suffix == ".lmdb" and path.is_file()):
         return RegionDatabase(path)
     if path.suffix == ".tsv" and path.is_file():

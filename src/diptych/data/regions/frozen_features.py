@@ -23,9 +23,9 @@ from diptych.data.sources.base import BadSample
 from diptych.utils.feature_cache import Arrays, MemoryCache, digest
 
 Extract = Callable[[Tensor], Arrays]
-"""From the pixels ``(3, h, w)`` of one image, in [-1, 1], to named features: encoders.efficientnet's and others'."""
+"""Function from the pixels ``(3, h, w)`` of one image, in [-1, 1], to named features (encoders.efficientnet)."""
 Classify = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From a feature map's means in n boxes ``(n, f)`` to region features and class probabilities."""
+"""Function from a feature map's means in n boxes ``(n, f)`` to region features and class probabilities."""
 
 
 class FeatureKeys:
@@ -49,7 +49,7 @@ class ExtractedFeatures:
 
     Images are never augmented, and lie in [-1, 1] whatever the run's own mean and std. Features are computed once where
     `cache` has room, or a disk cache, which later runs and other processes share. Keys are hashes of the file's bytes,
-    so that a cached image is not even decoded again, or of the pixels where an image has no file.
+    so that a cached image is not even decoded again, or of the pixels if an image has no file.
 
     Args:
         extract: the frozen network.
@@ -71,7 +71,7 @@ class ExtractedFeatures:
 
 
 class GridLoader:
-    """Loader of a CNN's last feature map in place of pixels (see images.loading.ImageLoader), for a grid embedding.
+    """Loader of a CNN's last feature map instead of pixels (see images.loading.ImageLoader), for a grid embedding.
 
     In a batch it is an image with one channel per feature and one pixel per cell of the map.
     """
@@ -92,7 +92,7 @@ class GridLoader:
 
 
 class BoxLoader:
-    """Loader of a CNN's features in fixed boxes, in place of a detector's regions (see images.loading.ImageLoader).
+    """Loader of a CNN's features in fixed boxes, instead of a detector's regions (see images.loading.ImageLoader).
 
     Args:
         features: the CNN's feature maps.
@@ -146,7 +146,7 @@ def pooled(grid: Tensor, boxes: Tensor) -> Tensor:
 
 
 class RegionLoader:
-    """Loader of a detector's published regions (regions/files.py) in place of pixels (see images.loading.ImageLoader).
+    """Loader of a detector's published regions (regions/files.py) instead of pixels (see images.loading.ImageLoader).
 
     Regions are looked up by the stem of the image file, or by the number at its end (COCO's and Visual Genome's ids).
     `whole`: whether a region of the whole image is prepended.

@@ -65,8 +65,8 @@ class AblatedQuestions:
         return replace(question, text="?") if self.ablate == "text" else question
 
     def image(self, index: int) -> Pillow.Image:
-        picture = self.source.image(index)
-        return Pillow.new("RGB", picture.size, GREY) if self.ablate == "image" else picture
+        image = self.source.image(index)
+        return Pillow.new("RGB", image.size, GREY) if self.ablate == "image" else image
 
     def file(self, index: int) -> bytes:
         """Bytes that identify the image; a grey one is identified by its size."""
@@ -90,7 +90,7 @@ def guesses(train: Questioned, normalise: Normalise) -> dict[str, Guess]:
 
     "most common answer" ignores the question, "by kind" uses its kind, and "question only" its words: the most common
     answer to the same words, else to the same first two. Unseen questions get the most common answer. Raises DataError
-    where `train` has no answers.
+    if `train` has no answers.
     """
     counts: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for question in map(train.question, range(len(train))):
@@ -121,7 +121,7 @@ class CorruptedCaptions:
     """A source with a `share` of its captions, drawn by `seed`, moved to other images.
 
     The number of captions does not change and each is used once; `owners` gives the true image of each. `images`:
-    range of images whose captions may move, if not all. Raises DataError where there are too few images.
+    range of images whose captions may move, if not all. Raises DataError if there are too few images.
     """
 
     def __init__(self, source: Captioned, share: float, seed: int = 0, images: range | None = None):
@@ -164,7 +164,7 @@ class CorruptedCaptions:
 
 
 def _deranged(captions: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """The captions in an order in which none is at its own image. Raises DataError where no such order is found."""
+    """The captions in an order in which none is at its own image. Raises DataError if no such order is found."""
     order = np.roll(captions, 1)
     for i in np.flatnonzero(image[order] == image[captions]):
         if image[order[i]] != image[captions[i]]:  # fixed by an earlier swap

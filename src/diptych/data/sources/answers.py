@@ -35,7 +35,7 @@ def answer_list(
 ) -> list[str]:
     """Answers that are the most common one of at least `minimum` questions, by decreasing count, at most `max_answers`.
 
-    ViLT uses 9, which gives 3,129 answers. Raises DataError where there is none.
+    ViLT uses 9, which gives 3,129 answers. Raises DataError if there is none.
     """
     counts: Counter[str] = Counter()
     for i in range(len(source)):

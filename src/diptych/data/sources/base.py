@@ -7,6 +7,7 @@ missing file, a path outside the folder) are raised as `DataError` when the sour
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -45,6 +46,11 @@ class Skipped:
     why: str
 
 
+def first_skipped(samples: Iterable[tuple[str, str]], number: int = 5) -> str:
+    """The first different (where, why) pairs of skipped samples, as text: captions of one image have the same."""
+    return "; ".join(f"{where}: {why}" for where, why in list(dict.fromkeys(samples))[:number])
+
+
 @runtime_checkable
 class Captioned(Protocol):
     """One split of captioned images."""
@@ -76,7 +82,7 @@ class Question:
     id: int
     image: int  # index into the source's images
     text: str
-    answers: tuple[str, ...]  # empty where the split's answers are withheld
+    answers: tuple[str, ...]  # empty if the split's answers are withheld
     kind: str = ""  # "exist", "count", "color" …, or VQA's answer_type
 
 

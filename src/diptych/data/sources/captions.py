@@ -150,7 +150,7 @@ def tables_in(folder: Path) -> list[Path]:
 def by_name(files: Sequence[Path], split: str) -> list[list[Path]]:
     """Candidate files for a split, by preference: named for it; named for none; named for several.
 
-    Files named for no split count only where no file is named for any, so that training data is not divided again.
+    Files named for no split count only if no file is named for any, so that training data is not divided again.
     Files named for several splits may have a split column.
     """
     names = {path: named_split(path) for path in files}
@@ -161,14 +161,16 @@ def by_name(files: Sequence[Path], split: str) -> list[list[Path]]:
 def choose(folder: Path, split: str, kinds: Callable[[Path, str], list[list[Path]]], what: str, known: str) -> Path:
     """The one file in a folder with `what` (for messages) of a split.
 
-    Raises DataError where there are several, or none.
+    Raises DataError if there are several, or none.
     """
     for files in kinds(folder, split):
         if len(files) == 1:
             return files[0]
         if files:
             names = ", ".join(str(p.relative_to(folder)) for p in files[:5])
-            raise DataError(f"{folder}: {names} may all hold {what} of {split}; name one of them instead of the folder")
+            raise DataError(
+                f"{folder}: {names} may all contain {what} of {split}; name one of them instead of the folder"
+            )
     raise NoSplit(
         f"{folder}: no file with {what} of {split}; expected {known}, in the folder or its {' or '.join(APART)} folder"
     )

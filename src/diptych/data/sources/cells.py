@@ -27,7 +27,7 @@ _PRINTED = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _BRACKETED = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
-_MISSING = ("nan", "NaN", "<NA>")  # alone in a cell; within a list each may be a person's answer
+_MISSING = ("nan", "NaN", "<NA>")  # as a whole cell; within a list each may be a person's answer
 _ADVICE = 'write the answer as a text, or several as a JSON list ["a", "b"]'
 
 
@@ -37,12 +37,10 @@ def text(row: Any, key: str, where: str) -> str:
 
 
 def optional_text(row: dict[str, Any], key: str, where: str) -> str:
-    """``row[key]``, a string; "" where the key is missing or null. Raises DataError for any other value."""
+    """``row[key]``, a string; "" if the key is missing or null. Raises DataError for any other value."""
     value = row.get(key)
     if value is not None and not isinstance(value, str):
-        raise DataError(
-            f"{where}, {key!r}: {kind_of(value)} where a text is expected; write a text or leave the key out"
-        )
+        raise DataError(f"{where}, {key!r}: expected a text, got {kind_of(value)}; write a text or leave the key out")
     return value or ""
 
 
@@ -66,7 +64,7 @@ def answers(row: Any, key: str, where: str) -> tuple[str, ...]:
     """Answers in ``row[key]``: one or a list, each a string, an integer, or a record ``{"answer": ...}`` (VQA v2,
     VizWiz).
 
-    An empty list means that the answers are withheld. Raises DataError for anything else, also where all are empty.
+    An empty list means that the answers are withheld. Raises DataError for anything else, also if all are empty.
     """
     _present(row, key, where)
     value, where = row[key], f"{where}, {key!r}"
@@ -92,7 +90,7 @@ def _answer(value: Any, where: str) -> str:
     if type(value) is int and abs(value) < MAX_FILE_BYTES:
         return str(value)
     if not isinstance(value, str):
-        raise DataError(f"{where}: {kind_of(value)} where an answer is expected; {_ADVICE}, or drop the row")
+        raise DataError(f"{where}: expected an answer, got {kind_of(value)}; {_ADVICE}, or drop the row")
     return _plain(value, where)
 
 
@@ -104,7 +102,7 @@ def _present(row: Any, key: str, where: str) -> None:
 
 def _string(value: Any, where: str) -> str:
     if not isinstance(value, str):
-        raise DataError(f"{where}: {kind_of(value)} where a caption is expected; write it as a text")
+        raise DataError(f"{where}: expected a caption, got {kind_of(value)}; write it as a text")
     return _plain(value, where)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 BEGINNING, CHUNK = 4096, 1 << 20  # bytes compared first; bytes read at a time
-MIN_IMAGE_BYTES = 12  # bytes; shorter files are no images but placeholders for missing ones
+MIN_IMAGE_BYTES = 12  # bytes; shorter files are not images but placeholders for missing ones
 
 
 class ByteRange(NamedTuple):
@@ -35,7 +35,7 @@ def first_copies_of(source: object, num_images: int) -> Sequence[int]:
 
 
 def byte_range(path: Path) -> ByteRange | None:
-    """Location of a whole file; None where it cannot be read."""
+    """Location of a whole file; None if it cannot be read."""
     try:
         return ByteRange(path, 0, path.stat().st_size)
     except OSError:
@@ -45,8 +45,8 @@ def byte_range(path: Path) -> ByteRange | None:
 def same_bytes(places: Sequence[ByteRange | None]) -> list[int]:
     """For each location the index of the first one with the same bytes.
 
-    Its own index where it cannot be read or is too short for an image. Sizes are compared first, then the beginnings of
-    files of equal size, then digests where those agree: most files are not read at all, or only their first 4 KiB.
+    Its own index if it cannot be read or is too short for an image. Sizes are compared first, then the beginnings of
+    files of equal size, then digests if those agree: most files are not read at all, or only their first 4 KiB.
     Exact up to a collision of 128-bit digests.
     """
     groups: Iterable[list[int]] = [

@@ -17,7 +17,7 @@ class Row(NamedTuple):
     """A row of a file of any format.
 
     `where` locates it in messages; `name` is its image as the row names it, `places` the relative paths to look for it;
-    `split` is None where the row names none.
+    `split` is None if the row names none.
     """
 
     where: str
@@ -37,30 +37,32 @@ class Divided(NamedTuple):
 def divide(
     path: Path, rows: Iterable[Row], folder: Folder, split: str, seed: int = 0, own: Sequence[str] = ()
 ) -> Divided:
-    """Rows of `split`. `own`: splits that the format has besides train, val and test.
+    """Rows of `split`. `own`: further splits of the format, beyond train, val and test.
 
-    If one row names a split, every row must. Otherwise a file named for a split is that split alone, and any other file
-    is divided 90/5/5 by image, keyed by `seed` and the image's name (the alphabetically first of several). Images with
-    equal bytes are one image: all its rows are in one split, unless rows name two splits for its copies, about which
-    the division line warns.
+    If one row names a split, every row must. Otherwise a file named for a split contains only that split; any other
+    file is divided 90/5/5 by image, keyed by `seed` and the image's name (the alphabetically first of several). Images
+    with equal bytes are one image: all its rows are in one split, unless rows name two splits for its copies, about
+    which the division line warns.
 
     Raises:
         DataError: rows name two splits for one file, or only some name one.
         NoSplit: no row is in `split`.
     """
     rows = list(rows)
+    if not rows:
+        raise NoSplit(f"{path}: the file is empty: no rows in split {split!r} or any other; correct the file")
     if any(row.split is not None for row in rows):
-        pictures = _pictures(rows, folder)
+        images = _pictures(rows, folder)
         splits, how = _declared(rows, folder, own), "by its split column, counted in images"
     elif (named := file_split(path, own)) is not None:
-        pictures = [folder.seek(row.places) or row.name for row in rows]
+        images = [folder.seek(row.places) or row.name for row in rows]
         splits, how = [named] * len(rows), f"named for {named}, counted in files"
     else:
-        pictures = _pictures(rows, folder)
+        images = _pictures(rows, folder)
         names = [os.path.normpath(row.name) for row in rows]
-        splits, how = drawn_splits(names, pictures, seed), f"divided by image, seed {seed}"
-    distinct = dict.fromkeys(zip(pictures, splits, strict=True))
-    division = f"{how}: {counted(split for _, split in distinct)}{_copies(rows, pictures, splits)}"
+        splits, how = drawn_splits(names, images, seed), f"divided by image, seed {seed}"
+    distinct = dict.fromkeys(zip(images, splits, strict=True))
+    division = f"{how}: {counted(split for _, split in distinct)}{_copies(rows, images, splits)}"
     chosen = [row for row, own_split in zip(rows, splits, strict=True) if own_split == split]
     if not chosen:
         raise NoSplit(f"{path}: no rows in split {split!r} ({division}); name another split or correct the file")
@@ -70,7 +72,7 @@ def divide(
 def _pictures(rows: Sequence[Row], folder: Folder) -> list[Any]:
     """Key of each row's image, equal for all copies: index of the first file with its bytes.
 
-    The name where the file is missing, which is an error when its split is opened.
+    The name if the file is missing, which is an error when its split is opened.
     """
     files = [folder.seek(row.places) for row in rows]
     places = {file: at for at, file in enumerate(dict.fromkeys(file for file in files if file is not None))}
@@ -99,14 +101,14 @@ def _declared(rows: Sequence[Row], folder: Folder, own: Sequence[str]) -> list[s
     return splits
 
 
-def _copies(rows: Sequence[Row], pictures: Sequence[Any], splits: Sequence[str]) -> str:
+def _copies(rows: Sequence[Row], images: Sequence[Any], splits: Sequence[str]) -> str:
     """Warning about images that are in two splits under two names: their number and the first; "" if there are none."""
     first: dict[Any, tuple[str, str]] = {}
     shared: dict[Any, str] = {}
-    for row, picture, split in zip(rows, pictures, splits, strict=True):
-        name, other = first.setdefault(picture, (row.name, split))
+    for row, image, split in zip(rows, images, splits, strict=True):
+        name, other = first.setdefault(image, (row.name, split))
         if other != split:
-            shared.setdefault(picture, f"{name!r} of {other} is {row.name!r} of {split}")
+            shared.setdefault(image, f"{name!r} of {other} is {row.name!r} of {split}")
     return (
         f"; WARNING: {len(shared)} images are in two splits as copies ({next(iter(shared.values()))})" if shared else ""
     )

@@ -1,6 +1,6 @@
 """Readers of caption file formats (Karpathy's JSON, COCO's JSON, tables) into rows for `division.divide`.
 
-Every reader gives the rows of all splits and raises DataError where a file does not fit the format; none opens an
+Every reader gives the rows of all splits and raises DataError if a file does not fit the format; none opens an
 image.
 """
 
@@ -94,7 +94,7 @@ def table(path: Path, columns: Columns, records: Sequence[Any] | None = None) ->
 
 
 def _split_cell(row: dict[str, Any], column: str, where: str) -> str | None:
-    """Value of the split column, ignoring the case of its heading (``Split``); None where the table has none."""
+    """Value of the split column, ignoring the case of its heading (``Split``); None if the table has none."""
     headings = [name for name in row if name.strip().lower() == column] or [column]
     if len(headings) > 1:
         raise DataError(f"{where}: {' and '.join(map(repr, headings))} may both be the split column; keep one of them")
@@ -104,7 +104,7 @@ def _split_cell(row: dict[str, Any], column: str, where: str) -> str | None:
 
 
 def check_split_columns(path: Path, rows: Sequence[Any], columns: Columns | None = None) -> None:
-    """Raises DataError where there is no split column, but another column contains only split names (``set``: train,
+    """Raises DataError if there is no split column, but another column contains only split names (``set``: train,
     val).
 
     The rows would be divided differently from what it says. A file named for the one split that it contains may have

@@ -30,7 +30,7 @@ class Labelled:
 
     `folder` contains ``meta``, ``train`` and ``test``, pickles that are parsed without running them
     (utils/safe_pickle.py). Differs: the data set has no val split, so every tenth image of train is held out as one,
-    together with all its copies (the first of them counts); `division` says so in one line. Raises DataError, and
+    together with all its copies (the first of them counts); `division` describes it in one line. Raises DataError, and
     NoSplit for an empty split.
     """
 

@@ -32,7 +32,7 @@ class Folder:
 
     @classmethod
     def of(cls, file: Path) -> Folder:
-        """The image folder of a data file: the file's own, or its parent where that is one of APART."""
+        """The image folder of a data file: the file's own, or its parent if that is one of APART."""
         own = Path(os.path.abspath(file.parent))
         return cls(own.parent, own.name) if own.name.lower() in APART else cls(own)
 
@@ -58,7 +58,7 @@ class Folder:
         raise DataError(f"{where}: image {names[0]!r} is missing under {self.root}{hint}; add the file or drop the row")
 
     def seek(self, names: Iterable[str]) -> str | None:
-        """Like `find`, but None where that raises."""
+        """Like `find`, but None if that raises."""
         names = list(names)
         if any("\0" in name or not _printable(name) or _is_outside(name) for name in names):
             return None
@@ -153,7 +153,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if row.strip():
                 value = parse_json(row, path, line)
                 if not isinstance(value, dict):
-                    raise DataError(f"{path}, line {line}: {kind_of(value)} where a record is expected; repair the row")
+                    raise DataError(f"{path}, line {line}: expected a record, got {kind_of(value)}; repair the row")
                 yield f"{path}, line {line}", value
         return
     table = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
@@ -179,7 +179,7 @@ def listed(rows: Sequence[Any], path: Path) -> Iterator[tuple[str, dict[str, Any
     """``(where, row)`` of each row of a .json file with a list of records. Raises DataError."""
     for i, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise DataError(f"{path}, [{i}]: {kind_of(row)} where a record is expected; repair the row")
+            raise DataError(f"{path}, [{i}]: expected a record, got {kind_of(row)}; repair the row")
         yield f"{path}, [{i}]", row
 
 
@@ -205,13 +205,13 @@ def need(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
     """``row[key]``, which must be of type `kind`. Raises DataError, which names the most similar key."""
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(row, dict):
-        raise DataError(f"{where}: {kind_of(row)} where a record with {key!r} is expected; correct it")
+        raise DataError(f"{where}: expected a record with {key!r}, got {kind_of(row)}; correct it")
     if key not in row:
         hint = nearest(key, (k for k in row if isinstance(k, str)))
         raise DataError(f"{where}: no {key!r} among {sorted(row)[:12]}{hint}; rename the column or key")
     if not isinstance(row[key], kinds) or isinstance(row[key], bool):
         expected = " or ".join(_TYPE_NAMES.get(k, k.__name__) for k in kinds)
-        raise DataError(f"{where}, {key!r}: {kind_of(row[key])} where {expected} is expected; correct it")
+        raise DataError(f"{where}, {key!r}: expected {expected}, got {kind_of(row[key])}; correct it")
     if isinstance(row[key], int) and abs(row[key]) >= MAX_FILE_BYTES:
         raise DataError(f"{where}, {key!r}: a number of more than 64 bits; renumber")
     return row[key]

@@ -54,7 +54,7 @@ def named_split(path: Path) -> str | None:
 
 
 def _splits_of_words(words: Sequence[str]) -> list[str | None]:
-    """Split of each word, or of each pair that is one name ("test", "dev"); None for words that are no split."""
+    """Split of each word, or of each pair that is one name ("test", "dev"); None for words that are not a split."""
     splits, at = list[str | None](), 0
     while at < len(words):
         two = OWN.get(" ".join(words[at : at + 2]))
@@ -70,7 +70,7 @@ def _one(splits: Sequence[str | None]) -> str | None:
 
 
 def split_of(word: str, where: str, own: Sequence[str] = ()) -> str:
-    """Split that a word in a file or an argument means: one of SPLITS or of `own`, those that the format has besides.
+    """Split that a word in a file or an argument means: one of SPLITS or of `own`, the further splits of the format.
 
     Raises DataError, which names `where`, for any other word.
     """
@@ -112,13 +112,13 @@ def drawn_split(name: str, seed: int) -> str:
     return "train" if draw < 0.9 else "val" if draw < 0.95 else "test"
 
 
-def drawn_splits(names: Sequence[str], pictures: Sequence[Hashable], seed: int) -> list[str]:
+def drawn_splits(names: Sequence[str], images: Sequence[Hashable], seed: int) -> list[str]:
     """Random split of each row, the same for all rows of an image, drawn by the alphabetically first of its names."""
     first: dict[Hashable, str] = {}
-    for name, picture in zip(names, pictures, strict=True):
-        first[picture] = min(name, first.get(picture, name))
-    drawn = {picture: drawn_split(name, seed) for picture, name in first.items()}
-    return [drawn[picture] for picture in pictures]
+    for name, image in zip(names, images, strict=True):
+        first[image] = min(name, first.get(image, name))
+    drawn = {image: drawn_split(name, seed) for image, name in first.items()}
+    return [drawn[image] for image in images]
 
 
 def counted(splits: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ from diptych.data.sources.formats import Columns, check_split_columns, table
 from diptych.data.sources.paths import Folder, need, parse_json, read_rows, read_text
 from diptych.data.sources.splits import known_split, named_split, requested_split
 
-OWN = ("test-dev", "test-std")  # splits of VQA alone, whose answers are withheld
+OWN = ("test-dev", "test-std")  # splits that only VQA has, whose answers are withheld
 KNOWN = "*questions*.json and *annotations*.json (VQA v2), or one .csv, .tsv, .jsonl with the columns"
 
 
@@ -113,7 +113,7 @@ def open_questions(
 
 
 def _check_withheld(questions: Sequence[tuple[str, Question]], split: str) -> None:
-    """Raises DataError where only some questions of a split have answers: a split's answers are withheld as a whole."""
+    """Raises DataError if only some questions of a split have answers: a split's answers are withheld as a whole."""
     without = next((where for where, question in questions if not question.answers), None)
     if without is not None and any(question.answers for _, question in questions):
         raise DataError(f"{without}: no answer, though other questions of {split} have one; add it or drop the row")
@@ -123,14 +123,14 @@ Fields = tuple[int, str, tuple[str, ...], str]  # id, question, answers, kind
 
 
 def _of_table(i: int, row: Row, columns: Columns) -> Fields:
-    """Fields of a table's row, one per question (`cells.answers`). VizWiz has ``answers`` in place of ``answer``."""
+    """Fields of a table's row, one per question (`cells.answers`). VizWiz has ``answers`` instead of ``answer``."""
     where, cells = row.where, row.content
     key = "answers" if columns.answer not in cells and "answers" in cells else columns.answer
     return i, text(cells, columns.question, where), answers_in(cells, key, where), ""
 
 
 def _of_vqa(row: Row, notes: dict[int, tuple[tuple[str, ...], str]]) -> Fields:
-    """Fields of a question of VQA v2's JSON, with its answers where they are public."""
+    """Fields of a question of VQA v2's JSON, with its answers if they are public."""
     id = need(row.content, "question_id", int, row.where)
     if notes and id not in notes:
         raise DataError(f"{row.where}: question_id {id} has no annotation; add it or drop the row")
@@ -203,7 +203,7 @@ def _plain(name: str) -> bool:
 def _chosen(folder: Path, split: str, columns: Columns) -> Path:
     """The file in a folder with its questions. Raises DataError.
 
-    Tables with neither questions nor answers, such as captions, are skipped; the error says so where nothing else is
+    Tables with neither questions nor answers, such as captions, are skipped; the error says so if nothing else is
     found.
     """
     tables = tables_in(folder)

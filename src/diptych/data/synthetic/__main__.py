@@ -23,9 +23,9 @@ def sheet(scenes: Scenes) -> Pillow.Image:
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(11)
     for index in range(len(scenes)):
         x, y = index % 2 * width + 8, index // 2 * height + 8
-        picture = scenes.image(index)
-        picture.thumbnail((120, 120))
-        page.paste(picture.resize((picture.width * 3 // 2, picture.height * 3 // 2), Pillow.Resampling.BICUBIC), (x, y))
+        image = scenes.image(index)
+        image.thumbnail((120, 120))
+        page.paste(image.resize((image.width * 3 // 2, image.height * 3 // 2), Pillow.Resampling.BICUBIC), (x, y))
         scene = scenes.scene(index)
         captions = [caption.text for caption in language.captions(scene)]
         questions = [f"{question.text}  {question.answer}" for question in language.questions(scene)]

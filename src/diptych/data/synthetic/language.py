@@ -38,7 +38,7 @@ class Sentence:
 
 
 def name(phrase: Phrase, plural: bool = False) -> str:
-    """The noun phrase: size, material, color, kind; "thing" where the kind is open."""
+    """The noun phrase: size, material, color, kind; "thing" if the kind is open."""
     noun = phrase.kind or "thing"
     noun = _PLURAL.get(noun, noun + "s") if plural else noun
     return " ".join([word for word in (phrase.size, phrase.material, phrase.color) if word] + [noun])

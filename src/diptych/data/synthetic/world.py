@@ -106,7 +106,7 @@ class Scene:
         return {"left": x, "right": -x, "above": y, "below": -y}[relation] > _APART
 
     def relations(self) -> list[tuple[int, str, int]]:
-        """All (object, relation, object) that hold."""
+        """All (object, relation, object) that are true of the scene."""
         n = len(self.things)
         return [
             (a, relation, b)
@@ -139,7 +139,7 @@ def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
 
 
 def _names(rng: np.random.Generator, topic: Phrase, novel: bool) -> list[tuple[str, str]]:
-    """(color, kind) of each object: all different, a drawn number of them of the topic, one held out where `novel`."""
+    """(color, kind) of each object: all different, a drawn number of them of the topic, one held out if `novel`."""
     of_topic = int(rng.integers(MAX_THINGS + 1))
     n = max(1, of_topic + int(rng.integers(1 + min(3, MAX_THINGS - of_topic))))
     names: list[tuple[str, str]] = []

@@ -29,10 +29,10 @@ class BytePairs:
     Differs: ``<start_of_text>`` and ``<end_of_text>`` written in a text are words like any others.
     """
 
-    def __init__(self, pieces: tuple[str, ...], merges: list[tuple[str, str]]):
-        ids = {piece: i for i, piece in enumerate(pieces)}
+    def __init__(self, tokens: tuple[str, ...], merges: list[tuple[str, str]]):
+        ids = {token: i for i, token in enumerate(tokens)}
         model = models.BPE(ids, merges, continuing_subword_prefix="", end_of_word_suffix=END)
-        self._pipeline, self._pieces = Pipeline(model), pieces
+        self._pipeline, self._tokens = Pipeline(model), tokens
         words = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)
         as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         self._pipeline.pre_tokenizer = pre_tokenizers.Sequence([words, as_bytes])
@@ -42,14 +42,14 @@ class BytePairs:
         return self._pipeline.encode(cleaned(text), add_special_tokens=False).ids
 
     def decode(self, ids: list[int]) -> str:
-        letters = "".join(self._pieces[i] for i in ids)
+        letters = "".join(self._tokens[i] for i in ids)
         return bytes(self._bytes[c] for c in letters).decode("utf-8", "replace").replace(END, " ").strip()
 
-    def opens(self, pieces: Sequence[str]) -> tuple[bool, ...]:
-        return (False,) * len(pieces)
+    def opens(self, tokens: Sequence[str]) -> tuple[bool, ...]:
+        return (False,) * len(tokens)
 
-    def closes(self, pieces: Sequence[str]) -> tuple[bool, ...]:
-        return tuple(piece.endswith(END) for piece in pieces)
+    def closes(self, tokens: Sequence[str]) -> tuple[bool, ...]:
+        return tuple(token.endswith(END) for token in tokens)
 
 
 def cleaned(text: str) -> str:
@@ -71,7 +71,7 @@ def byte_pairs(name: str, lines: list[str]) -> Vocabulary:
     """
     merges = [(left, right) for left, right in map(str.split, lines[1 : MERGES + 1])]
     letters = list(byte_letters().values())
-    pieces = (*letters, *(letter + END for letter in letters), *map("".join, merges), BEGIN_TEXT, END_TEXT)
-    begin, end = len(pieces) - 2, len(pieces) - 1
-    tokenizer = BytePairs(pieces, merges)
-    return Vocabulary(name, pieces, 0, end, begin, end, begin, tokenizer, pad_is_word=True)
+    tokens = (*letters, *(letter + END for letter in letters), *map("".join, merges), BEGIN_TEXT, END_TEXT)
+    begin, end = len(tokens) - 2, len(tokens) - 1
+    tokenizer = BytePairs(tokens, merges)
+    return Vocabulary(name, tokens, 0, end, begin, end, begin, tokenizer, pad_is_word=True)

@@ -17,27 +17,27 @@ SPACE = "▁"
 class SentencePieces:
     """SentencePiece tokenizer; tokens that begin a word start with ▁."""
 
-    def __init__(self, model: SentencePieceProcessor, pieces: tuple[str, ...]):
-        self._model, self._pieces = model, pieces
+    def __init__(self, model: SentencePieceProcessor, tokens: tuple[str, ...]):
+        self._model, self._tokens = model, tokens
 
     def encode(self, text: str) -> list[int]:
         unknown = FRONT.index(UNKNOWN)
         return [i + 1 if i >= len(FRONT) - 1 else unknown for i in self._model.encode(text)]
 
     def decode(self, ids: list[int]) -> str:
-        return self._model.decode([self._pieces[i] for i in ids])
+        return self._model.decode([self._tokens[i] for i in ids])
 
-    def opens(self, pieces: Sequence[str]) -> tuple[bool, ...]:
-        return tuple(piece.startswith(SPACE) for piece in pieces)
+    def opens(self, tokens: Sequence[str]) -> tuple[bool, ...]:
+        return tuple(token.startswith(SPACE) for token in tokens)
 
-    def closes(self, pieces: Sequence[str]) -> tuple[bool, ...]:
-        return (False,) * len(pieces)
+    def closes(self, tokens: Sequence[str]) -> tuple[bool, ...]:
+        return (False,) * len(tokens)
 
 
 def sentencepieces(name: str, data: bytes) -> Vocabulary:
     """Vocabulary of a SentencePiece model file.
 
-    Raises ValueError where it is not one, or its first tokens are not those of XLM-R.
+    Raises ValueError if it is not one, or its first tokens are not those of XLM-R.
     """
     if not data:
         raise ValueError("it is empty")
@@ -49,5 +49,5 @@ def sentencepieces(name: str, data: bytes) -> Vocabulary:
     special = model.unk_id(), model.bos_id(), model.eos_id()
     if special != (0, 1, 2):
         raise ValueError(f"expected {UNKNOWN}, {BEGIN} and {END} as its tokens 0, 1 and 2, got {special}")
-    pieces = (*FRONT, *own[len(FRONT) - 1 :], MASK)
-    return Vocabulary(name, pieces, 1, 3, 0, 2, len(pieces) - 1, SentencePieces(model, pieces))
+    tokens = (*FRONT, *own[len(FRONT) - 1 :], MASK)
+    return Vocabulary(name, tokens, 1, 3, 0, 2, len(tokens) - 1, SentencePieces(model, tokens))

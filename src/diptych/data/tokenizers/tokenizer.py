@@ -74,7 +74,7 @@ def vocabulary_in(file: Path) -> bytes:
 def vocabulary_file_name(file: Path, data: bytes) -> str:
     """``vocabulary-DIGEST.suffix``, the same for the same content under any path.
 
-    Raises DataError where the file's own name has another digest.
+    Raises DataError if the file's own name has another digest.
     """
     digest = sha256(data).hexdigest()[:16]
     claimed = _DIGEST.fullmatch(file.stem)

@@ -23,11 +23,11 @@ class SubwordTokenizer(Protocol):
         """Text of token ids."""
         ...
 
-    def opens(self, pieces: Sequence[str]) -> tuple[bool, ...]:
+    def opens(self, tokens: Sequence[str]) -> tuple[bool, ...]:
         """For each token, whether it begins a word."""
         ...
 
-    def closes(self, pieces: Sequence[str]) -> tuple[bool, ...]:
+    def closes(self, tokens: Sequence[str]) -> tuple[bool, ...]:
         """For each token, whether it ends a word, so that the next one begins another."""
         ...
 
@@ -70,11 +70,11 @@ class Vocabulary:
         return self.subwords.closes(self.tokens)
 
 
-def first_repeated(pieces: Iterable[str]) -> str | None:
+def first_repeated(tokens: Iterable[str]) -> str | None:
     """The first token that occurs a second time; None if all differ."""
     previous: set[str] = set()
-    for piece in pieces:
-        if piece in previous:
-            return piece
-        previous.add(piece)
+    for token in tokens:
+        if token in previous:
+            return token
+        previous.add(token)
     return None

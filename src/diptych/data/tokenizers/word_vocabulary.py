@@ -21,25 +21,25 @@ _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 class WordList:
     """Word tokenizer: lower-cases ASCII letters, splits words by tokenizers.ptb; words not in the list become <unk>."""
 
-    def __init__(self, pieces: tuple[str, ...]):
-        self._pieces, self._ids = pieces, {piece: i for i, piece in enumerate(pieces)}
+    def __init__(self, tokens: tuple[str, ...]):
+        self._tokens, self._ids = tokens, {token: i for i, token in enumerate(tokens)}
 
     def encode(self, text: str) -> list[int]:
         unknown = self._ids[UNKNOWN]
         return [self._ids.get(word, unknown) for word in words(text.translate(_LOWER))]
 
     def decode(self, ids: list[int]) -> str:
-        return " ".join(self._pieces[i] for i in ids)
+        return " ".join(self._tokens[i] for i in ids)
 
-    def opens(self, pieces: Sequence[str]) -> tuple[bool, ...]:
-        return (True,) * len(pieces)
+    def opens(self, tokens: Sequence[str]) -> tuple[bool, ...]:
+        return (True,) * len(tokens)
 
-    def closes(self, pieces: Sequence[str]) -> tuple[bool, ...]:
-        return (False,) * len(pieces)
+    def closes(self, tokens: Sequence[str]) -> tuple[bool, ...]:
+        return (False,) * len(tokens)
 
 
 def word_list(name: str, data: bytes) -> Vocabulary:
-    """Vocabulary of SCAN's JSON, or of VSE++'s pickle (parsed without running it) where `name` ends with .pkl.
+    """Vocabulary of SCAN's JSON, or of VSE++'s pickle (parsed without running it) if `name` ends with .pkl.
 
     There is no [MASK]: the start token is used for it, because it occurs nowhere else in a text. Raises ValueError.
     """
@@ -51,9 +51,9 @@ def word_list(name: str, data: bytes) -> Vocabulary:
         raise ValueError(f"the ids of its {len(ids):,} words must be 0 to {len(ids) - 1:,}, each once")
     if missing := [word for word in SPECIAL if word not in ids]:
         raise ValueError(f"{', '.join(missing)} must be among the words")
-    pieces = tuple(sorted(ids, key=lambda word: ids[word]))
+    tokens = tuple(sorted(ids, key=lambda word: ids[word]))
     start = ids[START]
-    return Vocabulary(name, pieces, ids[PAD], ids[UNKNOWN], start, ids[END], start, WordList(pieces))
+    return Vocabulary(name, tokens, ids[PAD], ids[UNKNOWN], start, ids[END], start, WordList(tokens))
 
 
 def _json(data: bytes) -> Any:

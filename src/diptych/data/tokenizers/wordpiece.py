@@ -19,8 +19,8 @@ MAX_LETTERS = 1000
 class WordPieces:
     """WordPiece: lower case, accents stripped, split at punctuation, then greedy longest match; ## continues a word."""
 
-    def __init__(self, pieces: tuple[str, ...]):
-        ids = {piece: i for i, piece in enumerate(pieces)}
+    def __init__(self, tokens: tuple[str, ...]):
+        ids = {token: i for i, token in enumerate(tokens)}
         self._pipeline = _pipeline(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD))
         self._pipeline.decoder = decoders.WordPiece()
 
@@ -30,28 +30,28 @@ class WordPieces:
     def decode(self, ids: list[int]) -> str:
         return self._pipeline.decode(ids)
 
-    def opens(self, pieces: Sequence[str]) -> tuple[bool, ...]:
-        return tuple(not piece.startswith(INSIDE) for piece in pieces)
+    def opens(self, tokens: Sequence[str]) -> tuple[bool, ...]:
+        return tuple(not token.startswith(INSIDE) for token in tokens)
 
-    def closes(self, pieces: Sequence[str]) -> tuple[bool, ...]:
-        return (False,) * len(pieces)
+    def closes(self, tokens: Sequence[str]) -> tuple[bool, ...]:
+        return (False,) * len(tokens)
 
 
-def wordpiece(name: str, pieces: tuple[str, ...]) -> Vocabulary:
-    """Vocabulary of these tokens. Raises ValueError where one occurs twice, or a special token is missing."""
-    if (twice := first_repeated(pieces)) is not None:
+def wordpiece(name: str, tokens: tuple[str, ...]) -> Vocabulary:
+    """Vocabulary of these tokens. Raises ValueError if one occurs twice, or a special token is missing."""
+    if (twice := first_repeated(tokens)) is not None:
         raise ValueError(f"the token {twice[:LONGEST_WORD]!r} occurs twice")
-    missing = [piece for piece in SPECIAL if piece not in pieces]
+    missing = [token for token in SPECIAL if token not in tokens]
     if missing:
         raise ValueError(f"{', '.join(missing)} must be among the tokens")
-    return Vocabulary(name, pieces, *map(pieces.index, SPECIAL), subwords=WordPieces(pieces))
+    return Vocabulary(name, tokens, *map(tokens.index, SPECIAL), subwords=WordPieces(tokens))
 
 
 def train_wordpiece(texts: Iterable[str], size: int) -> tuple[str, ...]:
     """WordPiece vocabulary of at most `size` tokens, trained on texts.
 
     Special tokens, the most frequent characters, then merges of the most frequent pairs that occur at least twice.
-    Raises ValueError where special tokens and characters alone exceed `size`.
+    Raises ValueError if special tokens and characters exceed `size`.
     """
     blank = _pipeline(models.WordPiece(unk_token="[UNK]"))
     words: Counter[str] = Counter()
@@ -64,7 +64,7 @@ def train_wordpiece(texts: Iterable[str], size: int) -> tuple[str, ...]:
     # the trainer assigns ids to characters in no fixed order, and breaks ties by id: so characters get their ids here
     front = [*SPECIAL, *letters, *(INSIDE + letter for letter in letters)]
     if len(front) > size:
-        raise ValueError(f"special tokens and characters alone are {len(front)} tokens; raise --size above it")
+        raise ValueError(f"special tokens and characters are already {len(front)} tokens; raise --size above it")
     known = set(letters)
     repeated = (word for word, times in sorted(words.items()) if known.issuperset(word) for _ in range(times))
     trainer = trainers.WordPieceTrainer(
@@ -72,7 +72,7 @@ def train_wordpiece(texts: Iterable[str], size: int) -> tuple[str, ...]:
     )
     blank.train_from_iterator(repeated, trainer)
     ids = blank.get_vocab(with_added_tokens=True)
-    return tuple(sorted(ids, key=lambda piece: ids[piece]))
+    return tuple(sorted(ids, key=lambda token: ids[token]))
 
 
 def _pipeline(model: models.WordPiece) -> Pipeline:

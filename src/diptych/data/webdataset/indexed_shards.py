@@ -50,7 +50,7 @@ class CaptionedShards:
     """Captioned images in tars (see `base.Captioned`): ``key.jpg`` (or png, webp) and ``key.txt`` or ``key.json``.
 
     Shards named for splits belong to their split. If none is, samples are divided 90/5/5 by image, keyed by `seed` and
-    the image's key (the alphabetically first of several); `division` says so in one line.
+    the image's key (the alphabetically first of several); `division` describes it in one line.
 
     Args:
         spec: path of the tars; may contain braces (``{000..003}``, ``{a,b}``) and wildcards.
@@ -125,7 +125,7 @@ class CaptionedShards:
 
 
 def shards(spec: str) -> list[Path]:
-    """Tars matched by a path with braces and wildcards, in order. Raises DataError where one is missing."""
+    """Tars matched by a path with braces and wildcards, in order. Raises DataError if one is missing."""
     paths: list[Path] = []
     for name in braces(spec):
         matches = sorted(glob.glob(name)) if glob.has_magic(name) else [name]
@@ -138,7 +138,7 @@ def shards(spec: str) -> list[Path]:
 def tars_of(spec: str, split: str, alike: bool = False) -> list[Path]:
     """Tars of `spec` that may contain a split: those named for it and those named for none; for "" all.
 
-    Raises DataError for a name with several splits and, with `alike`, where only some tars are named for a split.
+    Raises DataError for a name with several splits and, with `alike`, if only some tars are named for a split.
     """
     named = {tar: file_split(tar) if split else None for tar in shards(spec)}
     if alike and len({own is None for own in named.values()}) > 1:
@@ -210,6 +210,6 @@ def _group(shard: Path, tar: tarfile.TarFile, samples: dict[str, Parts]) -> Exce
 
 def _member(shard: Path, tar: tarfile.TarFile, key: str, parts: Parts, caption: str) -> Member:
     where = f"{shard}, {key}"
-    picture, text, suffix = picture_and_text(parts, where)
+    image, text, suffix = picture_and_text(parts, where)
     captions = captions_in(read_text(tar, text, where), suffix, caption, shard, where)
-    return Member(shard, key, picture.offset_data, picture.size, captions)
+    return Member(shard, key, image.offset_data, image.size, captions)

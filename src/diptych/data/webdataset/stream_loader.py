@@ -34,7 +34,7 @@ def stream_loader(
     """Like `loader.training_loader`, for a stream.
 
     A bad sample is replaced by another of its lane and step, drawn by its position, and so are images of mismatched ITM
-    pairs; the run stops only where none of them can be used.
+    pairs; the run stops only if none of them can be used.
 
     Args (others as for `training_loader`):
         make: makes training examples from captioned images.
@@ -114,7 +114,7 @@ def _one(
 ) -> tuple[int, object]:
     """The sample at `place` or its replacement, as (index, example); bad samples are appended to `skipped`.
 
-    Where a sample gives several examples (an image and its flip), one of them is drawn. Raises DataError.
+    If a sample yields several examples (an image and its flip), one of them is drawn. Raises DataError.
     """
     several = max(1, len(examples) // len(samples))
     others = permutation(

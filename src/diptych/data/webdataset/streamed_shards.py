@@ -22,7 +22,7 @@ from diptych.data.webdataset.indexed_shards import CaptionedShards, tars_of
 from diptych.data.webdataset.tar_samples import TarSample, tar_samples
 from diptych.utils.rng import permutation, random_words
 
-MAX_HELD = 4 << 30  # bytes in the buffers of all lanes; with large samples, buffers hold fewer than configured
+MAX_HELD = 4 << 30  # bytes in the buffers of all lanes; with large samples, buffers contain fewer than configured
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Lane:
         shards: all tars of the stream.
         number: index of the lane.
         lanes: number of lanes.
-        buffer: size of the shuffle buffer in samples; fewer where they would exceed the lane's share of MAX_HELD.
+        buffer: size of the shuffle buffer in samples; fewer if they would exceed the lane's share of MAX_HELD.
         seed: keys the order.
         at: position to resume from.
 
@@ -130,7 +130,7 @@ class Stream:
         raise DataError(f"{self.name}: no samples in any of {len(self.shards)} tars; write them again")
 
     def lanes(self, numbers: Sequence[int], seed: int, cursor: Mapping[str, Sequence[int]]) -> list[Lane]:
-        """Some of the lanes, resumed from their positions in `cursor`, or at the beginning where it has none."""
+        """Some of the lanes, resumed from their positions in `cursor`, or at the beginning if it has none."""
         each = max(1, self.settings.buffer // self.settings.lanes)
         return [
             Lane(self.shards, n, self.settings.lanes, each, seed, Position(*cursor.get(str(n), ()))) for n in numbers

@@ -36,7 +36,7 @@ NOT_READ = (
     "jxl",
 )  # image formats that are not read
 MAX_TEXT_BYTES = 1_000_000  # bytes of a caption file
-MAX_IMAGE_BYTES = 64 << 20  # bytes of an image file, because a stream holds many of them
+MAX_IMAGE_BYTES = 64 << 20  # bytes of an image file, because a stream keeps many of them in memory
 EXTENDED_BYTES = 64 << 10  # total size of long names and pax records before one member
 EXTENDED_HEADERS = 8
 MAX_RECORDS = 1000  # per pax header; those of a global header are copied for every member
@@ -112,7 +112,7 @@ def _check_sparse_map(file: BinaryIO, block: bytes) -> None:
 def headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Members of a tar in order, without keeping them in memory.
 
-    Raises one of DAMAGE where the tar is damaged; `tarfile` itself would take a damaged header for the end.
+    Raises one of DAMAGE if the tar is damaged; `tarfile` itself would take a damaged header for the end.
     """
     while (info := _next(tar)) is not None:
         tar.members.clear()  # type: ignore[attr-defined]
@@ -150,7 +150,7 @@ def name_of(info: tarfile.TarInfo) -> tuple[str, str] | None:
 def picture_and_text(parts: Mapping[str, T | DataError], where: str) -> tuple[T, T, str]:
     """Image, caption and the caption's suffix among a sample's members.
 
-    Raises DataError where one is missing, and the error that stands in place of one.
+    Raises DataError if one is missing, and the error that is stored instead of one.
     """
     suffix = next((s for s in TEXTS if s in parts), None)
     drawn, *others = [s for s in IMAGES if s in parts] or [None]
@@ -160,11 +160,11 @@ def picture_and_text(parts: Mapping[str, T | DataError], where: str) -> tuple[T,
         raise DataError(f"{where}: no {lacks} beside {', '.join(sorted(parts)[:5])}; {dotted}write the shard again")
     if others:
         raise DataError(f"{where}: two images, .{drawn} and .{others[0]}; give each sample one")
-    picture, text = parts[drawn], parts[suffix]
-    for part in (picture, text):
+    image, text = parts[drawn], parts[suffix]
+    for part in (image, text):
         if isinstance(part, DataError):
             raise part
-    return picture, text, suffix  # type: ignore[return-value]
+    return image, text, suffix  # type: ignore[return-value]
 
 
 def twice(suffix: str, where: str) -> DataError:
@@ -226,7 +226,7 @@ def tar_samples(shard: Path, byte: int = 0) -> Iterator[tuple[TarSample, int]]:
 
     A sample that lacks a part, has one twice or one that is too large (MOST_PICTURE) is yielded as bad; so is, once,
     everything after the first damage. A key that recurs after other samples is another sample, as in the webdataset
-    library, because nothing before `byte` is read. Raises DataError where the tar cannot be read at all.
+    library, because nothing before `byte` is read. Raises DataError if the tar cannot be read at all.
     """
     at = byte
     try:
@@ -273,12 +273,12 @@ def _content(tar: tarfile.TarFile, info: tarfile.TarInfo, suffix: str, where: st
 def _raw(shard: Path, key: str, parts: Mapping[str, str | bytes | DataError]) -> TarSample:
     where = f"{shard}, {key}"
     try:
-        picture, text, suffix = picture_and_text(parts, where)
+        image, text, suffix = picture_and_text(parts, where)
         assert isinstance(text, str)
         captions = captions_in(text, suffix, "caption", shard, where)
     except DataError as error:
         return _bad(where, shard, key, str(error).removeprefix(where).lstrip(":, "))
-    return TarSample(where, _number(shard, key), bytes(picture), captions)  # type: ignore[arg-type]
+    return TarSample(where, _number(shard, key), bytes(image), captions)  # type: ignore[arg-type]
 
 
 def _bad(where: str, shard: Path, key: str, why: str) -> TarSample:

@@ -53,7 +53,7 @@ def picture_file(source: Captioned, index: int) -> tuple[bytes, str]:
 def sample_texts(captions: Sequence[str], more: dict[str, Any], where: str) -> bytes:
     """JSON of an image: `captions` under "caption", which readers expect, and the keys of `more`.
 
-    Raises BadSample where it is longer than readers accept.
+    Raises BadSample if it is longer than readers accept.
     """
     text = json.dumps({"caption": list(captions), **more}, ensure_ascii=False, indent=1, allow_nan=False)
     data = text.encode(errors="replace")

@@ -101,7 +101,7 @@ class ALBEF(nn.Module):
         return self.fuse_images(text, (image,))
 
     def fuse_images(self, text: Tokens, images: tuple[Tokens, ...]) -> FusedTokens:
-        """The text after cross-attention to each of the `num_images`. Raises ValueError where there are more or fewer."""
+        """The text after cross-attention to each of the `num_images`. Raises ValueError if there are more or fewer."""
         if len(images) != self.num_images:
             raise ValueError(
                 f"this ALBEF fuses a text with {self.num_images} images, got {len(images)}: set model.num_images"

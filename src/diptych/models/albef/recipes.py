@@ -16,13 +16,12 @@ BATCH, EPOCHS = 512, 30
 
 
 def pretrain_4m() -> Pretrain:
-    """ITC, ITM and MLM with momentum distillation, 30 epochs of 512 pairs. To be initialised from DeiT-B/16
-    (`init_image_from`) and BERT-base (`init_text_from`: its layers 1-6 become the text encoder, 7-12 the multimodal
-    encoder).
+    """ITC, ITM and MLM with momentum distillation, 4 million images, 30 epochs of 512 pairs. To be initialised from
+    DeiT-B/16 (`init_image_from`) and BERT-base (`init_text_from`: its layers 1-6 become the text encoder, 7-12 the
+    multimodal encoder).
 
-    Differs: the learning rate follows the cosine at every step, down to 0, where the official one changes once an
-    epoch, down to a tenth; images are resized to squares, not cropped; an image's other captions are positives too, in
-    the batch and in the queue.
+    Differs: the learning rate follows a cosine to 0 at every step (official code: to a tenth, once per epoch); images
+    are resized to squares, not cropped; an image's other captions are positives too, in the batch and in the queue.
     """
     return Pretrain(
         recipe="albef.pretrain_4m",
@@ -48,14 +47,16 @@ def pretrain_4m() -> Pretrain:
 
 
 def pretrain_14m() -> Pretrain:
-    """As `pretrain_4m`, on 14 million images, with CC12M."""
+    """ITC, ITM and MLM as in `pretrain_4m`, on 14 million images: CC12M is added."""
     run = pretrain_4m()
     training = replace(run.training, steps=steps(FOURTEEN_MILLION, BATCH, EPOCHS))
     return replace(run, recipe="albef.pretrain_14m", training=training, corpus=", ".join(FOURTEEN_MILLION))
 
 
 def small() -> Pretrain:
-    """On frozen features; without a momentum teacher, whose queue is for corpora much larger than a batch."""
+    """ITC, ITM and MLM on frozen features: 240 steps of 256 pairs, 19 min on Flickr8k. Without a momentum teacher,
+    whose queue is for corpora much larger than a batch.
+    """
     model = ALBEFConfig(
         image_dim=256,
         image_depth=1,
@@ -77,8 +78,8 @@ def small() -> Pretrain:
 def vqa() -> Finetune:
     """VQA v2 at 384 pixels, 8 epochs of 256 questions (the official configuration), from a run of `pretrain_4m`.
 
-    Differs: answers are classes, predicted from the pooled fused question, where the paper generates answers with a
-    decoder (tasks/vqa.py, OpenVQA) and a momentum teacher; trained on train alone, where the paper adds val and Visual
+    Differs: answers are classes, predicted from the pooled fused question; the paper generates answers with a decoder
+    (tasks/vqa.py, OpenVQA) and a momentum teacher. Trained on the train split only; the paper adds val and Visual
     Genome.
     """
     optimizer = Optimizer(
@@ -89,8 +90,8 @@ def vqa() -> Finetune:
 
 
 def retrieval() -> Pretrain:
-    """COCO captions at 384 pixels, 5 epochs of 256 pairs: ITC and ITM continue, with their momentum teacher (section 5
-    and the official configuration). To be initialised from a run of `pretrain_4m` (`init_from`).
+    """ITC and ITM with a momentum teacher on COCO captions at 384 pixels, 5 epochs of 256 pairs (section 5 and the
+    official configuration). To be initialised from a run of `pretrain_4m` (`init_from`).
     """
     run = pretrain_4m()
     optimizer = replace(run.training.optimizer, learning_rate=1e-5, warmup=100)

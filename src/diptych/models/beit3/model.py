@@ -1,7 +1,7 @@
 """BEiT-3: Image as a Foreign Language (Wang et al., CVPR 2023), figure 2.
 
 One multiway transformer for images, texts and pairs: image tokens come first, and each modality has its own
-projections, norms and feed-forward networks. It is pre-trained by masked data modelling alone.
+projections, norms and feed-forward networks. It is pre-trained by masked data modelling only.
 
 Differs from the paper: as in the released models, no block has a third expert for pairs, and no head predicts visual
 tokens (pre-training was not released; `encode_masked` masks patches for it). As in the official code, padding enters as
@@ -31,7 +31,9 @@ UNREAD = 2  # rows at the head of the position tables
 
 
 class BEiT3(nn.Module):
-    """One multiway transformer over patch and word embeddings; an image classifier and an LM head as the config says."""
+    """One multiway transformer over patch and word embeddings; an image classifier and an LM head if the config has
+    them.
+    """
 
     def __init__(self, config: BEiT3Config, embedders: InputEmbeddings = OWN):
         super().__init__()
@@ -53,7 +55,7 @@ class BEiT3(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, image: Image | Regions, text: Text) -> FusedTokens:
-        """Both modalities after the transformer, pooled as `config.pooling` says."""
+        """Both modalities after the transformer, pooled by `config.pooling`."""
         return self.fuse(self.encode_text(text), self.encode_image(image))
 
     def encode_image(self, image: Image | Regions) -> Tokens:
@@ -61,11 +63,11 @@ class BEiT3(nn.Module):
         return self.patches(image)
 
     def encode_masked(self, image: Image, masked: Bool[Tensor, "b cells"]) -> Tokens:
-        """As `encode_image`, with the mask token in the place of the patches that are `masked` (section 2.2)."""
+        """Image tokens as from `encode_image`, with the mask token at the `masked` patches (section 2.2)."""
         return self.patches(image, masked, self.mask_token)
 
     def encode_text(self, text: Text) -> Tokens:
-        """Word embeddings with positions, before the transformer. Raises ValueError where a text is too long."""
+        """Word embeddings with positions, before the transformer. Raises ValueError if a text is too long."""
         return self._embed(text, 0)
 
     def _embed(self, text: Text, start: int) -> Tokens:
@@ -90,7 +92,7 @@ class BEiT3(nn.Module):
         return self.transformer(text, image)
 
     def fuse_causal(self, text: Tokens, image: Tokens) -> FusedTokens:
-        """As `fuse`, with the attention mask of captioning: no word attends to a later one, and no patch to a word
+        """Tokens fused with the attention mask of captioning: no word attends to a later one, and no patch to a word
         (section 3.1).
         """
         return self.transformer.fuse_causal(text, image)
@@ -100,7 +102,7 @@ class BEiT3(nn.Module):
     ) -> Float[Tensor, "b 1 vocabulary"]:
         """Logits of the one token after `text`, predicted at a [MASK] in its place; `context`: embedded images.
 
-        Raises UnsupportedOperation where there is no LM head.
+        Raises UnsupportedOperation if there is no LM head.
         """
         if self.lm_head is None:
             raise UnsupportedOperation(self.unsupported()["next_token_logits"])
@@ -136,11 +138,11 @@ class BEiT3(nn.Module):
         return reasons
 
     def pretraining_heads(self) -> nn.ModuleDict:
-        """The LM head, where there is one: the model's own, which `next_token_logits` reads too."""
+        """The LM head, if there is one: the model's own, which `next_token_logits` reads too."""
         return nn.ModuleDict({} if self.lm_head is None else {"mlm": self.lm_head})
 
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:
-        """Class logits of each image. Raises UnsupportedOperation where there is no classifier."""
+        """Class logits of each image. Raises UnsupportedOperation if there is no classifier."""
         if self.head is None:
             raise UnsupportedOperation("this BEiT-3 was built without a classifier: set model.num_classes above 0")
         return self.head(self.transformer.encode_unimodal(self.encode_image(image)))

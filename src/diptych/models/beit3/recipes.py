@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from diptych.config.data import ImageSettings
 from diptych.config.datasets import steps
-from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
+from diptych.config.run import Finetune, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.encoders.visual_tokenizer_config import VisualTokenizerConfig
 from diptych.models.beit3.config import BEiT3Config
-from diptych.models.common_recipes import CONTRASTIVE_INIT_SCALE, INIT_SCALE, on_frozen_features, vqa_v2
+from diptych.models.common_recipes import CONTRASTIVE_INIT_SCALE, INIT_SCALE, on_frozen_features, on_images, vqa_v2
 
 MASKED_DATA = Objectives(
     masked_codes=1.0,
@@ -25,10 +25,25 @@ MASKED_DATA = Objectives(
 """Masked data modelling of images, texts and pairs (section 2.2)."""
 
 
-def visual_tokenizer() -> Pretrain:
-    """BEiT v2's visual tokenizer (Peng et al. 2022, section 3.1): 8,192 codes, 100 epochs of ImageNet-1k.
+SMALL = BEiT3Config(
+    dim=192,
+    depth=3,
+    num_heads=4,
+    mlp_dim=384,
+    grid=(7, 7),
+    patch_size=32,
+    vocab_size=30522,
+    text_length=40,
+    mask_token_id=103,
+    with_decoder=True,
+    drop_path=0.0,
+)
 
-    Differs: the teacher is an ImageNet CNN (extra ``cnn``) with patches of 32 pixels, in the place of CLIP's ViT-B/16.
+
+def visual_tokenizer() -> Pretrain:
+    """BEiT v2's visual tokenizer (Peng et al. 2022, section 3.1): VQ-KD, 8,192 codes, 100 epochs of ImageNet-1k.
+
+    Differs: the teacher is an ImageNet CNN (extra ``cnn``) with patches of 32 pixels, not CLIP's ViT-B/16.
     """
     return Pretrain(
         recipe="beit3.visual_tokenizer",
@@ -43,17 +58,17 @@ def visual_tokenizer() -> Pretrain:
                 learning_rate=4e-4, betas=(0.9, 0.99), weight_decay=1e-4, warmup=0.1, schedule="cosine"
             ),
         ),
-        corpus="ImageNet-1k, pictures alone",
+        corpus="ImageNet-1k, images only",
     )
 
 
 def base() -> Pretrain:
-    """Masked data modelling, 1,000,000 steps: masked patches of images, masked words of texts, and both of pairs.
-    `visual_tokenizer` names its run.
+    """Masked data modelling of images, texts and pairs: 1,000,000 steps of 2,048 pairs at 224 pixels. Its targets are
+    the codes of a trained visual tokenizer: `visual_tokenizer` is the folder of that run.
 
-    Differs: BERT's vocabulary, where the paper has a SentencePiece vocabulary of 64,010 (with its file: --vocabulary
-    FILE --model.vocab_size 64010 --model.mask_token_id 64001); images and texts alone are those of the same 2,048
-    pairs, where the paper has 2,048 more of each.
+    Differs: uses BERT's vocabulary; the paper uses a SentencePiece vocabulary of 64,010 (with its file: --vocabulary
+    FILE --model.vocab_size 64010 --model.mask_token_id 64001). Uni-modal batches reuse the images and texts of the
+    pairs; the paper draws 2,048 more of each.
     """
     return Pretrain(
         recipe="beit3.base",
@@ -73,10 +88,10 @@ def base() -> Pretrain:
 
 
 def small_visual_tokenizer() -> Pretrain:
-    """256 codes for images of 224 pixels, in the CNN's patches of 32. On Flickr8k five minutes of one core where the
-    CNN's features of the images are cached; the first time twice that.
+    """Small visual tokenizer: VQ-KD, 256 codes for images of 224 pixels in patches of 32, 400 steps of 64 images. On
+    Flickr8k about 5 min on one core with cached CNN features, 10 otherwise.
 
-    Differs: images without augmentation but the horizontal flip, so that the CNN's features of each are computed once.
+    Differs: horizontal flip only, no other augmentation, so that the CNN's features of an image are computed once.
     """
     run = visual_tokenizer()
     model = VisualTokenizerConfig(
@@ -97,35 +112,17 @@ def small_visual_tokenizer() -> Pretrain:
 
 
 def small_masked_data() -> Pretrain:
-    """Masked data modelling on images of 224 pixels; `visual_tokenizer` names a run of `small_visual_tokenizer`."""
-    run = replace(
-        on_frozen_features("beit3.small_masked_data", SMALL, MASKED_DATA, init_scale=INIT_SCALE), embedders=Embedders()
-    )
-    return replace(
-        run,
-        images=replace(run.images, shorter_side=224),
-        objectives=replace(MASKED_DATA, codebook_size=256, min_block=4),
-        training=replace(run.training, batch_size=64, workers=1),
-    )
-
-
-SMALL = BEiT3Config(
-    dim=192,
-    depth=3,
-    num_heads=4,
-    mlp_dim=384,
-    grid=(7, 7),
-    patch_size=32,
-    vocab_size=30522,
-    text_length=40,
-    mask_token_id=103,
-    with_decoder=True,
-    drop_path=0.0,
-)
+    """Masked data modelling of images, texts and pairs: 240 steps of 64 pairs at 224 pixels. `visual_tokenizer` is the
+    folder of a run of `small_visual_tokenizer`.
+    """
+    objectives = replace(MASKED_DATA, codebook_size=256, min_block=4)
+    return on_images("beit3.small_masked_data", SMALL, objectives, init_scale=INIT_SCALE)
 
 
 def small() -> Pretrain:
-    """On frozen features: ITC alone, as where the paper fine-tunes for retrieval (section 3.1)."""
+    """ITC only on frozen features, as in the paper's fine-tuning for retrieval (section 3.1): 300 steps of 256 pairs,
+    7 min on Flickr8k.
+    """
     model = replace(SMALL, with_decoder=False)
     return on_frozen_features(
         "beit3.small", model, Objectives(itc=1.0), steps=300, batch=256, init_scale=CONTRASTIVE_INIT_SCALE
@@ -133,8 +130,8 @@ def small() -> Pretrain:
 
 
 def small_captions() -> Pretrain:
-    """On frozen features: masked captions alone, as where the paper fine-tunes a separate model for captioning (section
-    3.1). Text features as in coca.small.
+    """Masked captions only on frozen features, as in the paper's fine-tuning for captioning (section 3.1): 240 steps of
+    256 pairs. Text features: MiniLM with a causal mask, as in coca.small.
     """
     objectives = Objectives(masked_captions=1.0, mask_rate=0.6, whole_words=False)
     return on_frozen_features(
@@ -145,7 +142,7 @@ def small_captions() -> Pretrain:
 def vqa() -> Finetune:
     """VQA v2 at 480 pixels, 10 epochs of 128 questions (the official fine-tuning code), from a run of `base`.
 
-    Differs: trained on train alone, where the paper adds val and Visual Genome.
+    Differs: trained on the train split only; the paper adds val and Visual Genome.
     """
     optimizer = Optimizer(
         learning_rate=3e-5, betas=(0.9, 0.98), weight_decay=0.01, warmup=0.1, schedule="cosine", head_lr_multiplier=20.0
@@ -155,10 +152,10 @@ def vqa() -> Finetune:
 
 
 def retrieval() -> Pretrain:
-    """COCO captions at 384 pixels, 15 epochs of 3,072 pairs: ITC alone (the official fine-tuning code; its weight decay
+    """ITC only on COCO captions at 384 pixels: 15 epochs of 3,072 pairs (the official fine-tuning code; weight decay
     and warm-up are quoted from memory). To be initialised from a run of `base` (`init_from`), which has no ITC head.
 
-    Differs: all layers have the last one's learning rate, where there each has 0.65 of the next one's.
+    Differs: no layer-wise learning-rate decay (official code: 0.65).
     """
     run = base()
     optimizer = replace(run.training.optimizer, learning_rate=2e-4, eps=1e-8, weight_decay=0.05, warmup=3 / 15)

@@ -131,14 +131,14 @@ class BLIP(nn.Module):
 
     @property
     def text_encoder(self) -> TextEncoder:
-        """The text encoder. Raises UnsupportedOperation where there is none."""
+        """The text encoder. Raises UnsupportedOperation if there is none."""
         if self.encoder is None:
             raise UnsupportedOperation(self.unsupported()["encode_text"])
         return self.encoder
 
     @property
     def text_decoder(self) -> GroundedDecoder:
-        """The text decoder. Raises UnsupportedOperation where there is none."""
+        """The text decoder. Raises UnsupportedOperation if there is none."""
         if self.decoder is None:
             raise UnsupportedOperation(self.unsupported()["next_token_logits"])
         return self.decoder

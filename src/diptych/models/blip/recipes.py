@@ -16,12 +16,12 @@ EPOCHS = 20
 
 
 def pretrain_14m() -> Pretrain:
-    """ITC, ITM and LM with ViT-B, 20 epochs of 2,880 pairs. To be initialised from DeiT-B/16 (`init_image_from`) and
-    BERT-base (`init_text_from`).
+    """ITC, ITM and LM with ViT-B/16, 14 million images, 20 epochs of 2,880 pairs. To be initialised from DeiT-B/16
+    (`init_image_from`) and BERT-base (`init_text_from`).
 
-    Differs: a cosine, where the official learning rate falls by a tenth each epoch; images are resized to squares, not
-    cropped; biases, norms and scalars have no weight decay; an image's other captions are positives too, in the batch
-    and in the queue.
+    Differs: a cosine schedule (official code: the learning rate falls by a tenth each epoch); images are resized to
+    squares, not cropped; biases, norms and scalars have no weight decay; an image's other captions are positives too,
+    in the batch and in the queue.
     """
     return Pretrain(
         recipe="blip.pretrain_14m",
@@ -47,14 +47,14 @@ def pretrain_14m() -> Pretrain:
 
 
 def pretrain_129m() -> Pretrain:
-    """As `pretrain_14m`, with the 115 million pairs of LAION added (section 4.1)."""
+    """ITC, ITM and LM as in `pretrain_14m`, on 129 million images: with 115 million pairs of LAION (section 4.1)."""
     run, corpora = pretrain_14m(), (*FOURTEEN_MILLION, "LAION115M")
     training = replace(run.training, steps=steps(corpora, run.training.batch_size, EPOCHS))
     return replace(run, recipe="blip.pretrain_129m", training=training, corpus=", ".join(corpora))
 
 
 def pretrain_large() -> Pretrain:
-    """With ViT-L/16, on 129 million pairs."""
+    """ITC, ITM and LM with ViT-L/16, on 129 million images, 20 epochs of 2,400 pairs."""
     run = pretrain_129m()
     model = BLIPConfig(image_dim=1024, image_depth=24, image_num_heads=16, image_mlp_dim=4096)
     optimizer = replace(run.training.optimizer, learning_rate=2e-4)
@@ -64,8 +64,9 @@ def pretrain_large() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """On frozen features; the decoder has word embeddings of its own, for MiniLM's bidirectional states would leak the
-    tokens to be predicted. [DEC] and [ENC] take the place of two tokens that BERT does not use.
+    """ITC, ITM and LM on frozen features: 150 steps of 256 pairs, 15 min on Flickr8k. The decoder has word embeddings
+    of its own: MiniLM's bidirectional features would leak the tokens to be predicted. [DEC] and [ENC] replace two
+    unused tokens of BERT's vocabulary.
     """
     model = BLIPConfig(
         image_dim=192,
@@ -97,8 +98,8 @@ def small() -> Pretrain:
 def vqa() -> Finetune:
     """VQA v2 at 480 pixels, 10 epochs of 256 questions (the official configuration), from a run of `pretrain_14m`.
 
-    Differs: answers are classes, predicted from the pooled fused question, where the paper generates answers with a
-    decoder (tasks/vqa.py, OpenVQA); trained on train alone, where the paper adds val and Visual Genome.
+    Differs: answers are classes, predicted from the pooled fused question; the paper generates answers with a decoder
+    (tasks/vqa.py, OpenVQA). Trained on the train split only; the paper adds val and Visual Genome.
     """
     optimizer = Optimizer(
         learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.05, warmup=0.0, schedule="cosine", max_grad_norm=0.0
@@ -108,8 +109,8 @@ def vqa() -> Finetune:
 
 
 def retrieval() -> Pretrain:
-    """COCO captions at 384 pixels, 6 epochs of 256 pairs: ITC and ITM continue, with their momentum teacher (the
-    official configuration). To be initialised from a run of `pretrain_14m` (`init_from`).
+    """ITC and ITM with a momentum teacher on COCO captions at 384 pixels, 6 epochs of 256 pairs (the official
+    configuration). To be initialised from a run of `pretrain_14m` (`init_from`).
     """
     run = pretrain_14m()
     optimizer = replace(run.training.optimizer, learning_rate=1e-5, warmup=0.0)

@@ -105,7 +105,9 @@ B32, RN50 = (
     "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
     "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
 )
-JIT = "a TorchScript archive, which holds code: save its state_dict as .pt first, or take Hugging Face's .safetensors"
+JIT = (
+    "a TorchScript archive, which contains code: save its state_dict as .pt first, or take Hugging Face's .safetensors"
+)
 OPENAI = "https://openaipublic.azureedge.net/clip/models"
 
 PUBLISHED = Published(

@@ -36,7 +36,7 @@ EPS = 1e-5
 class PatchTower(nn.Module):
     """A ViT that projects patches without bias and normalises tokens before the first block.
 
-    `patches`: image embedding in place of its own.
+    `patches`: image embedding instead of its own.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ def patches_without_bias(dim: int, patch_size: int, grid: tuple[int, int]) -> Pa
 class TextTower(nn.Module):
     """A transformer in which each token attends to itself and to those before it.
 
-    `word`: word embeddings in place of its own.
+    `word`: word embeddings instead of its own.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class TextTower(nn.Module):
         length: int,
         activation: str,
         eps: float = EPS,
-        word: Any = None,  # an nn.Module from token ids to vectors, in place of an nn.Embedding
+        word: Any = None,  # an nn.Module from token ids to vectors, instead of an nn.Embedding
     ):
         super().__init__()
         self.word = word or nn.Embedding(vocab_size, dim)
@@ -106,7 +106,7 @@ class TextTower(nn.Module):
         nn.init.normal_(self.position, std=0.01)
 
     def forward(self, text: Text) -> Tokens:
-        """Normalised tokens. Raises ValueError where a text is longer than the position table."""
+        """Normalised tokens. Raises ValueError if a text is longer than the position table."""
         text.check()
         n = text.ids.shape[1]
         check_text_length(n, len(self.position))

@@ -1,7 +1,7 @@
 """CLIP with a ResNet (Radford et al., ICML 2021, section 2.4), its other image encoder.
 
-A ResNet with a stem of three convolutions and average pooling before every strided convolution; in the place of the
-final pooling the mean of the last feature map attends to all its cells.
+A ResNet with a stem of three convolutions and average pooling before every strided convolution. Instead of
+final pooling, the mean of the last feature map attends to all its cells.
 
 Differs: each image keeps its own size, with the position grid of the attention pooling resized to it; the official code
 has one size. The last projection of that attention is the contrastive head's own, as a ViT's is. Biases start at zero,
@@ -150,7 +150,7 @@ class CLIPResNet(nn.Module):
         return (last_token(tokens),)
 
     def pretraining_heads(self) -> nn.ModuleDict:
-        """As CLIP's, but the projection of the image has a bias."""
+        """CLIP's ITC head, but the projection of the image has a bias."""
         contrast = contrast_head(self.image.out_channels, self.text_dim, self.embed_dim)
         contrast.image.bias = nn.Parameter(torch.zeros(self.embed_dim))
         return nn.ModuleDict({"itc": contrast})

@@ -6,7 +6,7 @@ words and cross-attends to the image.
 
 Differs: the paper's code was never released, so this is open_clip's, whose weights were. There one pooler has all
 queries (the paper: one pooler for each use); the words passed on to the multimodal decoder are not normalised; the
-[CLS] has the last position, and, as those weights were trained, it attends to the first pad after its text in place of
+[CLS] has the last position, and, as those weights were trained, it attends to the first pad after its text instead of
 itself, and to no token after one that has the padding's id ("!" has it too). The LM head, whose weights open_clip
 leaves uninitialised, starts from a small normal distribution.
 """
@@ -43,7 +43,7 @@ class CoCaOutput(NamedTuple):
 class UnimodalDecoder(nn.Module):
     """The unimodal half of the text decoder: causal words, and a [CLS] at the end that attends to all of them.
 
-    `word`: word embeddings in place of its own.
+    `word`: word embeddings instead of its own.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class UnimodalDecoder(nn.Module):
         length: int,
         activation: str,
         pad_token_id: int,
-        word: Any = None,  # an nn.Module from token ids to vectors, in place of an nn.Embedding
+        word: Any = None,  # an nn.Module from token ids to vectors, instead of an nn.Embedding
     ):
         super().__init__()
         self.pad_token_id = pad_token_id
@@ -73,7 +73,7 @@ class UnimodalDecoder(nn.Module):
             nn.init.normal_(embedding, std=0.01)
 
     def embed(self, text: Text, start: int = 0) -> Float[Tensor, "b n d"]:
-        """Words and positions from `start` on. Raises ValueError where a text is longer than the position table."""
+        """Words and positions from `start` on. Raises ValueError if a text is longer than the position table."""
         text.check()
         end = start + text.ids.shape[1]
         check_text_length(end, len(self.position) - 1)  # the last position is the [CLS]'s
@@ -201,5 +201,5 @@ class CoCa(nn.Module):
         return words.map(self.norm)
 
     def pretraining_heads(self) -> nn.ModuleDict:
-        """ITC alone: the captioner has its LM head itself."""
+        """The ITC head only: the LM head is part of the captioner."""
         return nn.ModuleDict({"itc": contrast_head(self.text_dim, self.text_dim, self.embed_dim)})

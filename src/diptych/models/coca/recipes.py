@@ -14,7 +14,7 @@ OBJECTIVES = Objectives(itc=1.0, lm=2.0)
 def base() -> Pretrain:
     """CoCa-Base from scratch: ITC, and LM with twice its weight, 500,000 steps of 65,536 pairs at 288 pixels.
 
-    Differs: AdamW in the place of Adafactor; BERT's vocabulary, where the paper's was trained on its corpus.
+    Differs: AdamW instead of Adafactor; BERT's vocabulary (the paper trains one on its corpus).
     """
     return Pretrain(
         recipe="coca.base",
@@ -44,9 +44,9 @@ def base() -> Pretrain:
 
 
 def open_clip() -> Pretrain:
-    """open_clip's coca_ViT-B-32, whose weights are released: LAION-2B, 13 billion samples.
+    """open_clip's coca_ViT-B-32, whose weights are released: ITC and LM on LAION-2B, 13 billion samples.
 
-    Differs: BERT's vocabulary, where open_clip has CLIP's.
+    Differs: BERT's vocabulary, not CLIP's.
     """
     return Pretrain(
         recipe="coca.open_clip",
@@ -66,8 +66,8 @@ def open_clip() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """On frozen features: MiniLM with a causal mask, for bidirectional states would leak the tokens that the captioner
-    predicts (docs/decisions/0009).
+    """ITC and LM on frozen features: 240 steps of 256 pairs, 18 min on Flickr8k. MiniLM has a causal mask:
+    bidirectional features would leak the tokens that the captioner predicts (docs/decisions/0009).
     """
     model = CoCaConfig(
         dim=192,

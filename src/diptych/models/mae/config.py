@@ -59,7 +59,5 @@ PUBLISHED = Published(
     model=("mae", "MAE"),
     parameters={},
     results={},
-    weights=(
-        Weights("mae_pretrain_vit_base.pth", "the encoder alone", "https://dl.fbaipublicfiles.com/mae/pretrain/"),
-    ),
+    weights=(Weights("mae_pretrain_vit_base.pth", "encoder only", "https://dl.fbaipublicfiles.com/mae/pretrain/"),),
 )

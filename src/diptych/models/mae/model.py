@@ -1,11 +1,11 @@
 """MAE: Masked Autoencoders Are Scalable Vision Learners (He et al., CVPR 2022), figure 1.
 
-A ViT encodes the visible patches; a small decoder, with a mask token in the place of each masked patch, predicts their
+A ViT encodes the visible patches; a small decoder, with a mask token at each masked patch, predicts their
 pixels.
 
 Differs: weights are drawn as the other transformers' here (truncated normal, 0.02), not by Xavier initialisation.
 Visible patches stay in raster order; the shuffle of the official code only serves to cut masked ones off. Packed tokens
-hold the visible patches alone, as published; padded ones carry the masked patches as padding.
+are the visible patches only, as published; padded ones include the masked patches as padding.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class MAE(nn.Module):
 
 
 def sincos_patches(dim: int, patch_size: int, grid: tuple[int, int]) -> PatchEmbedding:
-    """A patch embedding whose positions are fixed sines and cosines: a buffer in place of the learned parameter."""
+    """A patch embedding whose positions are fixed sines and cosines: a buffer instead of the learned parameter."""
     patches = PatchEmbedding(dim, patch_size, grid, resize_bicubic)
     del patches.position
     patches.register_buffer("position", sincos_2d(dim, grid))

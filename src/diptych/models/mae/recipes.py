@@ -10,9 +10,9 @@ from diptych.models.mae.config import MAEConfig
 
 
 def base() -> Pretrain:
-    """ViT-B/16 on the images of ImageNet-1k, 800 epochs of 4,096, with three quarters of the patches masked.
+    """Masked autoencoding with ViT-B/16: ImageNet-1k, 800 epochs of 4,096 images, 75 % of the patches masked.
 
-    Differs: images are resized to squares, where the paper takes random crops and flips.
+    Differs: images are resized to squares (the paper takes random crops and flips).
     """
     return Pretrain(
         recipe="mae.base",
@@ -32,12 +32,12 @@ def base() -> Pretrain:
                 max_grad_norm=0.0,
             ),
         ),
-        corpus="ImageNet-1k, pictures alone",
+        corpus="ImageNet-1k, images only",
     )
 
 
 def small() -> Pretrain:
-    """Images of 96 pixels in patches of 16."""
+    """Masked autoencoding of images of 96 pixels in patches of 16: 800 steps of 128."""
     model = MAEConfig(
         dim=256,
         depth=4,

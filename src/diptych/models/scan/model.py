@@ -4,7 +4,7 @@ Regions are mapped linearly, words encoded by a bidirectional GRU. No layer fuse
 attention.
 
 Differs from the paper, as the official code: negative similarities are scaled to a tenth before attention is
-normalised, where equation 1 cuts them off. Differs from the official code: its l1 norms, which it names but cannot run,
+normalised (equation 1 sets them to zero). Differs from the official code: its l1 norms, which it names but cannot run,
 are absent.
 """
 

@@ -13,9 +13,10 @@ from diptych.models.scan.config import SCANConfig
 
 
 def flickr30k() -> Pretrain:
-    """Text-to-image attention with LogSumExp pooling: 36 regions of bottom-up attention, 30 epochs of 128 pairs.
+    """Triplet loss, text-to-image attention with LogSumExp pooling: 36 regions of bottom-up attention, 30 epochs of 128
+    pairs of Flickr30k. `embedders.image` is the folder or table of regions.
 
-    `embedders.image` names the folder or table of regions. Differs: as vsepp.flickr30k.
+    Differs: as vsepp.flickr30k.
     """
     return Pretrain(
         recipe="scan.flickr30k",
@@ -35,7 +36,9 @@ def flickr30k() -> Pretrain:
 
 
 def flickr30k_image_text() -> Pretrain:
-    """Image-to-text attention with LogSumExp pooling: the other of the two models whose similarities are averaged."""
+    """Triplet loss, image-to-text attention with LogSumExp pooling: the second of the two models whose similarities the
+    paper averages.
+    """
     run = flickr30k()
     return replace(
         run,
@@ -45,7 +48,7 @@ def flickr30k_image_text() -> Pretrain:
 
 
 def coco() -> Pretrain:
-    """Text-to-image attention on COCO: 20 epochs, at a higher learning rate."""
+    """Triplet loss, text-to-image attention on COCO: 20 epochs of 128 pairs at a learning rate of 5e-4."""
     run = flickr30k()
     training = replace(
         run.training, steps=steps(("COCO",), 128, 20), optimizer=replace(run.training.optimizer, learning_rate=5e-4)
@@ -54,8 +57,8 @@ def coco() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """On frozen features: text-to-image attention with average pooling, the paper's other way to aggregate. All
-    negatives count, as in vsepp.small.
+    """Triplet loss over all negatives (as in vsepp.small) on frozen features, text-to-image attention with average
+    pooling, the paper's alternative to LogSumExp: 600 steps of 128 pairs, 12 min on Flickr8k.
     """
     model = SCANConfig(feature_dim=CNN_FEATURE_DIM, dim=256, vocab_size=30522, word_dim=256, aggregate="mean")
     return on_frozen_features("scan.small", model, Objectives(triplet=1.0, hardest_only=False), steps=600)

@@ -71,7 +71,7 @@ class ViLBERT(nn.Module):
     def encode_text(self, text: Text) -> Tokens:
         """Word embeddings with positions; in 12-in-1 the task token follows [CLS], and has no position.
 
-        Raises ValueError where the text has a task and the model no task tokens, or the other way round.
+        Raises ValueError if the text has a task and the model no task tokens, or the other way round.
         """
         words = self.words(text)
         if (self.task is None) != (text.task is None):
@@ -88,7 +88,7 @@ class ViLBERT(nn.Module):
         return Tokens.concat(words.select(name="cls"), task, words.select(name="words"))
 
     def encode_image(self, image: Regions) -> Tokens:
-        """Embeddings of region features and boxes. Raises ValueError where the first region, which is pooled, is not
+        """Embeddings of region features and boxes. Raises ValueError if the first region, which is pooled, is not
         the whole image.
         """
         if not image.has_whole_image:

@@ -13,11 +13,11 @@ OBJECTIVES = Objectives(itm=1.0, mlm=1.0, masked_regions=1.0, mask_regions=True,
 
 
 def pretrain() -> Pretrain:
-    """MLM, masked regions and ITM on Conceptual Captions, 10 epochs of 512 pairs; `embedders.image` names the
+    """MLM, masked regions and ITM on Conceptual Captions, 10 epochs of 512 pairs. `embedders.image` is the file of the
     detector's regions, with its class probabilities. To be initialised from BERT-base (`init_text_from`).
 
-    Differs: all weights have one learning rate, where the official code gives BERT's a tenth; masked words and regions
-    are predicted for mismatched pairs too, as in the paper (the official code has a flag for it).
+    Differs: all weights have one learning rate (official code: a tenth for BERT's); masked words and regions are
+    predicted for mismatched pairs too, as in the paper (an option of the official code).
     """
     return Pretrain(
         recipe="vilbert.pretrain",
@@ -36,7 +36,9 @@ def pretrain() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """On frozen features; the CNN's class probabilities of each box take the place of the detector's."""
+    """MLM, masked regions and ITM on frozen features: 240 steps of 128 pairs. The CNN's class probabilities of each box
+    replace the detector's.
+    """
     model = ViLBERTConfig(
         dim=192,
         depth=2,
@@ -60,7 +62,7 @@ def small() -> Pretrain:
 def vqa() -> Finetune:
     """VQA v2, 20 epochs of 256 questions (section 3.2, VQA), from a run of `pretrain`.
 
-    Differs: the head has a norm before its GELU, not after it; trained on train alone, where the paper adds val.
+    Differs: the head has a norm before its GELU, not after it; trained on the train split only (the paper adds val).
     """
     optimizer = Optimizer(learning_rate=4e-5, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1)
     return vqa_v2("vilbert.vqa", pretrain(), pretrain().images, 256, 20, optimizer)
@@ -69,8 +71,8 @@ def vqa() -> Finetune:
 def retrieval() -> Finetune:
     """Flickr30k captions, 20 epochs of 64 (section 3.2, caption-based image retrieval), from a run of `pretrain`.
 
-    Differs: a true text is ranked among three negative ones of other images, where the paper's four are the true pair,
-    and pairs with a negative text, a negative image and a hard negative image.
+    Differs: each image is paired with its true text and three negative texts; the paper has the true pair and pairs
+    with a negative text, a negative image and a hard negative image.
     """
     run = pretrain()
     optimizer = Optimizer(learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1)

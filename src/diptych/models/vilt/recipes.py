@@ -1,4 +1,4 @@
-"""ViLT's recipes: the paper's, and some that fit a small machine."""
+"""ViLT's recipes: the paper's (Kim et al., ICML 2021), and some that fit a small machine."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from diptych.models.vilt.config import ViLTConfig
 
 
 def base() -> Pretrain:
-    """ViLT-B/32 as published (Kim et al. 2021, section 4.1): 200,000 steps of 4,096 pairs, starting from ImageNet
-    weights.
+    """ViLT-B/32 as published (section 4.1): ITM, MLM and word-patch alignment, 200,000 steps of 4,096 pairs. To be
+    initialised from a ViT trained on ImageNet (`init_image_from`).
     """
     return Pretrain(
         recipe="vilt.base",
@@ -32,7 +32,8 @@ def base() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """21 million parameters, three quarters of them word embeddings: trains on Flickr8k within an hour of two cores.
+    """ITM, MLM and word-patch alignment: 2,000 steps of 64 pairs at 160 pixels, less than 1 h on two cores for
+    Flickr8k. 21 million parameters, three quarters of them word embeddings.
 
     To be initialised from `vit.distilled`, by way of `small_text`: from random weights the ITM loss stays at chance.
     """
@@ -50,8 +51,8 @@ def small() -> Pretrain:
 
 
 def small_text() -> Pretrain:
-    """The stage between `vit.distilled` and `small`: MLM alone. Half of the tokens are masked, where the paper masks 15 %:
-    with less text to condition on the model has to use the image, which is what ITM needs.
+    """MLM only, the stage between `vit.distilled` and `small`: 1,000 steps of 64 pairs. Half of the tokens are masked
+    (the paper: 15 %): with less text as context the model has to use the image, as ITM requires.
     """
     run = small()
     return replace(
@@ -65,7 +66,8 @@ def small_text() -> Pretrain:
 
 
 def tiny() -> Pretrain:
-    """For the built-in synthetic scenes and their vocabulary of 114 tokens: images of 80 pixels, minutes of two cores.
+    """ITM, MLM and word-patch alignment for the built-in synthetic scenes and their vocabulary of 114 tokens: 1,500
+    steps of 64 pairs at 80 pixels, minutes on two cores.
 
     Half of the tokens are masked, as in `small_text`. Other data needs ``--model.vocab_size 30522``.
     """
@@ -85,9 +87,9 @@ def tiny() -> Pretrain:
 
 
 def frozen() -> Pretrain:
-    """On the frozen features that other systems' `small` recipes train on, for comparison with them.
+    """ITM and MLM on frozen features, for comparison with the other systems' `small` recipes: 240 steps of 128 pairs.
 
-    Differs: no word-patch alignment, for boxes are not patches.
+    Differs: no word-patch alignment, because boxes are not patches.
     """
     model = ViLTConfig(dim=192, depth=3, num_heads=4, mlp_dim=384, grid=(7, 7), dropout=0.0)
     return on_frozen_features("vilt.frozen", model, Objectives(itm=1.0, mlm=1.0), init_scale=INIT_SCALE)
@@ -96,15 +98,15 @@ def frozen() -> Pretrain:
 def vqa() -> Finetune:
     """VQA v2, 10 epochs of 256 questions (section 4.2 and the official configuration), from a run of `base`.
 
-    Differs: trained on train alone, where the paper adds val but for 1,000 images.
+    Differs: trained on the train split only; the paper adds val except 1,000 images.
     """
     optimizer = Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1, head_lr_multiplier=10.0)
     return vqa_v2("vilt.vqa", base(), base().images, 256, 10, optimizer)
 
 
 def retrieval() -> Finetune:
-    """COCO captions: each image with its true text and 15 negative ones, 10 epochs of 256 (section 4.2), from a run of
-    `base`.
+    """Ranking of COCO captions, each image with its true text and 15 negative texts: 10 epochs of 256 (section 4.2),
+    from a run of `base`.
     """
     run, optimizer = base(), Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1)
     training = Training(steps=steps(("COCO",), 256, 10), batch_size=256, checkpoint_every=1000, optimizer=optimizer)

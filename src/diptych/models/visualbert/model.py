@@ -3,11 +3,11 @@
 Words are embedded as in BERT; region features are projected to the same width and get a type embedding of their own;
 one BERT encodes both. UNITER (Chen et al., ECCV 2020) also embeds the boxes: ``VisualBERT(config, InputEmbeddings(
 image=lambda dim, _: RegionEmbedding(config.feature_dim, dim)))`` (with ViLBERT's five numbers of a box and one norm of
-the sum, where UNITER has seven numbers and one more norm of each part).
+the sum; UNITER has seven numbers and one more norm of each part).
 
-Differs: regions have one learned type embedding, where the official code adds two that are the same for all of them (a
-segment's, and position 0's); an image has one caption, where pre-training on COCO has two; attention has no dropout of
-its own.
+Differs: regions have one learned type embedding; the official code adds two that are the same for all of them (a
+segment's, and position 0's). An image has one caption; pre-training on COCO has two. Attention has no dropout of its
+own.
 """
 
 from __future__ import annotations

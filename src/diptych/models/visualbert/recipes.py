@@ -16,7 +16,7 @@ def pretrain() -> Pretrain:
     """Task-agnostic pre-training on COCO: MLM and sentence-image prediction, 10 epochs. To be initialised from
     BERT-base (`init_text_from`). Learning rate and batch size are quoted from memory of the paper.
 
-    Differs: one caption a sample, where the paper has two, of which one may be another image's.
+    Differs: one caption per sample; the paper has two, of which one may be another image's.
     """
     return Pretrain(
         recipe="visualbert.pretrain",
@@ -35,7 +35,7 @@ def pretrain() -> Pretrain:
 
 
 def small() -> Pretrain:
-    """On frozen features."""
+    """MLM and sentence-image prediction on frozen features: 240 steps of 128 pairs."""
     model = VisualBERTConfig(
         dim=192, depth=3, num_heads=4, mlp_dim=384, feature_dim=CNN_FEATURE_DIM, text_length=40, dropout=0.0
     )
@@ -46,8 +46,8 @@ def vqa() -> Finetune:
     """VQA v2, 10 epochs of 64 questions, from a run of `pretrain`. Learning rate, batch size and epochs are quoted from
     memory of the paper.
 
-    Differs: the pooled token is [CLS], where the paper appends a [MASK] to the question; trained on train alone, where
-    it adds val.
+    Differs: the pooled token is [CLS]; the paper appends a [MASK] to the question and pools that. Trained on the train
+    split only; the paper adds val.
     """
     optimizer = Optimizer(learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1)
     return vqa_v2("visualbert.vqa", pretrain(), pretrain().images, 64, 10, optimizer)

@@ -2,8 +2,8 @@
 
 Differs: exact GELU, bicubic antialiased resizing of positions and weights drawn from a normal distribution, as timm
 (the JAX code uses the tanh form, zoom of order 1 and Xavier initialisation). With ``pooling="average"`` the mean of the
-patches is normalised and the tokens have no final norm, as timm. The classifier is one linear layer, as where the paper
-fine-tunes; with `representation` a hidden layer of that width and tanh precede it, as where the paper pre-trains on
+patches is normalised and the tokens have no final norm, as timm. The classifier is one linear layer, as in the
+paper's fine-tuning; with `representation` a hidden layer of that dim and tanh precede it, as in its pre-training on
 ImageNet-21k (timm's `pre_logits`, JAX's `representation_size`).
 """
 
@@ -28,7 +28,7 @@ class ViT(nn.Module):
 
     Args:
         config: sizes and options.
-        embedders: input embeddings in place of the model's own.
+        embedders: input embeddings instead of the model's own.
         resize: how positions are resized for images whose grid is not `config.grid`.
     """
 
@@ -53,14 +53,14 @@ class ViT(nn.Module):
         return self.classify(image)
 
     def encode_image(self, image: Image | Regions) -> Tokens:
-        """The class token and the patches after the last block; normalised where the class token is what is pooled."""
+        """The class token and the patches after the last block; normalised if the class token is pooled."""
         tokens = self.patches(image)  # b (1 + patches) dim
         for block in self.blocks:
             tokens = block(tokens)
         return tokens.map(self.norm) if self.pooling == "cls" else tokens
 
     def classify(self, image: Image) -> Float[Tensor, "b classes"]:
-        """Class logits of each image. Raises UnsupportedOperation where there is no classifier."""
+        """Class logits of each image. Raises UnsupportedOperation if there is no classifier."""
         if self.head is None:
             raise UnsupportedOperation("this ViT was built without a classifier: set model.num_classes above 0")
         tokens = self.encode_image(image)

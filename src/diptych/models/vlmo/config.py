@@ -56,7 +56,7 @@ class VLMoConfig:
         0.1  # stochastic depth of the last block, falling linearly to 0; and dropout of text embeddings
     )
     with_mask_token: bool = (
-        False  # for masked patches: pre-training on images alone needs it, no official checkpoint has it
+        False  # for masked patches: pre-training on images only needs it, no official checkpoint has it
     )
 
     def __post_init__(self) -> None:

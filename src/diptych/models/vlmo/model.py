@@ -6,9 +6,9 @@ their own. So one model is a text encoder, an image encoder and a fusion encoder
 
 Differs from the paper, as the official code: the contrastive loss is the mean of two, one through each modality's own
 experts in all blocks and one in which the last blocks use the vision-language experts; base and large have relative
-positions, of both modalities and all layers in one table, where base-plus has absolute ones; text carries two type
-embeddings, BERT's segment and the modality. Differs from the official code: text may have any length, where it must be
-padded to 40 there.
+positions, of both modalities and all layers in one table (base-plus: absolute ones); text carries two type
+embeddings, BERT's segment and the modality. Differs from the official code: text may have any length (there it is
+padded to 40).
 """
 
 from __future__ import annotations
@@ -87,10 +87,10 @@ class VLMo(nn.Module):
         return self.patches(image)
 
     def encode_masked(self, image: Image, masked: Bool[Tensor, "b cells"]) -> Tokens:
-        """As `encode_image`, with the mask token in the place of the patches that are `masked` (section 3.3, after
+        """Image tokens as from `encode_image`, with the mask token at the `masked` patches (section 3.3, after
         BEiT).
 
-        Raises UnsupportedOperation where there is no mask token.
+        Raises UnsupportedOperation if there is no mask token.
         """
         if self.mask_token is None:
             raise UnsupportedOperation(self.unsupported()["encode_masked"])

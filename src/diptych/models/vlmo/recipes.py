@@ -6,14 +6,14 @@ from dataclasses import replace
 
 from diptych.config.data import ImageSettings
 from diptych.config.datasets import IMAGENET_22K
-from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
+from diptych.config.run import Finetune, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
-from diptych.models.common_recipes import CONTRASTIVE_INIT_SCALE, on_frozen_features, vqa_v2
+from diptych.models.common_recipes import CONTRASTIVE_INIT_SCALE, on_frozen_features, on_images, vqa_v2
 from diptych.models.vilt import recipes as vilt
 from diptych.models.vlmo.config import VLMoConfig
 
 FROZEN_FOR_IMAGES = ("words", "transformer.blocks.*.modality_ffn.text", "transformer.pooler")
-"""Parts that training on images alone does not use."""
+"""Parameters that training on images only does not use."""
 
 FROZEN_FOR_TEXT = (
     "patches",
@@ -58,11 +58,11 @@ def base() -> Pretrain:
 
 
 def tiny() -> Pretrain:
-    """For the built-in synthetic scenes, in minutes of two cores: images of 80 pixels, random negatives, half of the
-    tokens masked.
+    """ITC, ITM and MLM for the built-in synthetic scenes: 1,500 steps of 64 pairs at 80 pixels, minutes on two cores.
+    Random negatives; half of the tokens are masked.
 
-    ITC is what makes it learn: with it the ITM loss falls below chance within 300 steps, where a ViLT of the same size,
-    which has no ITC, was still at chance after 1,300 (align before fuse: Li et al., NeurIPS 2021).
+    ITM needs ITC here: with ITC the ITM loss falls below chance within 300 steps; a ViLT of the same size, without ITC,
+    was still at chance after 1,300 (align before fuse: Li et al., NeurIPS 2021).
     """
     run = vilt.tiny()
     model = VLMoConfig(
@@ -85,14 +85,15 @@ def tiny() -> Pretrain:
 
 
 def base_images() -> Pretrain:
-    """The first stage, on images alone: prediction of the visual tokens of masked patches (section 3.3, which follows
-    BEiT: Bao et al., ICLR 2022, section 2.3), 150 epochs of ImageNet-22k with 75 of 196 patches masked (BEiT's official
-    settings, of the checkpoint that VLMo's official code starts from). `visual_tokenizer` names its run.
+    """First stage, on images only: prediction of the visual tokens of masked patches (section 3.3, which follows BEiT:
+    Bao et al., ICLR 2022, section 2.3), 150 epochs of ImageNet-22k with 75 of 196 patches masked (BEiT's official
+    settings for the checkpoint that VLMo's official code starts from). `visual_tokenizer` is the folder of a run of
+    `beit3.visual_tokenizer`.
 
-    Differs: the visual tokenizer is one that is trained here (`beit3.visual_tokenizer`), where BEiT has DALL-E's; the
-    checkpoint of the official code was then fine-tuned on ImageNet's labels. Each layer has relative positions of its
-    own, which in BEiT all layers share until fine-tuning, and they have no weight decay; images have VLMo's type
-    embedding. RandAugment in the place of crops and colour jitter; the learning rate ends at 0, not at 1e-5.
+    Differs: BEiT uses DALL-E's visual tokenizer; the checkpoint of the official code was also fine-tuned on ImageNet's
+    labels. Each layer has its own relative positions, without weight decay (in BEiT all layers share them until
+    fine-tuning); images have VLMo's type embedding. RandAugment instead of crops and colour jitter; the learning rate
+    ends at 0, not at 1e-5.
     """
     run = base()
     optimizer = Optimizer(learning_rate=1.5e-3, weight_decay=0.05, warmup=10_000, schedule="cosine", max_grad_norm=3.0)
@@ -105,13 +106,13 @@ def base_images() -> Pretrain:
         training=training,
         heads=(),
         freeze=FROZEN_FOR_IMAGES,
-        corpus="ImageNet-22k, pictures alone",
+        corpus="ImageNet-22k, images only",
     )
 
 
 def base_text() -> Pretrain:
-    """The second stage, before training on pairs: MLM on texts alone (section 3.3, "text-only"). To be initialised from
-    a run of `base_images` (`init_from`); without one, `init_image_from` may name a ViT's run, for models without
+    """Second stage, before training on pairs: MLM on texts only (section 3.3, "text-only"). To be initialised from a
+    run of `base_images` (`init_from`); without one, `init_image_from` may name a ViT's run, for models without
     relative positions (base-plus). It trains the word embeddings and the text experts; attention, LayerScale and the
     image experts are frozen, as in the official code.
     """
@@ -122,12 +123,12 @@ def base_text() -> Pretrain:
         model=replace(run.model, vl_start_layer=12),
         objectives=Objectives(mlm=1.0, text_only=True),
         freeze=FROZEN_FOR_TEXT + LAYER_SCALE,
-        corpus="Wikipedia, BookCorpus: texts alone",
+        corpus="Wikipedia, BookCorpus: texts only",
     )
 
 
 def small() -> Pretrain:
-    """On frozen features: the third stage alone."""
+    """Third stage only (ITC, ITM and MLM) on frozen features: 240 steps of 256 pairs, 22 min on Flickr8k."""
     return on_frozen_features(
         "vlmo.small",
         SMALL,
@@ -138,26 +139,21 @@ def small() -> Pretrain:
 
 
 def small_images() -> Pretrain:
-    """The first stage, on images of 224 pixels; `visual_tokenizer` names a run of `beit3.small_visual_tokenizer`.
+    """First stage (visual tokens of masked patches): 240 steps of 64 images of 224 pixels. `visual_tokenizer` is the
+    folder of a run of `beit3.small_visual_tokenizer`.
 
     `small_text` and `small` train on frozen features, which have no patches to mask: to be initialised from this stage
     they need `--embedders.image own --embedders.text own`.
     """
     stage = base_images()
     objectives = replace(stage.objectives, codebook_size=256, min_block=4)
-    run = on_frozen_features(
-        "vlmo.small_images",
-        replace(SMALL, vl_start_layer=SMALL.depth, with_mask_token=True),
-        objectives,
-        init_scale=CONTRASTIVE_INIT_SCALE,
-    )
-    training = replace(run.training, batch_size=64, workers=1)
-    images = replace(run.images, shorter_side=224)
-    return replace(run, images=images, embedders=Embedders(), training=training, heads=(), freeze=stage.freeze)
+    model = replace(SMALL, vl_start_layer=SMALL.depth, with_mask_token=True)
+    run = on_images("vlmo.small_images", model, objectives, init_scale=CONTRASTIVE_INIT_SCALE)
+    return replace(run, heads=(), freeze=stage.freeze)
 
 
 def small_text() -> Pretrain:
-    """The second stage, on the captions alone."""
+    """Second stage: MLM on the captions only, on frozen features, 240 steps of 128 captions."""
     run = on_frozen_features(
         "vlmo.small_text",
         replace(SMALL, vl_start_layer=SMALL.depth),
@@ -168,7 +164,7 @@ def small_text() -> Pretrain:
 
 
 def base_plus() -> Pretrain:
-    """VLMo-Base+: narrower, deeper, with positions added to the embeddings and no LayerScale."""
+    """VLMo-Base+, third stage: narrower and deeper, with positions added to the embeddings and no LayerScale."""
     run = base()
     model = VLMoConfig(
         dim=544,
@@ -185,7 +181,7 @@ def base_plus() -> Pretrain:
 
 
 def large() -> Pretrain:
-    """VLMo-Large."""
+    """VLMo-Large, third stage: ITC, ITM with hard negatives and MLM, 200,000 steps of 1,024 pairs."""
     run = base()
     model = VLMoConfig(dim=1024, depth=24, num_heads=16, mlp_dim=4096, vl_start_layer=21)
     optimizer = replace(run.training.optimizer, learning_rate=5e-5)
@@ -195,7 +191,8 @@ def large() -> Pretrain:
 def vqa() -> Finetune:
     """VQA v2 at 480 pixels, 10 epochs of 128 questions (the official configuration), from a run of `base`.
 
-    Differs: trained on train alone, where the paper adds val; stochastic depth as in pre-training (0.1, there 0.15).
+    Differs: trained on the train split only (the paper adds val); stochastic depth 0.1, as in pre-training
+    (paper: 0.15).
     """
     optimizer = Optimizer(learning_rate=3e-5, weight_decay=0.01, warmup=0.1, head_lr_multiplier=20.0)
     images = ImageSettings(shorter_side=480, patch_size=16, square=True, augment=True)
@@ -203,8 +200,8 @@ def vqa() -> Finetune:
 
 
 def retrieval() -> Pretrain:
-    """COCO captions at 384 pixels, 3,000 steps of 3,072 pairs: ITC alone, without fusion (the official configuration).
-    To be initialised from a run of `base` (`init_from`).
+    """ITC only, without fusion, on COCO captions at 384 pixels: 3,000 steps of 3,072 pairs (the official
+    configuration). To be initialised from a run of `base` (`init_from`).
     """
     run = base()
     optimizer = replace(run.training.optimizer, learning_rate=3e-5, warmup=300)

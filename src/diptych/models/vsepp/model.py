@@ -3,7 +3,7 @@
 A linear map of an image's features and the last state of a GRU over its caption, as unit vectors of one joint space.
 
 Differs from the paper: the convolutional network is not part of the model; images come as its features (the official
-code's "precomp"). Differs from the official code: a zero vector stays zero, where that gives NaN; order embeddings
+code's "precomp"). Differs from the official code: a zero vector stays zero (there it becomes NaN); order embeddings
 always compare absolute values (there --use_abs, which the published order embeddings have).
 """
 
@@ -47,7 +47,7 @@ class VSEpp(nn.Module):
 
     Args:
         config: sizes and options.
-        embedders: input embeddings in place of the model's own.
+        embedders: input embeddings instead of the model's own.
         text: another text encoder than the GRU.
     """
 

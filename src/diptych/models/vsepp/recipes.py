@@ -13,12 +13,12 @@ from diptych.models.vsepp.config import VSEppConfig
 
 
 def flickr30k() -> Pretrain:
-    """Features of a frozen CNN and a GRU, trained by the triplet loss with hardest negatives, 30 epochs of 128 pairs.
+    """Triplet loss with hardest negatives, a GRU on texts and features of a frozen CNN: 30 epochs of 128 pairs of
+    Flickr30k. `embedders.image` is the folder of features, 4,096 numbers per image.
 
-    `embedders.image` names the folder of features, 4,096 numbers an image. Differs: the learning rate falls linearly,
-    where the official one falls to a tenth after 15 epochs; BERT's subword vocabulary, where it has words (--vocabulary
-    FILE reads its list, --model.vocab_size N gives its size); the loss is a mean over pairs, so gradients are clipped
-    at a norm of 2 / 128.
+    Differs: the learning rate falls linearly (official code: to a tenth after 15 epochs); BERT's subword vocabulary
+    (official code: a list of words; to use it, --vocabulary FILE --model.vocab_size N); the loss is a mean over pairs,
+    so gradients are clipped at a norm of 2 / 128.
     """
     return Pretrain(
         recipe="vsepp.flickr30k",
@@ -38,15 +38,15 @@ def flickr30k() -> Pretrain:
 
 
 def coco() -> Pretrain:
-    """The same on COCO."""
+    """Triplet loss with hardest negatives on COCO: 30 epochs of 128 pairs."""
     run = flickr30k()
     training = replace(run.training, steps=steps(("COCO",), 128, 30))
     return replace(run, recipe="vsepp.coco", training=training, corpus="COCO")
 
 
 def small() -> Pretrain:
-    """On frozen features. All negatives count: with the hardest alone, embeddings of randomly initialised weights
-    collapse on a small batch.
+    """Triplet loss over all negatives on frozen features: 900 steps of 128 pairs, 9 min on Flickr8k. With hardest
+    negatives only, embeddings collapse from random weights on a small batch.
     """
     model = VSEppConfig(feature_dim=CNN_FEATURE_DIM, dim=512, vocab_size=30522, word_dim=256)
     return on_frozen_features("vsepp.small", model, Objectives(triplet=1.0, hardest_only=False), steps=900)

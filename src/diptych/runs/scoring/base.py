@@ -27,8 +27,8 @@ MAX_EXAMPLES = 12
 class EvaluatedModel:
     """A trained run and the settings to evaluate it with.
 
-    `facts`: what run.json records besides the settings (answers, classes, ...). `module`: the training step, with its
-    weights loaded, on `device`.
+    `facts`: what run.json records in addition to the settings (answers, classes, ...). `module`: the training step,
+    with its weights loaded, on `device`.
     """
 
     run: Pretrain | Finetune

@@ -141,7 +141,7 @@ def readable_texts(source: Captioned, counter: SkipCounter) -> tuple[list[str], 
 
 
 class GalleryImages:
-    """Examples (see `data.examples.Examples`) of the images alone, one each."""
+    """Examples (see `data.examples.Examples`) of the images only, one each."""
 
     def __init__(self, source: Captioned, images: ImageSettings | ImageLoader):
         self.source, self.images = source, image_loader(images)

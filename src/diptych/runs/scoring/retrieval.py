@@ -105,7 +105,7 @@ def dual_encoder_scorer(evaluated: EvaluatedModel) -> DualEncoderScorer | None:
     """How the run compares images and texts without fusion; None if it was trained with neither of the losses below.
 
     After training with a triplet loss: the model's own similarity. After a contrastive loss: the cosine of the
-    contrastive head's features (of the first ITC branch, where there are several).
+    contrastive head's features (of the first ITC branch, if there are several).
     """
     step, model = evaluated.module, evaluated.model
     weights = step.weights if isinstance(step, Pretraining) else {}
@@ -139,15 +139,15 @@ def score_by_similarity(
 ) -> RetrievalScores:
     """Scores of all readable images and texts by similarity; the top pairs are re-ranked if ITM was trained.
 
-    The `rerank` most similar candidates of each image and of each text are scored again, and all others rank behind
+    The `rerank` most similar candidates of each image and of each text are scored again, and all others rank below
     them (ALBEF, appendix; `tasks.retrieval.RerankedRetrieval`). `rerank_by`:
     - "itm": the ITM log-odds;
     - "sum": the log-odds plus the cosine (BLIP's official code);
     - "product": the product of the probabilities by ITM and by contrast.
 
     Differs: the product is in neither paper. An ITM head trained with hard negatives, which are drawn in proportion to
-    the contrastive probabilities, estimates a ratio to these; alone, after training on little data, it ranks worse than
-    contrast, and the product does not.
+    the contrastive probabilities, estimates a ratio to these; by itself, after training on little data, it ranks worse
+    than contrast, and the product does not.
 
     The tokens of both sides stay in memory: about 2 MB for an image of 577 tokens of dim 768.
     """
@@ -190,7 +190,7 @@ def rerank(
     num_candidates: int,
     similarity_weight: float = 0.0,
 ) -> Scores:
-    """Scores of fused candidates plus `similarity_weight` · similarity; all other pairs rank behind them.
+    """Scores of fused candidates plus `similarity_weight` · similarity; all other pairs rank below them.
 
     Candidates are the `num_candidates` most similar texts of each image and images of each text.
     """

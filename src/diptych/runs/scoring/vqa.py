@@ -93,7 +93,7 @@ def answer_ranker(evaluated: EvaluatedModel, answers: list[str]) -> Callable[[Ba
 
 
 def _prediction(source: Questioned, index: int, best: list[tuple[str, float]]) -> dict[str, Any]:
-    """One prediction, with its score where the split's answers are public."""
+    """One prediction, with its score if the split's answers are public."""
     question, answer = source.question(index), best[0][0]
     row = {"index": index, "question_id": question.id, "question": question.text, "image": source.where(index)}
     row |= {"answer": answer, "probable": best}
@@ -105,7 +105,7 @@ def _prediction(source: Questioned, index: int, best: list[tuple[str, float]]) -
 def _accuracies(source: Questioned, rows: list[dict[str, Any]], answers: Sequence[str]) -> dict[str, float]:
     """The mean accuracy over all questions and by type, and its upper bounds: of any text, and of the run's `answers`.
 
-    Empty where the split's answers are withheld.
+    Empty if the split's answers are withheld.
     """
     scores: dict[str, list[float]] = defaultdict(list)
     answer_list = AnswerList.of(answers)
