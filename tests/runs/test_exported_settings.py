@@ -188,7 +188,7 @@ ALBEF = next(x for x in EXAMPLES if (x.system, x.task) == ("albef", "pretraining
 SEVEN = {"dim": 14, "num_heads": 7, "image_dim": 21, "image_num_heads": 3}
 
 
-def refused(system: str, file: Path, config: dict[str, Any], tmp_path: Path, capsys: Any, *more: str) -> str:
+def error_line(system: str, file: Path, config: dict[str, Any], tmp_path: Path, capsys: Any, *more: str) -> str:
     """The line that a refused import prints."""
     capsys.readouterr()
     (tmp_path / "c.json").write_text(json.dumps(config))
@@ -203,13 +203,13 @@ def test_two_numbers_of_heads_are_given_as_constructor_arguments(tmp_path: Path,
     run = written(ALBEF, ALBEF.arguments | SEVEN | {"grid": (3, 3)}, tmp_path / "before")
     file = exported(run, "official", tmp_path / "x.pth")
     settings_file(file).unlink()
-    line = refused("albef", file, {}, tmp_path, capsys)
+    line = error_line("albef", file, {}, tmp_path, capsys)
     assert "image_num_heads cannot be inferred: width 21 is not a multiple of 64; state it in --config" in line
     advice: dict[str, Any] = {"arguments": {"image_num_heads": 3}}
-    line = refused("albef", file, advice, tmp_path, capsys)
+    line = error_line("albef", file, advice, tmp_path, capsys)
     assert '{"arguments": {"num_heads": N}}' in line
     advice["arguments"]["num_heads"] = 7
-    line = refused("albef", file, advice, tmp_path, capsys, "--num_heads", "5")
+    line = error_line("albef", file, advice, tmp_path, capsys, "--num_heads", "5")
     assert "the config states image_num_heads 3, num_heads 7, but --num_heads is 5; leave --num_heads out" in line
     (tmp_path / "c.json").write_text(json.dumps(advice))
     model: Any = read_any(imported("albef", file, tmp_path / "after", "--config", str(tmp_path / "c.json")))[0]
@@ -228,14 +228,14 @@ def test_two_numbers_of_heads_are_given_as_constructor_arguments(tmp_path: Path,
 )
 def test_a_key_of_a_config_is_used_or_refused(config: Any, message: str, tmp_path: Path, capsys: Any):
     file = exported(scan(tmp_path), "official", tmp_path / "x.pth")
-    assert message in refused("scan", file, config, tmp_path, capsys)
+    assert message in error_line("scan", file, config, tmp_path, capsys)
 
 
 def test_keys_that_were_not_used_are_printed(tmp_path: Path, capsys: Any):
     """Training settings of the official code; a setting that agrees with the weights is no contradiction."""
     file = exported(scan(tmp_path), "official", tmp_path / "x.pth")
     (tmp_path / "c.json").write_text(json.dumps({"cross_attn": "i2t", "margin": 0.2, "embed_size": 10, "norm": "l2"}))
-    assert "norm is 'l2'" in refused("scan", file, {"cross_attn": "i2t", "norm": "l2"}, tmp_path, capsys)
+    assert "norm is 'l2'" in error_line("scan", file, {"cross_attn": "i2t", "norm": "l2"}, tmp_path, capsys)
     (tmp_path / "c.json").write_text(json.dumps({"cross_attn": "i2t", "margin": 0.2, "embed_size": 10}))
     imported("scan", file, tmp_path / "after", "--config", str(tmp_path / "c.json"))
     assert f"{tmp_path / 'c.json'}: keys that were not used: margin, embed_size\n" in capsys.readouterr().out
@@ -247,7 +247,7 @@ def test_the_measure_of_vsepp_is_read(tmp_path: Path, capsys: Any):
     (tmp_path / "c.json").write_text(json.dumps({"measure": "order"}))
     after = imported("vsepp", file, tmp_path / "after", "--config", str(tmp_path / "c.json"))
     assert read_any(after)[0].model.measure == "order"  # type: ignore[union-attr]
-    assert "use_abs is True; expected False" in refused("vsepp", file, {"use_abs": True}, tmp_path, capsys)
+    assert "use_abs is True; expected False" in error_line("vsepp", file, {"use_abs": True}, tmp_path, capsys)
 
 
 def test_help_of_export_is_true(tmp_path: Path, capsys: Any):

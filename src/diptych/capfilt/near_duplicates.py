@@ -24,8 +24,8 @@ one scene; of the 81 pairs of a BLIP, those inspected have only a theme in commo
     a BLIP, 0.95           81     100 %      70 %           97 %           74 %       98 %            15 %
     a CLIP, 0.90            3     100 %      52 %           88 %           47 %       78 %             3 %
 
-An image embedding ("embedding") is trained to drop whatever captions do not mention, and how much depends on the run: to
-protect a test set, use "cnn".
+An image embedding ("embedding") is trained to drop whatever captions do not mention, and how much depends on the run:
+to protect a test set, use "cnn".
 """
 
 

@@ -1,4 +1,4 @@
-"""diptych import ADAPTER CHECKPOINT --out DIR [--config FILE] [--num_heads N] [--grid ROWSxCOLUMNS] [--answers FILE]
+"""diptych import SYSTEM CHECKPOINT --out DIR [--config FILE] [--num_heads N] [--grid ROWSxCOLUMNS] [--answers FILE]
                [--regions PATH] [--vocabulary FILE]
 diptych export RUN --to official|safetensors|hf --out FILE
 
@@ -55,17 +55,17 @@ from diptych.utils.terminal import echo
 LAYOUTS = ("official", "safetensors", "hf")
 
 
-def import_command(words: list[str]) -> None:
-    if wants_help(words) or not words:
+def import_command(args: list[str]) -> None:
+    if wants_help(args) or not args:
         echo(__doc__)
         return
-    system = pop_positional(words, "the system (vit, vilt, albef …)")
-    checkpoint = Path(pop_positional(words, "the checkpoint file"))
-    out = Path(pop_option(words, "--out"))
+    system = pop_positional(args, "the system (vit, vilt, albef …)")
+    checkpoint = Path(pop_positional(args, "the checkpoint file"))
+    out = Path(pop_option(args, "--out"))
     names = ("--num_heads", "--grid", "--answers", "--config", "--regions", "--vocabulary")
-    heads, grid, answers, config, regions, vocabulary = (pop_option(words, name, "") for name in names)
-    if words:
-        raise UsageError(f"import takes SYSTEM, CHECKPOINT, --out, {', '.join(names)}, not {' '.join(words)}")
+    heads, grid, answers, config, regions, vocabulary = (pop_option(args, name, "") for name in names)
+    if args:
+        raise UsageError(f"import takes SYSTEM, CHECKPOINT, --out, {', '.join(names)}, not {' '.join(args)}")
     from diptych.runs.import_checkpoint import import_checkpoint
     from diptych.runs.run_folder import read_any
 
@@ -93,16 +93,16 @@ def import_command(words: list[str]) -> None:
         echo(note)
 
 
-def export_command(words: list[str]) -> None:
-    if wants_help(words) or not words:
+def export_command(args: list[str]) -> None:
+    if wants_help(args) or not args:
         echo(__doc__)
         return
-    folder = Path(pop_positional(words, "the run's folder"))
-    layout, out = pop_option(words, "--to"), Path(pop_option(words, "--out"))
+    folder = Path(pop_positional(args, "the run's folder"))
+    layout, out = pop_option(args, "--to"), Path(pop_option(args, "--out"))
     if layout not in LAYOUTS:
         raise UsageError(f"--to must be official, safetensors or hf: got {layout!r}")
-    if words:
-        raise UsageError(f"export takes RUN, --to and --out, not {' '.join(words)}")
+    if args:
+        raise UsageError(f"export takes RUN, --to and --out, not {' '.join(args)}")
     from diptych.runs.export import export
     from diptych.runs.exported_settings import settings_file
 

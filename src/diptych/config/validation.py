@@ -118,7 +118,7 @@ def check_fields(config_class: type, values: Mapping[str, Any], prefix: str = ""
 
 
 def check(hint: Any, value: Any, name: str) -> None:
-    """Raises ValueError unless `value` has type `hint`, in its ranges. A bool is not a number, a list is not a tuple."""
+    """Raises ValueError unless `value` has type `hint`, in its ranges. A bool is no number, a list no tuple."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         check(inner[0], value, name)

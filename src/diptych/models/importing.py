@@ -35,10 +35,11 @@ from diptych.models.vsepp import checkpoint as vsepp
 from diptych.utils.state_dict import listed, named_weights
 
 ADAPTERS = {
-    system.name: system
-    for system in (
-        vit.ADAPTER, vlmo.ADAPTER, vilt.ADAPTER, vsepp.ADAPTER, scan.ADAPTER, vilbert.ADAPTER, crossvit.ADAPTER, mae.ADAPTER,
-        beit3.ADAPTER, albef.ADAPTER, blip.ADAPTER, clip.ADAPTER, clip.OPEN_CLIP, resnet_checkpoint.ADAPTER, coca.ADAPTER,
+    adapter.name: adapter
+    for adapter in (
+        vit.ADAPTER, vlmo.ADAPTER, vilt.ADAPTER, vsepp.ADAPTER, scan.ADAPTER, vilbert.ADAPTER, crossvit.ADAPTER,
+        mae.ADAPTER, beit3.ADAPTER, albef.ADAPTER, blip.ADAPTER, clip.ADAPTER, clip.OPEN_CLIP,
+        resnet_checkpoint.ADAPTER, coca.ADAPTER,
     )
 }  # fmt: skip
 """The adapters of the systems whose official checkpoints can be imported, by name."""

@@ -179,7 +179,7 @@ def class_tokens(cls: Float[Tensor, "1 1 d"], image: Image) -> Tokens:
 
 
 def _patches(image: Image, patch_size: int, channels: int) -> tuple[Int[Tensor, "b 2"], Tokens]:
-    """Each image's number of patch rows and columns, and the pixels of its patches. Raises ValueError: `Image.check`."""
+    """Number of patch rows and columns of each image, and its patches' pixels. Raises ValueError: `Image.check`."""
     image.check(patch_size, channels)
     rows, columns = (side // patch_size for side in image.pixels.shape[-2:])
     extents = (image.sizes + patch_size - 1) // patch_size

@@ -67,9 +67,9 @@ class MomentumSchedule(nn.Module):
 class Queue(nn.Module):
     """A ring buffer of the teacher's features of the newest `size` pairs.
 
-    Initialised with random unit vectors, as in the official code, with an image id that no image has. `with_identities`:
-    also stores each pair's image id (labels["image"]), so that other captions of an image are not negatives of it, as
-    in the official code's retrieval; the official pre-training does not.
+    Initialised with random unit vectors, as in the official code, with an image id that no image has.
+    `with_identities`: also stores each pair's image id (labels["image"]), so that other captions of an image are not
+    negatives of it, as in the official code's retrieval; the official pre-training does not.
     """
 
     image: Float[Tensor, "size width"]

@@ -98,7 +98,7 @@ class KeyedChoices:
         return patch_order(image, noise.to(image.mask.device))
 
     def keep_patches(self, image: Tokens, max_patches: int) -> Bool[Tensor, "b n"]:
-        """The mask of at most `max_patches` patches of each image, drawn without replacement, and of all class tokens."""
+        """The mask of at most `max_patches` patches per image, drawn without replacement, and of class tokens."""
         return first_patches(image, self.order_patches(image), max_patches)
 
     def mask_regions(self, regions: Regions, masking: RegionMasking) -> MaskedRegionBatch:

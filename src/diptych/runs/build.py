@@ -156,7 +156,7 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
     frozen = FrozenTokenizer(model, image_loader(run).mean_std, image_loader(trained).mean_std, patch_size)
     if (unused := frozen.unused()) > 1 - LEAST_USED:
         raise RunError(
-            f"--visual_tokenizer {folder}: {unused:.0%} of its codes are unused, its codebook has collapsed; train another one"
+            f"--visual_tokenizer {folder}: {unused:.0%} of its codes are unused, its codebook has collapsed; train another"
         )
     return frozen
 

@@ -59,8 +59,8 @@ def export(folder: Path, to: Target, out: Path) -> Exported:
         The parts that could not be exported, and the settings that weight shapes do not show.
 
     Raises:
-        RunError, WeightsError: the run has no such layout, which the settings of its model may exceed, or its weights do
-            not fit its settings.
+        RunError, WeightsError: the run has no such layout, its model has settings that the layout cannot express, or its
+            weights do not fit its settings.
     """
     _check_suffix(to, out)
     run, facts = read_any(folder)

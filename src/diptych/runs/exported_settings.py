@@ -34,7 +34,7 @@ NOT_INFERRED = ("grid", "schedule", "patch_sizes", "text_length")
 def exported_settings(
     system: str, run: Pretrain | Finetune | ImportedCheckpoint, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All constructor arguments of a run's model, and the mean and std of its images, as `diptych import` reads them."""
+    """All arguments of a run's model, and mean and std of its images, as `diptych import` reads them."""
     settings: dict[str, Any] = {ARGUMENTS: vars(config_of(ADAPTERS[system].config_class, arguments))}
     if not isinstance(run, ImportedCheckpoint) and not isinstance(run.model, RegionModel):
         settings |= {"mean": run.images.mean, "std": run.images.std}

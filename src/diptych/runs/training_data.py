@@ -23,7 +23,7 @@ class StreamedData:
         stream: the tars and the lanes that read them.
         make: makes examples of a tar's samples.
         head: examples of the first tar, in random access: statistics and loading speed are measured on them.
-        min_side: JPEGs may be decoded at a reduced scale, with a shorter side of at least so many pixels; None: in full.
+        min_side: shorter side in pixels down to which JPEGs may be decoded at a reduced scale; None: in full.
     """
 
     stream: Stream

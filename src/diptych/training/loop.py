@@ -229,7 +229,7 @@ def fit(
         step: A `diptych.protocols.TrainStep`, with the same initial weights at every start.
         stream: This rank's micro-batches from a first step on; all its random draws must be keyed.
         settings: Steps, batch size, optimizer and so on.
-        out: Gets checkpoint.safetensors, model.safetensors, metrics.jsonl, diagnostics.json, skipped.json, tensorboard/.
+        out: Gets the checkpoint, model.safetensors, metrics.jsonl, diagnostics.json, skipped.json, tensorboard/.
         evaluate: Called on every rank, with the steps done and the module in eval mode; its metrics are named with
             their split ("val/itm").
         fingerprint: Everything else that defines the run (model, data, objectives), as JSON. A run to resume must have

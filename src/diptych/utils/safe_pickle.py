@@ -213,7 +213,7 @@ class PickleStack:
         self.memo: dict[int, Any] = {}
 
     def do(self, name: str, argument: Any) -> bool:
-        """Executes an opcode that pushes a value, makes a tuple or list, or uses the memo; returns False for any other."""
+        """Executes an opcode that pushes a value, makes a tuple or list, or uses the memo; False for any other."""
         values = self.values
         if name in _VALUES:
             values.append(argument)

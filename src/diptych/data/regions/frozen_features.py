@@ -29,7 +29,7 @@ Classify = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class FeatureKeys:
-    """Cache keys of the features that a network (`network`: its digest) extracts from images preprocessed by `images`."""
+    """Cache keys of a network's features (`network`: its digest) of images preprocessed by `images`."""
 
     def __init__(self, network: bytes, images: ImageSettings):
         # part of the keys of existing caches: one mean and std, because all channels have the same

@@ -23,8 +23,8 @@ KNOWN = "dataset*.json (Karpathy), captions_*.json (COCO) or one .csv, .tsv, .js
 class CaptionedFiles:
     """Captioned images in files of a folder (see `base.Captioned`).
 
-    `min_side`: large JPEGs may be decoded at a smaller scale whose shorter side is at least this many pixels. `division`:
-    one line on how the data was divided into splits.
+    `min_side`: large JPEGs may be decoded at a smaller scale whose shorter side is at least this many pixels.
+    `division`: one line on how the data was divided into splits.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Data loader for streams of tars: the main process reads, workers decode; the same batches for any number of either."""
+"""Data loader for streams of tars: the main process reads, workers decode; batches do not depend on their number."""
 
 from __future__ import annotations
 

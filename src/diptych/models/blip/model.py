@@ -32,7 +32,7 @@ from diptych.protocols import UnsupportedOperation
 
 
 class TextEncoder(nn.Module):
-    """BERT whose every layer can cross-attend to a context. `enc_token_id`: [ENC], the first token of a grounded text."""
+    """BERT with cross-attention to a context in every layer. `enc_token_id`: [ENC], a grounded text's first token."""
 
     def __init__(self, words: nn.Module, blocks: nn.ModuleList, enc_token_id: int):
         super().__init__()
@@ -184,7 +184,7 @@ class BLIP(nn.Module):
     def next_token_logits(
         self, text: Text, context: Tokens, cache: KVCache | None = None
     ) -> Float[Tensor, "b n vocab_size"]:
-        """Logits of the token after each token of `text`; `context`: an image, for the variant "vqa" a fused question."""
+        """Logits of the token after each token of `text`; `context`: an image, or a fused question ("vqa")."""
         return self.get_output_embeddings()(self.decode_hidden_states(text, context, cache).to_padded())
 
     def decode_hidden_states(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tokens:

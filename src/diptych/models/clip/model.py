@@ -117,7 +117,7 @@ class TextTower(nn.Module):
 
 
 class CLIP(nn.Module):
-    """An image tower and a text tower (figure 1); the projections to the joint space are a head (`pretraining_heads`)."""
+    """An image tower and a text tower (figure 1); projections to the joint space are a head (`pretraining_heads`)."""
 
     def __init__(self, config: CLIPConfig, embedders: InputEmbeddings = OWN):
         super().__init__()
@@ -170,7 +170,7 @@ class CLIP(nn.Module):
 
 
 def contrast_head(image_dim: int, text_dim: int, embed_dim: int) -> ITCHead:
-    """Projections to the joint space without bias, with std 1 / sqrt(input width); cosines are scaled by at most 100."""
+    """Projections to the joint space without bias, std 1 / sqrt(input width); cosines are scaled by at most 100."""
     contrast = ITCHead(image_dim, text_dim, embed_dim, LogScale(maximum=100), bias=False)
     for projection in (contrast.image, contrast.text):
         nn.init.normal_(projection.weight, std=projection.in_features**-0.5)

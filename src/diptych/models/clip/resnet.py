@@ -85,7 +85,7 @@ class ResNet(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Attention pooling: the mean of a feature map's cells is the query; that mean and all cells are keys and values."""
+    """Attention pooling: the mean of all cells is the query; that mean and the cells are keys and values."""
 
     def __init__(self, dim: int, num_heads: int, grid: tuple[int, int]):
         super().__init__()

@@ -26,7 +26,7 @@ Two = tuple[int, int]
 
 
 class Stage(nn.Module):
-    """A multi-scale encoder: the blocks of each branch, then cross-attention between the branches (figure 2, middle)."""
+    """A multi-scale encoder: the blocks of each branch, then cross-attention between branches (figure 2, middle)."""
 
     def __init__(self, dims: Two, num_heads: Two, mlp_dims: Two, depths: Two, exchanges: int, dropout: float):
         super().__init__()
