@@ -130,7 +130,7 @@ def test_reasons_name_the_score_and_the_threshold():
 
 
 def test_near_duplicates_equal_those_of_brute_force(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("diptych.capfilt.near_duplicates.BLOCK", 4)
+    monkeypatch.setattr("diptych.capfilt.near_duplicates.BLOCK_SIZE", 4)
     random = np.random.default_rng(0)
     vectors = random.normal(size=(23, 6)).astype(np.float32)
     vectors[7], vectors[9], vectors[20] = vectors[2], vectors[2] + 0.01, vectors[8]
@@ -159,7 +159,7 @@ def test_near_duplicates_equal_those_of_brute_force(monkeypatch: pytest.MonkeyPa
 
 
 def test_at_most_one_block_of_cosines_is_in_memory(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("diptych.capfilt.near_duplicates.BLOCK", 4)
+    monkeypatch.setattr("diptych.capfilt.near_duplicates.BLOCK_SIZE", 4)
     vectors = np.eye(30, dtype=np.float32)
     index, largest = FeatureIndex(0.9, torch.device("cpu")), []
     for at in range(0, 30, 3):  # fewer than a block
@@ -173,7 +173,7 @@ def test_at_most_one_block_of_cosines_is_in_memory(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", noted)
     duplicates = index.nearest(vectors[::-1].copy())  # more than a block
-    assert [duplicate and duplicate.of for duplicate in duplicates] == list(range(29, -1, -1)) and max(largest) <= 16
+    assert [duplicate and duplicate.index for duplicate in duplicates] == list(range(29, -1, -1)) and max(largest) <= 16
 
 
 # -- end to end ------------------------------------------------------------------------------------------------------------

@@ -182,7 +182,7 @@ class ShardFilter:
 
 def _similar_rows(kind: str, neighbours: Sequence[Neighbour | None], images: list[Row]) -> list[Row | None]:
     """A row of similar.jsonl for each neighbour, which indexes `images`."""
-    return [None if n is None else {"kind": kind, **images[n.of], "cosine": n.cosine} for n in neighbours]
+    return [None if n is None else {"kind": kind, **images[n.index], "cosine": n.cosine} for n in neighbours]
 
 
 def image_reference(name: str, shard: InputShard, row: Row) -> Row:

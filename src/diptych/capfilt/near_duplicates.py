@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-BLOCK = 1024  # images compared at a time
+BLOCK_SIZE = 1024  # images compared at a time
 
 DEFAULT_COSINE = {"embedding": 0.97, "cnn": 0.85}
 """The default cosine over which two images are near duplicates, by kind of feature.
@@ -33,7 +33,7 @@ to protect a test set, use "cnn".
 class Neighbour:
     """The index of the most similar image, and the cosine similarity."""
 
-    of: int
+    index: int
     cosine: float
 
 
@@ -55,15 +55,15 @@ class FeatureIndex:
         if not places:
             return
         new = torch.from_numpy(vectors).to(self.device)
-        if self.blocks and len(self.blocks[-1]) < BLOCK:  # small blocks would make small matrix products
+        if self.blocks and len(self.blocks[-1]) < BLOCK_SIZE:  # small blocks would make small matrix products
             new = torch.cat([self.blocks.pop(), new])
-        self.blocks += new.split(BLOCK)
+        self.blocks += new.split(BLOCK_SIZE)
         self.places += places
 
     def nearest(self, vectors: Float[np.ndarray, "n e"]) -> list[Neighbour | None]:
         """The nearest added vector of each vector, None if it is not over the threshold; the first of equal ones."""
-        starts = range(0, len(vectors), BLOCK)
-        return [neighbour for start in starts for neighbour in self._nearest(vectors[start : start + BLOCK])]
+        starts = range(0, len(vectors), BLOCK_SIZE)
+        return [neighbour for start in starts for neighbour in self._nearest(vectors[start : start + BLOCK_SIZE])]
 
     def _nearest(self, vectors: Float[np.ndarray, "n e"]) -> list[Neighbour | None]:
         """Results as from `nearest`, for at most BLOCK vectors, so that at most BLOCK x BLOCK cosines are in memory."""
@@ -73,7 +73,7 @@ class FeatureIndex:
         for number, block in enumerate(self.blocks):
             cosine, where = (queries @ block.T).max(1)
             better = cosine > best
-            best, place = torch.where(better, cosine, best), torch.where(better, where + number * BLOCK, place)
+            best, place = torch.where(better, cosine, best), torch.where(better, where + number * BLOCK_SIZE, place)
         matches = zip(best.tolist(), place.tolist(), strict=True)
         return [Neighbour(self.places[p], round(c, 4)) if c > self.threshold else None for c, p in matches]
 
@@ -86,8 +86,8 @@ class FeatureIndex:
         Those are then added.
         """
         neighbours: list[Neighbour | None] = []
-        for start in range(0, len(vectors), BLOCK):
-            block = vectors[start : start + BLOCK]
+        for start in range(0, len(vectors), BLOCK_SIZE):
+            block = vectors[start : start + BLOCK_SIZE]
             near, cosines, new = self.nearest(block), block @ block.T, np.zeros(len(block), dtype=bool)
             for i, neighbour in enumerate(near):
                 own = np.where(new[:i], cosines[i, :i], -2.0)

@@ -198,7 +198,7 @@ def texts_of(row: Row) -> list[Row]:
 
 
 def check_texts(opened: OpenShard, index: int, generated: str | None) -> Row:
-    """An image's captions and generated text, cut to LONGEST_TEXT; an invalid one has the reason as "bad"."""
+    """An image's captions and generated text, cut to MAX_TEXT_CHARS; an invalid one has the reason as "bad"."""
     texts: list[Row] = []
     where = opened.source.where(index)
     for original in [*opened.source.captions(index), *([generated] if generated is not None else [])]:

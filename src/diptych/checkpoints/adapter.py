@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from diptych.checkpoints.mapping import KeyMapping, within
+from diptych.checkpoints.mapping import KeyMapping, strip_prefix
 from diptych.checkpoints.official_config import ARGUMENTS, OfficialConfig, nearest, stated
 from diptych.checkpoints.positions import Positions
 from diptych.checkpoints.read import WeightsError
@@ -60,7 +60,7 @@ class CheckpointAdapter:
 def split_teacher(state: State) -> tuple[State, bool]:
     """The student's weights of a state under our names, and whether the state has a momentum teacher as well."""
     has_teacher = not any(name.startswith("model.") for name in state)
-    return (within(state, "student."), True) if has_teacher else (state, False)
+    return (strip_prefix(state, "student."), True) if has_teacher else (state, False)
 
 
 def shape_of(state: State, name: str, dimensions: int) -> tuple[int, ...]:

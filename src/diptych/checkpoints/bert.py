@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.checkpoints.mapping import fused, weight_and_bias
+from diptych.checkpoints.mapping import concat_layers, weight_and_bias
 
 PARTS = ("query", "key", "value")
 
@@ -14,7 +14,7 @@ TEXT_EMBEDDING = {
 """Within ``embeddings.``, and within our modules.embeddings.TextEmbedding; without the segment embedding."""
 
 ATTENTION = (
-    fused([f"attention.self.{part}" for part in PARTS], "attention.qkv")
+    concat_layers([f"attention.self.{part}" for part in PARTS], "attention.qkv")
     | weight_and_bias("attention.output.dense", "attention.out")
     | weight_and_bias("attention.output.LayerNorm", "norm1")
 )

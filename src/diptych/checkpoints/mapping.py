@@ -100,7 +100,7 @@ class KeyMapping:
         loaded = {
             name: tensor for name, tensor in official.items() if name not in self.ignored and name not in self.tied
         }
-        unknown = [name for name in loaded if name not in self.ours and _pattern(name) not in self.ours]
+        unknown = [name for name in loaded if name not in self.ours and _to_pattern(name) not in self.ours]
         if unknown:
             raise WeightsError(f"unexpected weights: {listed(unknown)}; is this another model's checkpoint?")
         if bad := nonfinite(loaded):
@@ -109,7 +109,7 @@ class KeyMapping:
         if untied:
             raise WeightsError(f"weights that must be tied differ: {listed(f'{n} and {self.tied[n]}' for n in untied)}")
         named = {
-            _translated(self.ours, name): self.transforms[name].to_ours(tensor) if name in self.transforms else tensor
+            _translate(self.ours, name): self.transforms[name].to_ours(tensor) if name in self.transforms else tensor
             for name, tensor in loaded.items()
         }
         return _merged(named, self.official_name)
@@ -117,7 +117,7 @@ class KeyMapping:
     def official_name(self, our: str) -> str:
         """The official name of one of our weights, or of a part of one ("qkv.weight[0/3]")."""
         table = {name: official for official, name in self.ours.items()}
-        return _filled(table[our if our in table else _pattern(our)], our)
+        return _fill_pattern(table[our if our in table else _to_pattern(our)], our)
 
     def to_official(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weights, or their gradients, under official names; tied weights under each of their names.
@@ -132,13 +132,13 @@ class KeyMapping:
             part = _PART.fullmatch(our)
             stem, index, count = (part[1], int(part[2]), int(part[3])) if part else (our, 0, 1)
             back.setdefault(stem, []).append((official, index, count))
-        unknown = [name for name in ours if name not in back and _pattern(name) not in back]
+        unknown = [name for name in ours if name not in back and _to_pattern(name) not in back]
         if unknown:
             raise WeightsError(f"weights without an official name: {listed(unknown)}")
         named = {
-            _filled(official, name): tensor.chunk(count)[index] if count > 1 else tensor
+            _fill_pattern(official, name): tensor.chunk(count)[index] if count > 1 else tensor
             for name, tensor in ours.items()
-            for official, index, count in (back[name] if name in back else back[_pattern(name)])
+            for official, index, count in (back[name] if name in back else back[_to_pattern(name)])
         }
         named = {
             name: self.transforms[name].to_official(x) if name in self.transforms else x for name, x in named.items()
@@ -180,17 +180,17 @@ def _differ(state: Mapping[str, Tensor], name: str, other: str) -> bool:
     return not torch.equal(state[name], state[other])
 
 
-def _pattern(name: str) -> str:
+def _to_pattern(name: str) -> str:
     """The name with the number in "blocks.N." replaced by {i}; other numbers, as those of heads, stay."""
     return _LAYER.sub("{i}", name)
 
 
-def _translated(table: Mapping[str, str], name: str) -> str:
+def _translate(table: Mapping[str, str], name: str) -> str:
     """The entry of `table` for a name, or for its pattern."""
-    return table[name] if name in table else _filled(table[_pattern(name)], name)
+    return table[name] if name in table else _fill_pattern(table[_to_pattern(name)], name)
 
 
-def _filled(pattern: str, name: str) -> str:
+def _fill_pattern(pattern: str, name: str) -> str:
     """`pattern` with {i} replaced by the number in the "blocks.N." of `name`."""
     number = _LAYER.search(name)
     return pattern.replace("{i}", number.group()) if number else pattern
@@ -206,7 +206,7 @@ def prefixed(official: str, ours: str, table: Mapping[str, str]) -> dict[str, st
     return {f"{official}{name}": f"{ours}{our}" for name, our in table.items()}
 
 
-def fused(official: Iterable[str], ours: str) -> dict[str, str]:
+def concat_layers(official: Iterable[str], ours: str) -> dict[str, str]:
     """The table of several official layers (query, key, value) that are concatenated to one layer here."""
     layers = list(official)
     return {
@@ -216,6 +216,6 @@ def fused(official: Iterable[str], ours: str) -> dict[str, str]:
     }
 
 
-def within(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries of a state whose names begin with `prefix`, with the prefix removed."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -77,7 +77,7 @@ def _print_published(console: Console, name: str, published: Published) -> None:
     for benchmark, result in published.results.items():
         console.print(f"published, {benchmark}: {result}")
     for file in published.weights:
-        console.print(f"weights, {file.what}: {file.file} from {file.where}")
+        console.print(f"weights, {file.description}: {file.file} from {file.url}")
         if file.sha256:
             console.print(f"  SHA-256 {file.sha256}")
         if file.note:

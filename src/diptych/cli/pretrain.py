@@ -11,7 +11,7 @@ Examples:
 
   RECIPE           a system and a configuration, such as vilt.small; diptych pretrain --help lists them
   --data DATA      a folder of images with captions (Karpathy or COCO JSON, CSV, TSV, JSONL), tar shards,
-                   or scenes: images and captions that are generated
+                   or scenes: synthetic images and captions
   --out DIR        the run folder: weights, checkpoint, metrics and report
   --init_from DIR  initialise the weights from another run
 """
@@ -41,7 +41,7 @@ def pretrain_command(args: list[str]) -> None:
         return show_help(run, f"pretrain {name} --data DATA --out DIR", __doc__)
     out = pop_folder(args)
     if not any(word.partition("=")[0] == "--data" for word in args):
-        echo(f"no --data given: training on {run.data}, images and captions that are generated")
+        echo(f"no --data given: training on {run.data}, synthetic images and captions")
     run = apply_overrides(run, args, f"pretrain {name}")
     check_inputs(run)
 

@@ -8,16 +8,16 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Weights:
+class CheckpointFile:
     """One published checkpoint file. Nothing is downloaded: `diptych import` reads it from a local path.
 
-    `what` says what it is, `where` its address; `sha256` is empty if none is published; `note`: steps needed before
+    `description`: its task and data; `url`: the page that links to it; `sha256` is empty if none is published; `note`: steps needed before
     the import.
     """
 
     file: str
-    what: str
-    where: str
+    description: str
+    url: str
     sha256: str = ""
     note: str = ""
 
@@ -42,9 +42,9 @@ class Published:
     model: tuple[str, str]
     parameters: Mapping[str, int]
     results: Mapping[str, str]
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    config_overrides: Mapping[str, Any] = field(default_factory=dict)
     image_size: tuple[int, int] = (224, 224)
     regions: int = 0
-    whole: bool = False
-    weights: tuple[Weights, ...] = ()
+    with_image_region: bool = False
+    weights: tuple[CheckpointFile, ...] = ()
     system: str = ""

@@ -13,8 +13,8 @@ KIND = "kind"
 RECORD = {"kind": str, "run": dict, "facts": dict, "versions": dict, "machine": str, "command": str}
 """Keys of run.json and their types."""
 TYPE_NAMES = {str: "text", dict: "a JSON object"}
-LISTS_OF_TEXT = ("answers", "classes")
-MINIMUM = {"examples": 0, "captions_counted": 0, "unigram_entropy": 0, "code_entropy": 0, "candidates": 1}
+STRING_LIST_FACTS = ("answers", "classes")
+MIN_FACTS = {"examples": 0, "captions_counted": 0, "unigram_entropy": 0, "code_entropy": 0, "candidates": 1}
 """Numeric facts and the least value of each."""
 
 
@@ -85,7 +85,7 @@ def check_record(record: Any, version: str) -> None:
 def check_facts(facts: dict[str, Any]) -> None:
     """Raises ValueError if a fact measured from the training data has the wrong type or range."""
     for name, value in facts.items():
-        if name in LISTS_OF_TEXT and not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
+        if name in STRING_LIST_FACTS and not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
             raise ValueError(f"facts.{name}: expected a list of texts, got {_preview(value)}")
         if name in ("system", "task") and not isinstance(value, str):
             raise ValueError(f"facts.{name}: expected text, got {_preview(value)}")
@@ -95,7 +95,7 @@ def check_facts(facts: dict[str, Any]) -> None:
             isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
         ):
             raise ValueError(f"facts.frozen_features: expected names and texts, got {_preview(value)}")
-    for name, minimum in MINIMUM.items():
+    for name, minimum in MIN_FACTS.items():
         if name in facts and not (_is_number(facts[name]) and facts[name] >= minimum):
             raise ValueError(f"facts.{name}: expected a number of at least {minimum}, got {_preview(facts[name])}")
     prior = facts.get("prior")

@@ -87,7 +87,7 @@ class PairExamples:
         return int(self._lengths[index])
 
     def caption(self, index: int) -> str:
-        """The caption of example `index`, truncated to LONGEST_TEXT characters."""
+        """The caption of example `index`, truncated to MAX_TEXT_CHARS characters."""
         image = int(self.owner[index])
         return self.source.captions(image)[index - self._first[image]][:MAX_TEXT_CHARS]
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.config.data import ImageSettings
-from diptych.config.datasets import VQA_V2
+from diptych.config.datasets import VQA_V2_QUESTIONS
 from diptych.config.run import Embedders, Finetune, Objectives, Pretrain, TextEmbedder
 from diptych.config.training import Optimizer, Training
 from diptych.models.configs import Model
@@ -53,7 +53,7 @@ def vqa_v2(
     3,129 of them.
     """
     training = Training(
-        steps=round(VQA_V2 * epochs / batch), batch_size=batch, checkpoint_every=1000, optimizer=optimizer
+        steps=round(VQA_V2_QUESTIONS * epochs / batch), batch_size=batch, checkpoint_every=1000, optimizer=optimizer
     )
     task = Finetune(
         task="vqa",

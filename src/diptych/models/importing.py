@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.checkpoints.adapter import State, config_of, explicit_arguments
-from diptych.checkpoints.huggingface.folder import load_folder_state_dict
+from diptych.checkpoints.huggingface.folder import load_folder_state_dicts
 from diptych.checkpoints.mapping import KeyMapping
 from diptych.checkpoints.official_config import ARGUMENTS, OfficialConfig, RecordedConfig, check_fixed
 from diptych.checkpoints.read import NonFinite, WeightsError, nonfinite
@@ -101,7 +101,7 @@ def load_official(
     config = RecordedConfig.of(settings or {})
     imported, notes = unwrap(
         path,
-        load_folder_state_dict(path),
+        load_folder_state_dicts(path),
         lambda state: _import_state(system, state, num_heads, grid, config),
         lambda state: _is_known(system, state),
     )

@@ -78,7 +78,7 @@ def _build(known: Published | Pretrain) -> Any:
         return known.model.build()
     module, name = known.model
     config_class = getattr(import_module(f"diptych.models.{module}.config"), f"{name}Config")
-    return config_class(**known.arguments).build()
+    return config_class(**known.config_overrides).build()
 
 
 def _build_zero(known: Published | Pretrain) -> Any:
@@ -104,7 +104,7 @@ def _image(known: Published | Pretrain) -> Image | Regions:
         return Image.from_full(torch.zeros(1, 3, rows, columns))
     if not known.regions:
         return Image.from_full(torch.zeros(1, 3, *known.image_size))
-    return _regions(known.regions, 2048, known.whole)
+    return _regions(known.regions, 2048, known.with_image_region)
 
 
 def _regions(n: int, feature_dim: int, whole: bool) -> Regions:

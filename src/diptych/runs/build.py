@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diptych.checkpoints.mapping import within
+from diptych.checkpoints.mapping import strip_prefix
 from diptych.checkpoints.positions import resize_state
 from diptych.checkpoints.strict import load_strict
 from diptych.config.run import Pretrain
@@ -151,7 +151,7 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
         )
     check_model(folder, trained)
     model = trained.model.build(input_embeddings(trained))
-    load_strict(model, within(read_weights(folder), "model."), run.visual_tokenizer)
+    load_strict(model, strip_prefix(read_weights(folder), "model."), run.visual_tokenizer)
     patch_size = getattr(run.model, "patch_size", trained.model.patch_size)
     frozen = FrozenTokenizer(model, image_loader(run).mean_std, image_loader(trained).mean_std, patch_size)
     if (unused := frozen.unused()) > 1 - LEAST_USED:
@@ -232,7 +232,7 @@ def init_from_run(module: Pretraining, run: Pretrain) -> list[str]:
         return _init_from_same_model(module, resize_state(module, state, getattr(before.model, "grid", None)), folder)
     if isinstance(before.model, settings.ViTConfig) and isinstance(model, ViLT):
         check_image_start(before.model, model, str(folder))
-        initialize_vilt_from_vit(model, within(state, "model."))
+        initialize_vilt_from_vit(model, strip_prefix(state, "model."))
         return [name for name in state if not name.startswith(("model.patches.", "model.blocks.", "model.norm."))]
     raise RunError(
         f"{folder} contains a {model_name(before.model)}, and a {type(model).__name__} cannot be initialised from its "
@@ -242,7 +242,7 @@ def init_from_run(module: Pretraining, run: Pretrain) -> list[str]:
 
 def _init_image_tower(model: nn.Module, folder: str) -> None:
     check_image_start(read_run(Path(folder))[0].model, model, folder)
-    initialize_image_encoder(model, within(read_weights(Path(folder)), "model."))
+    initialize_image_encoder(model, strip_prefix(read_weights(Path(folder)), "model."))
 
 
 def _init_text_tower(model: nn.Module, file: str) -> None:
@@ -261,7 +261,7 @@ def _init_from_same_model(module: Pretraining, state: Mapping[str, Tensor], fold
     initial = named_weights(model)
     loaded = {
         name: tensor
-        for name, tensor in within(state, "model.").items()
+        for name, tensor in strip_prefix(state, "model.").items()
         if name in initial or name not in DROPPED_WEIGHTS
     }
     load_strict(model, initial | loaded, str(folder))

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.huggingface.folder import CONFIG, read_object
+from diptych.checkpoints.huggingface.folder import CONFIG_FILE, read_json_object
 from diptych.checkpoints.huggingface.rules import apply
 from diptych.checkpoints.strict import differences_beyond_shapes
 from diptych.config.validation import shown
@@ -69,8 +69,8 @@ def check_image_start(source: Any, model: nn.Module, where: str) -> None:
 
 def check_text_start(checkpoint: Path, model: nn.Module) -> None:
     """The same check for a BERT, if a config.json lies beside its weights. Raises RunError, WeightsError."""
-    file = checkpoint.parent / CONFIG
-    values = read_object(file) if file.is_file() else {}
+    file = checkpoint.parent / CONFIG_FILE
+    values = read_json_object(file) if file.is_file() else {}
     if values.get("model_type", "bert" if values.keys() >= OLD_BERT_KEYS else None) != "bert":
         return
     settings, _ = apply(BERT, values, f"{file}: ")

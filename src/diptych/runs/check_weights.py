@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from diptych.checkpoints.mapping import within
+from diptych.checkpoints.mapping import strip_prefix
 from diptych.checkpoints.strict import check_fit
 from diptych.config.run import Finetune, Pretrain
 from diptych.runs.embedders import check_no_leak, input_embeddings
@@ -52,7 +52,7 @@ def check_model(folder: Path, run: Pretrain | Finetune) -> None:
                 "they are not of the same run; train or import it again"
             )
         check_no_leak(run, model)
-    check_fit(model, within(weights, "model."), f"{folder / WEIGHTS}, as run.json describes the model,")
+    check_fit(model, strip_prefix(weights, "model."), f"{folder / WEIGHTS}, as run.json describes the model,")
 
 
 def check_module(folder: Path, build: Callable[[], nn.Module]) -> None:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diptych.checkpoints.adapter import config_of
-from diptych.checkpoints.huggingface.folder import read_object
+from diptych.checkpoints.huggingface.folder import read_json_object
 from diptych.checkpoints.official_config import ARGUMENTS
 from diptych.checkpoints.read import WeightsError
 from diptych.config.run import Finetune, ImportedCheckpoint, Pretrain
@@ -53,7 +53,7 @@ def read_exported_settings(file: Path) -> tuple[str, dict[str, Any]] | None:
         WeightsError: they are not a JSON object.
     """
     if settings_file(file).is_file():
-        return str(settings_file(file)), read_object(settings_file(file))
+        return str(settings_file(file)), read_json_object(settings_file(file))
     if file.suffix != ".safetensors" or not file.is_file():
         return None
     try:

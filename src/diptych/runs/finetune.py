@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from diptych.checkpoints.mapping import within
+from diptych.checkpoints.mapping import strip_prefix
 from diptych.checkpoints.positions import resize_state
 from diptych.checkpoints.strict import load_strict
 from diptych.config.run import Finetune, Pretrain
@@ -132,12 +132,12 @@ def init_from_pretrained(module: Task, folder: Path, config: Model) -> None:
     """
     before, state, model = read_run(folder)[0].model, read_weights(folder), module.get_submodule("model")
     check_same_model(before, config, str(folder))
-    trained = resize_state(model, within(state, "model."), getattr(before, "grid", None))
+    trained = resize_state(model, strip_prefix(state, "model."), getattr(before, "grid", None))
     if isinstance(module, Classification):
         body = {name: tensor for name, tensor in trained.items() if not name.startswith("head.")}
         trained = {name: tensor for name, tensor in named_weights(model).items() if name.startswith("head.")} | body
     load_strict(model, trained, str(folder))
-    itm = within(state, "heads.itm.")
+    itm = strip_prefix(state, "heads.itm.")
     if isinstance(module, Retrieval) and itm:
         head = ITMHead(module.rank.linear.in_features)
         load_strict(head, itm, str(folder))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diptych.checkpoints.huggingface.folder import read_object
+from diptych.checkpoints.huggingface.folder import read_json_object
 from diptych.checkpoints.huggingface.rules import Fixed, Ignored, Read, Table, apply, finite_number, pair, positive_int
 from diptych.checkpoints.read import WeightsError
 from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, Channels, ImageSettings
@@ -23,13 +23,13 @@ def read_image_processor(folder: Path) -> tuple[dict[str, Any], str] | None:
     """The image processor's keys and values, and their file; None if there is none. Raises WeightsError."""
     file = folder / PROCESSOR_FILE
     if file.is_file():
-        values = read_object(file).get("image_processor")
+        values = read_json_object(file).get("image_processor")
         if values is not None:
             if not isinstance(values, dict):
                 raise WeightsError(f"{file}: image_processor is {values!r}; expected keys and values")
             return values, f"{file}: image_processor"
     return (
-        (read_object(folder / IMAGE_PROCESSOR_FILE), str(folder / IMAGE_PROCESSOR_FILE))
+        (read_json_object(folder / IMAGE_PROCESSOR_FILE), str(folder / IMAGE_PROCESSOR_FILE))
         if (folder / IMAGE_PROCESSOR_FILE).is_file()
         else None
     )

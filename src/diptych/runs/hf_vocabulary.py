@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from diptych.checkpoints.huggingface.folder import read_object
+from diptych.checkpoints.huggingface.folder import read_json_object
 from diptych.checkpoints.read import WeightsError
 from diptych.data.tokenizers.tokenizer import BERT, CLIP, vocabulary
 
@@ -51,7 +51,7 @@ def _token_ids(folder: Path, names: tuple[str, ...]) -> list[tuple[str, dict[str
         path = folder / name
         if not path.is_file():
             continue
-        ids: Any = read_object(path)
+        ids: Any = read_json_object(path)
         if name == TOKENIZER:
             ids = _model_vocabulary(path, ids)
         if not isinstance(ids, dict) or not all(isinstance(i, int) for i in ids.values()):
@@ -80,7 +80,7 @@ def _model_vocabulary(path: Path, content: dict[str, Any]) -> Any:
 def _check_options(folder: Path) -> None:
     """Raises WeightsError if an option that changes how BERT's tokenizer splits text is not the default."""
     path = folder / OPTIONS
-    options = read_object(path) if path.is_file() else {}
+    options = read_json_object(path) if path.is_file() else {}
     for key, expected in (("do_lower_case", True), ("strip_accents", None), ("tokenize_chinese_chars", True)):
         if key in options and options[key] not in (expected, True if key == "strip_accents" else expected):
             raise WeightsError(f"{path}: {key} is {options[key]!r}; expected {expected!r}: nothing else is supported")

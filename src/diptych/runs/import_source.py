@@ -11,7 +11,13 @@ from typing import Any
 
 from torch import nn
 
-from diptych.checkpoints.huggingface.folder import CONFIG, WEIGHTS, find_weights, is_model_folder_weights, read_object
+from diptych.checkpoints.huggingface.folder import (
+    CONFIG_FILE,
+    WEIGHT_FILES,
+    find_weights,
+    is_model_folder_weights,
+    read_json_object,
+)
 from diptych.checkpoints.official_config import RecordedConfig
 from diptych.checkpoints.read import WeightsError
 from diptych.checkpoints.strict import differences_beyond_shapes
@@ -111,18 +117,18 @@ def open_source(system: str, checkpoint: Path, config: Path | None) -> ImportSou
     folder = checkpoint if checkpoint.is_dir() else None
     _refuse_own_run(folder or checkpoint.parent)
     if folder is None and config is None and system in CONFIGS and is_model_folder_weights(checkpoint):
-        folder, config = checkpoint.parent, checkpoint.parent / CONFIG
+        folder, config = checkpoint.parent, checkpoint.parent / CONFIG_FILE
     elif folder is not None:
         weights = find_weights(folder)
         if weights is None:
             raise RunError(
-                f"{folder} is a folder without a {WEIGHTS[0]} (nor any of {', '.join(WEIGHTS[1:])}); give the "
+                f"{folder} is a folder without a {WEIGHT_FILES[0]} (nor any of {', '.join(WEIGHT_FILES[1:])}); give the "
                 "checkpoint file itself"
             )
-        checkpoint, config = weights, config or next(iter(folder.glob(CONFIG)), None)
+        checkpoint, config = weights, config or next(iter(folder.glob(CONFIG_FILE)), None)
     file, exported = str(config or ""), False
     try:
-        settings = read_object(config) if config else {}
+        settings = read_json_object(config) if config else {}
         if config is None and (found := read_exported_settings(checkpoint)):
             (file, settings), exported = found, True
     except WeightsError as error:

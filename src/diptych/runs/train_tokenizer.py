@@ -8,7 +8,7 @@ from pathlib import Path
 from diptych.data.examples import MAX_TEXT_CHARS
 from diptych.data.sources.base import Captioned, DataError
 from diptych.data.sources.captions import open_captions
-from diptych.data.tokenizers.tokenizer import LISTS
+from diptych.data.tokenizers.tokenizer import WORDPIECE_SUFFIXES
 from diptych.data.tokenizers.wordpiece import train_wordpiece
 from diptych.runs.run_folder import RunError
 from diptych.utils.io import atomic_write
@@ -28,8 +28,10 @@ def train_tokenizer(data: str, split: str, size: int, out: Path) -> int:
         DataError: the data cannot be read or has too few captions, or `out` has another suffix than a vocabulary file.
         RunError: `out` exists.
     """
-    if out.suffix not in LISTS:
-        raise DataError(f"--out {out}: expected a name such as {' or '.join(f'FILE{suffix}' for suffix in LISTS)}")
+    if out.suffix not in WORDPIECE_SUFFIXES:
+        raise DataError(
+            f"--out {out}: expected a name such as {' or '.join(f'FILE{suffix}' for suffix in WORDPIECE_SUFFIXES)}"
+        )
     with locked(out.parent, out.name):
         if out.exists():
             raise RunError(f"{out} is there already, and a run may read it: give another --out, or remove it first")
@@ -43,7 +45,7 @@ def train_tokenizer(data: str, split: str, size: int, out: Path) -> int:
 
 
 def _captions(source: Captioned) -> Iterator[str]:
-    """All captions, cut to `LONGEST_TEXT` characters, without lone surrogates."""
+    """All captions, cut to `MAX_TEXT_CHARS` characters, without lone surrogates."""
     for i in range(len(source)):
         for text in source.captions(i):
             yield text[:MAX_TEXT_CHARS].encode(errors="ignore").decode()

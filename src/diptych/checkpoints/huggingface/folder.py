@@ -12,34 +12,34 @@ from diptych.checkpoints.read import WeightsError, load_all_state_dicts, load_st
 from diptych.data.sources.base import DataError
 from diptych.data.sources.paths import parse_json, read_text
 
-WEIGHTS = (
+WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
 """The files of weights, in the order in which transformers looks for them."""
-CONFIG = "config.json"
-INDEX = ".index.json"
+CONFIG_FILE = "config.json"
+INDEX_FILE = ".index.json"
 MAX_BYTES = 64 * 2**20  # of a JSON file
 
 
 def find_weights(folder: Path) -> Path | None:
     """The file of a folder's weights, or the index of its shards; None if there is none."""
-    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    return next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
 
 
 def is_model_folder_weights(file: Path) -> bool:
     """Whether a file is the weights file of a folder that has a config.json."""
-    return file.name in WEIGHTS and file.is_file() and (file.parent / CONFIG).is_file()
+    return file.name in WEIGHT_FILES and file.is_file() and (file.parent / CONFIG_FILE).is_file()
 
 
-def load_folder_state_dict(path: Path) -> list[StateInFile]:
+def load_folder_state_dicts(path: Path) -> list[StateInFile]:
     """Every set of weights of a checkpoint; one set, of all shards, if `path` is their index. Raises WeightsError."""
-    return [StateInFile("", _from_shards(path))] if path.name.endswith(INDEX) else load_all_state_dicts(path)
+    return [StateInFile("", _from_shards(path))] if path.name.endswith(INDEX_FILE) else load_all_state_dicts(path)
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """The keys and values of a JSON file. Raises WeightsError."""
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -56,7 +56,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def _from_shards(index: Path) -> dict[str, Tensor]:
     """The weights that an index lists. Raises WeightsError unless each file holds exactly the weights listed for it."""
-    files = read_object(index).get("weight_map")
+    files = read_json_object(index).get("weight_map")
     if not isinstance(files, dict) or not files or not all(isinstance(x, str) for x in files.values()):
         raise WeightsError(f"{index}: weight_map must map each weight to its file")
     weights: dict[str, Tensor] = {}

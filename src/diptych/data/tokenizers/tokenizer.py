@@ -27,7 +27,7 @@ CLIP = "clip"  # OpenAI's byte-pair encoding, which open_clip's CLIP and CoCa us
 SIZES = {BERT: 30522, SCENES: 114, CLIP: 49408}
 """Vocabulary sizes, so that a model's vocabulary is known by its size without reading any."""
 
-LISTS, MODELS, WORDS = (".txt",), (".model", ".spm"), (".json", ".pkl")
+WORDPIECE_SUFFIXES, SENTENCEPIECE_SUFFIXES, WORD_VOCABULARY_SUFFIXES = (".txt",), (".model", ".spm"), (".json", ".pkl")
 """Suffixes of vocabulary files: BERT's list, a token per line; a SentencePiece model; SCAN's and VSE++'s words."""
 MAX_BYTES = 16 * 2**20
 _DIGEST = re.compile(r"vocabulary-([0-9a-f]{16})")
@@ -56,7 +56,7 @@ def read_vocabulary(file: Path) -> Vocabulary:
 
 def vocabulary_in(file: Path) -> bytes:
     """Bytes of a vocabulary file. Raises DataError for an unknown suffix or a file that is too large."""
-    if file.suffix not in LISTS + MODELS + WORDS:
+    if file.suffix not in WORDPIECE_SUFFIXES + SENTENCEPIECE_SUFFIXES + WORD_VOCABULARY_SUFFIXES:
         raise DataError(
             f"{file}: expected a list of tokens (.txt), a SentencePiece model (.model, .spm), or SCAN's or VSE++'s "
             "words (.json, .pkl)"
@@ -86,9 +86,9 @@ def vocabulary_file_name(file: Path, data: bytes) -> str:
 @lru_cache(maxsize=2)
 def _read(name: str, data: bytes, where: str) -> Vocabulary:
     try:
-        if name.endswith(MODELS):
+        if name.endswith(SENTENCEPIECE_SUFFIXES):
             return sentencepieces(name, data)
-        if name.endswith(WORDS):
+        if name.endswith(WORD_VOCABULARY_SUFFIXES):
             return word_list(name, data)
         return wordpiece(name, _lines(data))
     except ValueError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from diptych.config.published import Published, Weights
+from diptych.config.published import CheckpointFile, Published
 from diptych.config.validation import (
     Depth,
     DepthOrZero,
@@ -86,10 +86,10 @@ PUBLISHED = Published(
     },
     image_size=(256, 256),
     weights=(
-        Weights("ALBEF.pth", "pre-trained, 14M", ALBEF_FILES),
-        Weights("vqa.pth", "VQA v2", ALBEF_FILES),
-        Weights("mscoco.pth", "retrieval, COCO", ALBEF_FILES),
-        Weights("refcoco.pth", "RefCOCO+, a retrieval model", ALBEF_FILES),
-        Weights("pretrain_model_nlvr.pth", "text assignment for NLVR2", ALBEF_FILES),
+        CheckpointFile("ALBEF.pth", "pre-trained, 14M", ALBEF_FILES),
+        CheckpointFile("vqa.pth", "VQA v2", ALBEF_FILES),
+        CheckpointFile("mscoco.pth", "retrieval, COCO", ALBEF_FILES),
+        CheckpointFile("refcoco.pth", "RefCOCO+, a retrieval model", ALBEF_FILES),
+        CheckpointFile("pretrain_model_nlvr.pth", "text assignment for NLVR2", ALBEF_FILES),
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
-from diptych.config.datasets import FOUR_MILLION, FOURTEEN_MILLION, steps
+from diptych.config.datasets import FOUR_MILLION, FOURTEEN_MILLION, epochs_to_steps
 from diptych.config.run import Finetune, Objectives, Pretrain, Teacher
 from diptych.config.training import Optimizer, Training
 from diptych.models.albef.config import ALBEFConfig
@@ -29,7 +29,7 @@ def pretrain_4m() -> Pretrain:
         objectives=OBJECTIVES,
         images=ImageSettings(shorter_side=256, patch_size=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD),
         training=Training(
-            steps=steps(FOUR_MILLION, BATCH, EPOCHS),
+            steps=epochs_to_steps(FOUR_MILLION, BATCH, EPOCHS),
             batch_size=BATCH,
             checkpoint_every=1000,
             optimizer=Optimizer(
@@ -49,7 +49,7 @@ def pretrain_4m() -> Pretrain:
 def pretrain_14m() -> Pretrain:
     """ITC, ITM and MLM as in `pretrain_4m`, on 14 million images: CC12M is added."""
     run = pretrain_4m()
-    training = replace(run.training, steps=steps(FOURTEEN_MILLION, BATCH, EPOCHS))
+    training = replace(run.training, steps=epochs_to_steps(FOURTEEN_MILLION, BATCH, EPOCHS))
     return replace(run, recipe="albef.pretrain_14m", training=training, corpus=", ".join(FOURTEEN_MILLION))
 
 
@@ -101,7 +101,7 @@ def retrieval() -> Pretrain:
         model=replace(run.model, grid=(24, 24)),
         objectives=replace(OBJECTIVES, mlm=0.0),
         images=replace(run.images, shorter_side=384),
-        training=replace(run.training, steps=steps(("COCO",), 256, 5), batch_size=256, optimizer=optimizer),
+        training=replace(run.training, steps=epochs_to_steps(("COCO",), 256, 5), batch_size=256, optimizer=optimizer),
         teacher=replace(run.teacher, warmup=1 / 5),
         corpus="COCO",
     )

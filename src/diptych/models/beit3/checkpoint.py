@@ -19,7 +19,7 @@ from diptych.checkpoints.adapter import (
     shape_of,
     task_by_prefix,
 )
-from diptych.checkpoints.mapping import CONV_AS_LINEAR, UNSQUEEZED, KeyMapping, fused, weight_and_bias
+from diptych.checkpoints.mapping import CONV_AS_LINEAR, UNSQUEEZED, KeyMapping, concat_layers, weight_and_bias
 from diptych.checkpoints.official_config import OfficialConfig, stated
 from diptych.checkpoints.positions import AbsolutePositions
 from diptych.models.beit3.config import BEiT3Config
@@ -54,7 +54,7 @@ def _block(i: int) -> dict[str, str]:
         **_experts(f"{theirs}.final_layer_norm", f"{ours}.norm2"),
     }
     for a, name in EXPERTS.items():
-        table |= fused((f"{theirs}.self_attn.{x}_proj.{a}" for x in "qkv"), f"{ours}.qkv.{name}")
+        table |= concat_layers((f"{theirs}.self_attn.{x}_proj.{a}" for x in "qkv"), f"{ours}.qkv.{name}")
         for official, layer in (("fc1", "fc1"), ("ffn_layernorm", "norm"), ("fc2", "fc2")):
             table |= weight_and_bias(f"{theirs}.ffn.{a}.{official}", f"{ours}.feedforward.{name}.{layer}")
     return table

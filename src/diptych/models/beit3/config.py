@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from diptych.config.published import Published, Weights
+from diptych.config.published import CheckpointFile, Published
 from diptych.config.validation import (
     Depth,
     Dim,
@@ -86,10 +86,10 @@ PUBLISHED = Published(
         "ImageNet top-1, base": "85.4 (README)",
     },
     weights=(
-        Weights("beit3_base_patch16_480_vqa.pth", "VQA v2, base", BEIT3_FILES),
-        Weights("beit3_base_patch16_224_nlvr2.pth", "NLVR2, base", BEIT3_FILES),
-        Weights("beit3_base_patch16_384_coco_retrieval.pth", "retrieval, COCO, base", BEIT3_FILES),
-        Weights("beit3_base_patch16_480_coco_captioning.pth", "captions, COCO, base", BEIT3_FILES),
-        Weights("beit3_base_patch16_224_in1k.pth", "ImageNet-1k, base", BEIT3_FILES),
+        CheckpointFile("beit3_base_patch16_480_vqa.pth", "VQA v2, base", BEIT3_FILES),
+        CheckpointFile("beit3_base_patch16_224_nlvr2.pth", "NLVR2, base", BEIT3_FILES),
+        CheckpointFile("beit3_base_patch16_384_coco_retrieval.pth", "retrieval, COCO, base", BEIT3_FILES),
+        CheckpointFile("beit3_base_patch16_480_coco_captioning.pth", "captions, COCO, base", BEIT3_FILES),
+        CheckpointFile("beit3_base_patch16_224_in1k.pth", "ImageNet-1k, base", BEIT3_FILES),
     ),
 )

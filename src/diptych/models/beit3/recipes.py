@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.config.data import ImageSettings
-from diptych.config.datasets import steps
+from diptych.config.datasets import epochs_to_steps
 from diptych.config.run import Finetune, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.encoders.visual_tokenizer_config import VisualTokenizerConfig
@@ -165,6 +165,8 @@ def retrieval() -> Pretrain:
         model=replace(run.model, grid=(24, 24)),
         objectives=Objectives(itc=1.0),
         images=replace(run.images, shorter_side=384),
-        training=replace(run.training, steps=steps(("COCO",), 3072, 15), batch_size=3072, optimizer=optimizer),
+        training=replace(
+            run.training, steps=epochs_to_steps(("COCO",), 3072, 15), batch_size=3072, optimizer=optimizer
+        ),
         corpus="COCO",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from diptych.config.published import Published, Weights
+from diptych.config.published import CheckpointFile, Published
 from diptych.config.validation import (
     Activation,
     Depth,
@@ -94,13 +94,13 @@ PUBLISHED = Published(
         "COCO fine-tuned, image to text / text to image R@1, ViT-B CapFilt-L": "81.2 / 64.1 (paper; not verified here)",
     },
     weights=(
-        Weights("model_base_14M.pth", "pre-trained, 14M", BLIP_FILES),
-        Weights("model_base.pth", "pre-trained, 129M", BLIP_FILES),
-        Weights("model_base_capfilt_large.pth", "pre-trained, 129M, CapFilt-L", BLIP_FILES),
-        Weights("model_base_caption_capfilt_large.pth", "captions, CapFilt-L", BLIP_FILES),
-        Weights("model_base_vqa_capfilt_large.pth", "VQA v2, CapFilt-L", BLIP_FILES),
-        Weights("model_base_nlvr.pth", "NLVR2", BLIP_FILES),
-        Weights("model_base_retrieval_coco.pth", "retrieval, COCO", BLIP_FILES),
-        Weights("model_base_retrieval_flickr.pth", "retrieval, Flickr30k", BLIP_FILES),
+        CheckpointFile("model_base_14M.pth", "pre-trained, 14M", BLIP_FILES),
+        CheckpointFile("model_base.pth", "pre-trained, 129M", BLIP_FILES),
+        CheckpointFile("model_base_capfilt_large.pth", "pre-trained, 129M, CapFilt-L", BLIP_FILES),
+        CheckpointFile("model_base_caption_capfilt_large.pth", "captions, CapFilt-L", BLIP_FILES),
+        CheckpointFile("model_base_vqa_capfilt_large.pth", "VQA v2, CapFilt-L", BLIP_FILES),
+        CheckpointFile("model_base_nlvr.pth", "NLVR2", BLIP_FILES),
+        CheckpointFile("model_base_retrieval_coco.pth", "retrieval, COCO", BLIP_FILES),
+        CheckpointFile("model_base_retrieval_flickr.pth", "retrieval, Flickr30k", BLIP_FILES),
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
-from diptych.config.datasets import FOURTEEN_MILLION, steps
+from diptych.config.datasets import FOURTEEN_MILLION, epochs_to_steps
 from diptych.config.run import Finetune, Objectives, Pretrain, Teacher
 from diptych.config.training import Optimizer, Training
 from diptych.models.blip.config import BLIPConfig
@@ -29,7 +29,7 @@ def pretrain_14m() -> Pretrain:
         objectives=OBJECTIVES,
         images=ImageSettings(shorter_side=224, patch_size=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD),
         training=Training(
-            steps=steps(FOURTEEN_MILLION, 2880, EPOCHS),
+            steps=epochs_to_steps(FOURTEEN_MILLION, 2880, EPOCHS),
             batch_size=2880,
             checkpoint_every=1000,
             optimizer=Optimizer(
@@ -49,7 +49,7 @@ def pretrain_14m() -> Pretrain:
 def pretrain_129m() -> Pretrain:
     """ITC, ITM and LM as in `pretrain_14m`, on 129 million images: with 115 million pairs of LAION (section 4.1)."""
     run, corpora = pretrain_14m(), (*FOURTEEN_MILLION, "LAION115M")
-    training = replace(run.training, steps=steps(corpora, run.training.batch_size, EPOCHS))
+    training = replace(run.training, steps=epochs_to_steps(corpora, run.training.batch_size, EPOCHS))
     return replace(run, recipe="blip.pretrain_129m", training=training, corpus=", ".join(corpora))
 
 
@@ -59,7 +59,7 @@ def pretrain_large() -> Pretrain:
     model = BLIPConfig(image_dim=1024, image_depth=24, image_num_heads=16, image_mlp_dim=4096)
     optimizer = replace(run.training.optimizer, learning_rate=2e-4)
     corpora = (*FOURTEEN_MILLION, "LAION115M")
-    training = replace(run.training, steps=steps(corpora, 2400, EPOCHS), batch_size=2400, optimizer=optimizer)
+    training = replace(run.training, steps=epochs_to_steps(corpora, 2400, EPOCHS), batch_size=2400, optimizer=optimizer)
     return replace(run, recipe="blip.pretrain_large", model=model, training=training)
 
 
@@ -120,7 +120,7 @@ def retrieval() -> Pretrain:
         model=replace(run.model, grid=(24, 24)),
         objectives=replace(OBJECTIVES, lm=0.0, uniform_mix=0.0),
         images=replace(run.images, shorter_side=384),
-        training=replace(run.training, steps=steps(("COCO",), 256, 6), batch_size=256, optimizer=optimizer),
+        training=replace(run.training, steps=epochs_to_steps(("COCO",), 256, 6), batch_size=256, optimizer=optimizer),
         teacher=replace(run.teacher, warmup=1 / 6),
         corpus="COCO",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from diptych.config.published import Published, Weights
+from diptych.config.published import CheckpointFile, Published
 from diptych.config.validation import (
     Activation,
     Depth,
@@ -117,7 +117,7 @@ PUBLISHED = Published(
     parameters={"ViT-B/32": 151_277_313, "RN50": 102_007_137},
     results={},
     weights=(
-        Weights("ViT-B-32.pt", "ViT-B/32", f"{OPENAI}/{B32}/ViT-B-32.pt", B32, JIT),
-        Weights("RN50.pt", "RN50", f"{OPENAI}/{RN50}/RN50.pt", RN50, JIT),
+        CheckpointFile("ViT-B-32.pt", "ViT-B/32", f"{OPENAI}/{B32}/ViT-B-32.pt", B32, JIT),
+        CheckpointFile("RN50.pt", "RN50", f"{OPENAI}/{RN50}/RN50.pt", RN50, JIT),
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
-from diptych.config.datasets import steps
+from diptych.config.datasets import epochs_to_steps
 from diptych.config.run import Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.clip.config import CLIPConfig
@@ -21,7 +21,7 @@ def base() -> Pretrain:
         objectives=Objectives(itc=1.0),
         images=ImageSettings(shorter_side=224, patch_size=32, square=True, mean=CLIP_MEAN, std=CLIP_STD),
         training=Training(
-            steps=steps(("WIT",), 32768, 32),
+            steps=epochs_to_steps(("WIT",), 32768, 32),
             batch_size=32768,
             checkpoint_every=1000,
             optimizer=Optimizer(

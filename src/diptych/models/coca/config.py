@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from diptych.config.published import Published, Weights
+from diptych.config.published import CheckpointFile, Published
 from diptych.config.validation import (
     Activation,
     Depth,
@@ -84,7 +84,7 @@ PUBLISHED = Published(
         "COCO captions CIDEr, 2.1 B": "143.6 (paper; not verified here)",
     },
     weights=(
-        Weights(
+        CheckpointFile(
             "open_clip_pytorch_model.bin",
             "coca_ViT-B-32, LAION-2B (open_clip's own training)",
             "https://huggingface.co/laion/CoCa-ViT-B-32-laion2B-s13B-b90k",

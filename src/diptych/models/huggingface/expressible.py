@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from diptych.checkpoints.adapter import Arguments, State, config_of
-from diptych.checkpoints.huggingface.folder import CONFIG
+from diptych.checkpoints.huggingface.folder import CONFIG_FILE
 from diptych.checkpoints.read import WeightsError
 from diptych.models.huggingface.config import read_config
 from diptych.models.importing import ADAPTERS, constructor_arguments
@@ -34,7 +34,7 @@ def check_expressible(system: str, arguments: Arguments, config: Mapping[str, An
         WeightsError: transformers' config cannot express a setting, which the message names.
     """
     config_class = ADAPTERS[system].config_class
-    read = read_config(system, config, CONFIG)
+    read = read_config(system, config, CONFIG_FILE)
     theirs = config_of(config_class, constructor_arguments(system, official, read.official_config))
     own, notes = config_of(config_class, arguments), []
     for name in (field.name for field in fields(config_class)):

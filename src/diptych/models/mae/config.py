@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from diptych.config.published import Published, Weights
+from diptych.config.published import CheckpointFile, Published
 from diptych.config.validation import (
     Depth,
     Dim,
@@ -59,5 +59,7 @@ PUBLISHED = Published(
     model=("mae", "MAE"),
     parameters={},
     results={},
-    weights=(Weights("mae_pretrain_vit_base.pth", "encoder only", "https://dl.fbaipublicfiles.com/mae/pretrain/"),),
+    weights=(
+        CheckpointFile("mae_pretrain_vit_base.pth", "encoder only", "https://dl.fbaipublicfiles.com/mae/pretrain/"),
+    ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diptych.config.data import IMAGENET_MEAN, IMAGENET_STD, ImageSettings
-from diptych.config.datasets import IMAGENET
+from diptych.config.datasets import IMAGENET_IMAGES
 from diptych.config.run import Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.mae.config import MAEConfig
@@ -20,7 +20,7 @@ def base() -> Pretrain:
         objectives=Objectives(mim=1.0),
         images=ImageSettings(shorter_side=224, patch_size=16, square=True, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         training=Training(
-            steps=round(IMAGENET * 800 / 4096),
+            steps=round(IMAGENET_IMAGES * 800 / 4096),
             batch_size=4096,
             checkpoint_every=1000,
             optimizer=Optimizer(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.config.data import ImageSettings
-from diptych.config.datasets import steps
+from diptych.config.datasets import epochs_to_steps
 from diptych.config.run import Embedders, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import CNN_FEATURE_DIM, on_frozen_features
@@ -25,7 +25,7 @@ def flickr30k() -> Pretrain:
         images=ImageSettings(shorter_side=224, square=True),
         embedders=Embedders(image="regions/", feature_dim=2048),
         training=Training(
-            steps=steps(("Flickr30k",), 128, 30),
+            steps=epochs_to_steps(("Flickr30k",), 128, 30),
             batch_size=128,
             optimizer=Optimizer(
                 learning_rate=2e-4, betas=(0.9, 0.999), weight_decay=0.0, warmup=0.0, max_grad_norm=2 / 128
@@ -51,7 +51,9 @@ def coco() -> Pretrain:
     """Triplet loss, text-to-image attention on COCO: 20 epochs of 128 pairs at a learning rate of 5e-4."""
     run = flickr30k()
     training = replace(
-        run.training, steps=steps(("COCO",), 128, 20), optimizer=replace(run.training.optimizer, learning_rate=5e-4)
+        run.training,
+        steps=epochs_to_steps(("COCO",), 128, 20),
+        optimizer=replace(run.training.optimizer, learning_rate=5e-4),
     )
     return replace(run, recipe="scan.coco", training=training, corpus="COCO")
 

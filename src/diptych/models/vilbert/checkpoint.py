@@ -21,7 +21,7 @@ from diptych.checkpoints.adapter import (
     infer_num_heads,
     shape_of,
 )
-from diptych.checkpoints.mapping import KeyMapping, Transform, fused, prefixed, weight_and_bias
+from diptych.checkpoints.mapping import KeyMapping, Transform, concat_layers, prefixed, weight_and_bias
 from diptych.checkpoints.official_config import OfficialConfig, stated
 from diptych.checkpoints.read import WeightsError
 from diptych.models.vilbert.config import ViLBERTConfig
@@ -48,7 +48,7 @@ SWAPPED = Transform(
 UNUSED = "no forward pass uses it"
 
 SELF = (
-    fused([f"attention.self.{part}" for part in ("query", "key", "value")], "attention.qkv")
+    concat_layers([f"attention.self.{part}" for part in ("query", "key", "value")], "attention.qkv")
     | weight_and_bias("attention.output.dense", "attention.out")
     | weight_and_bias("attention.output.LayerNorm", "norm1")
     | weight_and_bias("intermediate.dense", "feedforward.fc1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated
 
-from diptych.config.published import Published, Weights
+from diptych.config.published import CheckpointFile, Published
 from diptych.config.validation import (
     Depth,
     DepthOrZero,
@@ -99,9 +99,9 @@ PUBLISHED = Published(
         ),
     },
     regions=36,
-    whole=True,
+    with_image_region=True,
     weights=(
-        Weights("pretrained_model.bin", "pre-trained on Conceptual Captions", VILBERT_FILES),
-        Weights("multi_task_model.bin", "12-in-1", VILBERT_FILES),
+        CheckpointFile("pretrained_model.bin", "pre-trained on Conceptual Captions", VILBERT_FILES),
+        CheckpointFile("multi_task_model.bin", "12-in-1", VILBERT_FILES),
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diptych.config.data import ImageSettings
-from diptych.config.datasets import steps
+from diptych.config.datasets import epochs_to_steps
 from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import CNN_FEATURE_DIM, INIT_SCALE, NUM_CNN_CLASSES, on_frozen_features, vqa_v2
@@ -26,7 +26,7 @@ def pretrain() -> Pretrain:
         images=ImageSettings(shorter_side=224, square=True),
         embedders=Embedders(image="regions/", feature_dim=2048),
         training=Training(
-            steps=steps(("CC3M",), 512, 10),
+            steps=epochs_to_steps(("CC3M",), 512, 10),
             batch_size=512,
             checkpoint_every=1000,
             optimizer=Optimizer(learning_rate=1e-4, betas=(0.9, 0.98), weight_decay=0.01, warmup=0.1),
@@ -76,7 +76,9 @@ def retrieval() -> Finetune:
     """
     run = pretrain()
     optimizer = Optimizer(learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1)
-    training = Training(steps=steps(("Flickr30k",), 64, 20), batch_size=64, checkpoint_every=1000, optimizer=optimizer)
+    training = Training(
+        steps=epochs_to_steps(("Flickr30k",), 64, 20), batch_size=64, checkpoint_every=1000, optimizer=optimizer
+    )
     return Finetune(
         "retrieval",
         run.model,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from diptych.config.published import Published, Weights
+from diptych.config.published import CheckpointFile, Published
 from diptych.config.validation import (
     Activation,
     Depth,
@@ -79,10 +79,10 @@ PUBLISHED = Published(
     },
     image_size=(384, 384),
     weights=(
-        Weights("vilt_200k_mlm_itm.ckpt", "pre-trained", VILT_FILES),
-        Weights("vilt_vqa.ckpt", "VQA v2", VILT_FILES),
-        Weights("vilt_nlvr2.ckpt", "NLVR2", VILT_FILES),
-        Weights("vilt_irtr_coco.ckpt", "retrieval, COCO", VILT_FILES),
-        Weights("vilt_irtr_f30k.ckpt", "retrieval, Flickr30k", VILT_FILES),
+        CheckpointFile("vilt_200k_mlm_itm.ckpt", "pre-trained", VILT_FILES),
+        CheckpointFile("vilt_vqa.ckpt", "VQA v2", VILT_FILES),
+        CheckpointFile("vilt_nlvr2.ckpt", "NLVR2", VILT_FILES),
+        CheckpointFile("vilt_irtr_coco.ckpt", "retrieval, COCO", VILT_FILES),
+        CheckpointFile("vilt_irtr_f30k.ckpt", "retrieval, Flickr30k", VILT_FILES),
     ),
 )

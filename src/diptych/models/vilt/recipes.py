@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.config.data import ImageSettings
-from diptych.config.datasets import steps
+from diptych.config.datasets import epochs_to_steps
 from diptych.config.run import Finetune, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import INIT_SCALE, on_frozen_features, vqa_v2
@@ -109,5 +109,7 @@ def retrieval() -> Finetune:
     from a run of `base`.
     """
     run, optimizer = base(), Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1)
-    training = Training(steps=steps(("COCO",), 256, 10), batch_size=256, checkpoint_every=1000, optimizer=optimizer)
+    training = Training(
+        steps=epochs_to_steps(("COCO",), 256, 10), batch_size=256, checkpoint_every=1000, optimizer=optimizer
+    )
     return Finetune("retrieval", run.model, run.images, training, recipe="vilt.retrieval", negative_texts=15)

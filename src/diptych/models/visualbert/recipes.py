@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diptych.config.data import ImageSettings
-from diptych.config.datasets import steps
+from diptych.config.datasets import epochs_to_steps
 from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import CNN_FEATURE_DIM, INIT_SCALE, on_frozen_features, vqa_v2
@@ -25,7 +25,7 @@ def pretrain() -> Pretrain:
         images=ImageSettings(shorter_side=224, square=True),
         embedders=Embedders(image="regions/", feature_dim=2048),
         training=Training(
-            steps=steps(("COCO",), 48, 10),
+            steps=epochs_to_steps(("COCO",), 48, 10),
             batch_size=48,
             checkpoint_every=1000,
             optimizer=Optimizer(learning_rate=5e-5, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1),

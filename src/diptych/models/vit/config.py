@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from diptych.config.published import Published, Weights
+from diptych.config.published import CheckpointFile, Published
 from diptych.config.validation import (
     Activation,
     Depth,
@@ -63,5 +63,7 @@ PUBLISHED = Published(
     model=("vit", "ViT"),
     parameters={"ViT-B/16 with 1,000 classes": 86_567_656},
     results={},
-    weights=(Weights("model.safetensors", "ViT-B/16, ImageNet", "https://huggingface.co/google/vit-base-patch16-224"),),
+    weights=(
+        CheckpointFile("model.safetensors", "ViT-B/16, ImageNet", "https://huggingface.co/google/vit-base-patch16-224"),
+    ),
 )

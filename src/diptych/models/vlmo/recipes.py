@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.config.data import ImageSettings
-from diptych.config.datasets import IMAGENET_22K
+from diptych.config.datasets import IMAGENET_22K_IMAGES
 from diptych.config.run import Finetune, Objectives, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import CONTRASTIVE_INIT_SCALE, on_frozen_features, on_images, vqa_v2
@@ -97,7 +97,9 @@ def base_images() -> Pretrain:
     """
     run = base()
     optimizer = Optimizer(learning_rate=1.5e-3, weight_decay=0.05, warmup=10_000, schedule="cosine", max_grad_norm=3.0)
-    training = replace(run.training, steps=round(IMAGENET_22K * 150 / 2048), batch_size=2048, optimizer=optimizer)
+    training = replace(
+        run.training, steps=round(IMAGENET_22K_IMAGES * 150 / 2048), batch_size=2048, optimizer=optimizer
+    )
     return replace(
         run,
         recipe="vlmo.base_images",
