@@ -147,13 +147,13 @@ def test_near_duplicates_equal_those_of_brute_force(monkeypatch: pytest.MonkeyPa
         over = max(cosines, default=-1.0) > 0.9
         assert (duplicate is not None) == over
         if duplicate is not None:
-            assert duplicate.of == first[int(np.argmax(cosines))] and duplicate.cosine == pytest.approx(
+            assert duplicate.index == first[int(np.argmax(cosines))] and duplicate.cosine == pytest.approx(
                 max(cosines), abs=1e-4
             )
         elif stay[i]:
             first.append(i)
     assert (
-        duplicates[7] is not None and duplicates[9] is not None and duplicates[9].of == 2
+        duplicates[7] is not None and duplicates[9] is not None and duplicates[9].index == 2
     )  # the first, not the second
     assert duplicates[20] is None  # its neighbour was dropped
 

@@ -51,7 +51,7 @@ class FeatureIndex:
         self.places: list[int] = []
 
     def add(self, vectors: Float[np.ndarray, "n e"], places: list[int]) -> None:
-        """Adds vectors, each with the index that `Neighbour.of` refers to it by."""
+        """Adds vectors, each with the index that `Neighbour.index` refers to it by."""
         if not places:
             return
         new = torch.from_numpy(vectors).to(self.device)

@@ -27,13 +27,16 @@ class Published:
     """One system as published.
 
     Args:
+        title: title of the paper, authors, venue.
+        code: address of the official code.
         model: module and class under diptych.models.
         parameters: parameter count of the official model, per task.
         results: reported results, per task.
-        arguments: fields of the config at the published size that differ from its defaults.
+        config_overrides: fields of the config at the published size that differ from its defaults.
         image_size: (height, width) in pixels that `diptych info` counts with.
         regions: number of image regions, for models that take regions instead of pixels.
-        whole: whether a region that covers the whole image precedes them.
+        with_image_region: whether a region that covers the whole image precedes them.
+        weights: the published checkpoint files.
         system: the name in `diptych import`, if it differs.
     """
 
