@@ -204,12 +204,12 @@ CRAFTED = {
 }  # fmt: skip
 LIMITED = """
 import resource, sys, pathlib
-from diptych.checkpoints.read import WeightsError, read_states
+from diptych.checkpoints.read import WeightsError, load_all_state_dicts
 bound = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 2**29
 resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
 for path in sys.argv[1:]:
     try:
-        read_states(pathlib.Path(path))
+        load_all_state_dicts(pathlib.Path(path))
     except WeightsError as error:
         assert "MemoryError" not in str(error) and "Unable to allocate" not in str(error), error
         print(path, "rejected:", error)

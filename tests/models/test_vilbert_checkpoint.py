@@ -154,7 +154,7 @@ def test_weights_and_settings_that_do_not_fit_are_named(official: dict[str, Tens
     untied = official | {"cls.predictions.decoder.weight": torch.ones(210, 32)}
     assert "must be tied differ: cls.predictions.decoder.weight" in error_of(untied)
     lacking = {name: tensor for name, tensor in official.items() if "c_layer.1.biattention.key2" not in name}
-    assert "meetings.1.text.attention.key" in error_of(lacking)
+    assert "meetings.1.image.attention.key" in error_of(lacking)
     assert "does not divide into 7 heads" in error_of(official, bi_num_attention_heads=7)
 
 

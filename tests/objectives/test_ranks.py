@@ -56,7 +56,7 @@ def remembering(identified: bool = False) -> MomentumDistillation:
 
 def judging_pairs() -> Pretraining:
     step = on_model(small(clip, "clip"), ITC(form="sigmoid"))
-    cast(ITCHead, step.heads["contrast"]).use_sigmoid()
+    cast(ITCHead, step.heads["itc"]).use_sigmoid()
     return step
 
 

@@ -30,7 +30,7 @@ class ITC:
             two).
 
     Negatives are the other samples of the batch, on all ranks, but not of other micro-batches. Pairs that share an
-    image are positives of each other (see objectives.contrast).
+    image are positives of each other (see contrastive_logits.py).
 
     With a momentum model (ALBEF, section 3.2) the candidates are its features of the batch and the queue, and the
     targets are (1 - alpha) · labels + alpha · the momentum model's distribution (section 3.3; for the sigmoid form no

@@ -33,14 +33,14 @@ class HardNegativeITM:
     """Cross entropy of match or mismatch over three pairs a sample: the true one, and two with hard negatives.
 
     Negatives are sampled in proportion to the softmax of the contrastive logits. Pairs that share an image are not
-    negatives of each other (see objectives.contrast); a sample without any negative counts with its true pair only.
+    negatives of each other (see contrastive_logits.py); a sample without any negative counts with its true pair only.
 
     Args:
         head, readout: ITC head, and index of the model's pooled features, that give the contrastive logits.
         uniform_mix: added to every candidate's probability (BLIP: 1e-4).
         local_negatives: sample from this rank's batch (ALBEF, BLIP), not from all ranks' (VLMo; BLIP's retrieval on
             COCO).
-        compare: the function that gives the logits (BLIP's retrieval: `objectives.contrast.within_modality_logits`).
+        compare: the function that gives the logits (BLIP's retrieval: `contrastive_logits.within_modality_logits`).
 
     A negative's tokens are gathered from the rank that computed them, and its gradient flows back there.
     Source: ALBEF, section 3.2. Differs: the official BLIP does so with images, but gathers the ids of texts, and VLMo
