@@ -111,7 +111,7 @@ IDS = [f"{i}-{example.system}-{example.task}" for i, example in enumerate(EXAMPL
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("example", "to"),  # every example in one of the layouts, so that every system is in both
+    ("example", "to"),  # every example in one of the two layouts
     [(example, ("official", "safetensors")[i % 2]) for i, example in enumerate(EXAMPLES)],
     ids=IDS,
 )
