@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from difflib import SequenceMatcher
+from difflib import get_close_matches
 from typing import Any
 
 from diptych.checkpoints.read import WeightsError
@@ -14,7 +14,7 @@ OfficialConfig = Mapping[str, Any]
 ARGUMENTS = "arguments"
 """The key under which a config states constructor arguments of the model by their own names."""
 SIMILAR = 0.9
-"""Similarity (SequenceMatcher's ratio) above which an unused key is taken for a misspelled one."""
+"""Similarity (difflib's ratio) from which an unused key is taken for a misspelled one."""
 
 
 class RecordedConfig(Mapping[str, Any]):
@@ -76,15 +76,9 @@ class RecordedConfig(Mapping[str, Any]):
 
 def nearest(key: str, names: list[str], similarity: float = 0.6) -> str | None:
     """The most similar of `names`, whatever their case and underscores; None below `similarity`."""
-
-    def plain(word: str) -> str:
-        return word.replace("_", "").lower()
-
-    def ratio(name: str) -> float:
-        return SequenceMatcher(None, plain(key), plain(name)).ratio()
-
-    best = max(names, key=ratio, default=None)
-    return best if best is not None and ratio(best) >= similarity else None
+    plain = {name.replace("_", "").lower(): name for name in names}
+    near = get_close_matches(key.replace("_", "").lower(), list(plain), 1, similarity)
+    return plain[near[0]] if near else None
 
 
 def stated(config: OfficialConfig, argument: str, *keys: str) -> Any:
