@@ -16,7 +16,7 @@ from diptych.capfilt.corrupt_captions import corrupt_captions
 from diptych.capfilt.run import capfilt
 from diptych.config.capfilt import CapFilt, CorruptCaptions
 from tests.capfilt.tiny_capfilt import files, rows, saved
-from tests.runs.tiny_runs import ENVIRONMENT, kill_all
+from tests.runs.tiny_runs import ENVIRONMENT, kill_all, start_python
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
@@ -45,13 +45,6 @@ def words(config: CapFilt, out: Path, *more: str) -> list[str]:
     return ["-m", "diptych", "capfilt", config.data, *fields, "--out", str(out), *more]
 
 
-def start(*command: str) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        [sys.executable, *command], stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT, start_new_session=True
-    )
-
-
 def killed(process: subprocess.Popen[str], out: Path, sign: str) -> bool:
     """Kills a run and its processes soon after a new file of that name appears; returns whether it was still running."""
     deadline, before = time.monotonic() + 240, set(out.glob(sign))
@@ -67,11 +60,11 @@ def killed(process: subprocess.Popen[str], out: Path, sign: str) -> bool:
 def test_killed_in_each_pass_it_resumes_to_the_same_bytes(config: CapFilt, whole: Path, tmp_path: Path):
     done = []
     for sign in ("parts/*.jsonl", "parts/*.jsonl*", "*.tar*"):
-        assert killed(start(*words(config, tmp_path)), tmp_path, sign)
+        assert killed(start_python(*words(config, tmp_path)), tmp_path, sign)
         assert not (tmp_path / "report.html").exists()
         done.append(len(list(tmp_path.glob("parts/*.npy"))))
     assert 1 <= done[0] <= done[1] <= done[2] == 6
-    process = start(*words(config, tmp_path))
+    process = start_python(*words(config, tmp_path))
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     assert files(tmp_path) == files(whole)
@@ -81,13 +74,13 @@ def test_killed_in_each_pass_it_resumes_to_the_same_bytes(config: CapFilt, whole
 def test_two_killed_and_resumed_ranks_write_the_same_files_as_one(config: CapFilt, whole: Path, tmp_path: Path):
     """Also with other numbers of workers; and one process finishes what two began."""
     command = (*TORCHRUN, *words(config, tmp_path / "two", "--workers", "1"))
-    assert killed(start(*command), tmp_path / "two", "parts/*.jsonl")
-    process = start(*command)
+    assert killed(start_python(*command), tmp_path / "two", "parts/*.jsonl")
+    process = start_python(*command)
     output, errors = process.communicate(timeout=280)
     assert process.returncode == 0, errors[-3000:]
     assert output.count("re-captioned") == 1  # only one process prints
     assert files(tmp_path / "two") == files(whole)
-    assert killed(start(*TORCHRUN, *words(config, tmp_path / "one")), tmp_path / "one", "parts/*.jsonl")
+    assert killed(start_python(*TORCHRUN, *words(config, tmp_path / "one")), tmp_path / "one", "parts/*.jsonl")
     capfilt(config, tmp_path / "one")
     assert files(tmp_path / "one") == files(whole)
 

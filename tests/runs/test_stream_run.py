@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from diptych.cli import main
 from diptych.data.sources.captions import open_captions
 from diptych.training.checkpoint import read_training_state
-from tests.runs.tiny_runs import ENVIRONMENT, MODEL, kill_all, rows, started
+from tests.runs.tiny_runs import ENVIRONMENT, MODEL, kill_all, rows, start_python, started
 
 STEPS = 20
 
@@ -113,8 +113,7 @@ def test_a_killed_run_resumes_on_another_number_of_ranks(
 ):
     def ranks(n: int) -> subprocess.Popen[str]:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
-        arguments = [sys.executable, *(torchrun if n > 1 else []), "-m", "diptych", *command(tars, tmp_path)]
-        return subprocess.Popen(arguments, env=ENVIRONMENT, stdout=-1, stderr=-1, text=True, start_new_session=True)
+        return start_python(*(torchrun if n > 1 else []), "-m", "diptych", *command(tars, tmp_path))
 
     process, metrics = ranks(before), tmp_path / "metrics.jsonl"
     while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 4):

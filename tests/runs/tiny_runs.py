@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,8 @@ TRAINING = [
 ]
 STEPS = 24
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+MARK = "DIPTYCH_TEST_PROCESS"
+_marks: dict[int, bytes] = {}  # by process id
 
 
 def pretrain(out: Path, *more: str, dropout: float = 0.1, steps: int = STEPS) -> list[str]:
@@ -52,42 +56,50 @@ def pretrain(out: Path, *more: str, dropout: float = 0.1, steps: int = STEPS) ->
 
 def started(arguments: list[str]) -> subprocess.Popen[str]:
     """`diptych ARGUMENTS` in a process and a process group of its own."""
-    command = [sys.executable, "-m", "diptych", *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT, start_new_session=True)
+    return start_python("-m", "diptych", *arguments)
+
+
+def start_python(*arguments: str) -> subprocess.Popen[str]:
+    """`python ARGUMENTS` in a process group of its own, whose processes `kill_all` can find by a mark in their environment."""
+    environment = ENVIRONMENT | {MARK: uuid.uuid4().hex}
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    _marks[process.pid] = f"{MARK}={environment[MARK]}".encode()
+    return process
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:
-    """Sends SIGKILL to a process and its descendants, as when a machine goes down.
+    """Sends SIGKILL to a process of `start_python` and to all that it started, as when a machine goes down.
 
-    torchrun's ranks are process groups of their own, so the group alone is not enough. All are stopped first: a process
-    that still ran could start another one meanwhile.
+    torchrun's ranks are process groups of their own, a child may have lost its parent, and one that is being forked is not
+    listed yet: so the processes are found by their environment, again and again until none is left.
     """
-    stopped: list[int] = []
-    while running := [pid for pid in _descendants(process.pid) if pid not in stopped]:
+    deadline, seen_none = time.monotonic() + 60, 0
+    while seen_none < 2:
+        assert time.monotonic() < deadline, "a killed process does not end"
+        running = _marked(_marks[process.pid])
         for pid in running:
-            _signal(pid, signal.SIGSTOP)
-        stopped += running
-    for pid in stopped:
-        _signal(pid, signal.SIGKILL)
-    process.communicate(timeout=240)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.poll()  # a child that ended stays listed until its parent has its exit status
+        seen_none = 0 if running else seen_none + 1
+    process.communicate(timeout=60)
 
 
-def _descendants(pid: int) -> list[int]:
-    """The process and all its descendants, from /proc."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
+def _marked(mark: bytes) -> list[int]:
+    """Processes whose environment holds the mark, from /proc; one that has ended has no environment."""
+    pids = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-    family = [pid]
-    for member in family:
-        family += [child for child, parent in parents.items() if parent == member]
-    return family
-
-
-def _signal(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
+            if mark in path.read_bytes().split(b"\0"):
+                pids.append(int(path.parent.name))
+    return pids
 
 
 def finished(arguments: list[str]) -> str:
