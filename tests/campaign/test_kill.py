@@ -67,7 +67,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(
     commands: dict[str, tuple[Callable[[Path], list[str]], Same]] = {
         "pretrain": (lambda out: pretrain(out, "--workers", "1", steps=40), same_run),
         "finetune": (
-            lambda out: ["finetune", "vqa", "--from", str(before), *TRAINING, "--steps", "40", "--workers", "1", "--out", str(out)],
+            lambda out: ["finetune", "vqa", "--init_from", str(before), *TRAINING, "--steps", "40", "--workers", "1", "--out", str(out)],
             same_run,
         ),
         "capfilt": (

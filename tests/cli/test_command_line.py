@@ -114,9 +114,9 @@ def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("finetune albef.vqa --recipe vilt.tiny --out x", "albef.vqa has a model of its own"),
         ("finetune crossvit.small --data {tmp} --out x", "CIFAR-100's meta, train and test"),
         ("finetune", None),
-        ("finetune vqa --out x", "give either --from DIR"),
-        ("finetune vqa --from a --recipe b --out x", "give either --from DIR"),
-        ("finetune vqa --from {tmp}/nowhere --out x", "no run.json there"),
+        ("finetune vqa --out x", "give either --init_from DIR"),
+        ("finetune vqa --init_from a --recipe b --out x", "give either --init_from DIR"),
+        ("finetune vqa --init_from {tmp}/nowhere --out x", "no run.json there"),
         ("evaluate {tmp}/nowhere", "no run.json there"),
         ("evaluate {tmp}", "no run.json there"),
         ("evaluate {broken}", "not a run that this version can read"),
@@ -178,7 +178,7 @@ def test_missing_data_and_runs_are_reported_without_importing_torch(tmp_path: Pa
         "pretrain albef.small --data x-{0..3}.tar --out x": "x-0.tar: no such shard",
         "pretrain beit3.small --visual_tokenizer nowhere --out x": "nowhere: no run.json",
         "pretrain vilt.tiny --embedders.image nowhere --out x": "nowhere: no such file or folder; check --embedders.image",
-        "finetune vqa --from nowhere --out x": "nowhere: no run.json",
+        "finetune vqa --init_from nowhere --out x": "nowhere: no run.json",
         "finetune vqa --recipe vilt.tiny --data nowhere --out x": "nowhere: no such file or folder",
         "evaluate nowhere": "nowhere: no run.json",
         "evaluate run": "nowhere: no such file or folder",
@@ -246,7 +246,7 @@ def test_values_are_typed_and_fields_of_training_need_no_prefix():
     assert (changed.training.steps, changed.training.batch_size, changed.model.grid) == (7, 4, (2, 3))
     assert changed.training.optimizer.learning_rate == 0.5 and changed.images.augment is True
     assert changed.training.optimizer.warmup == run.training.optimizer.warmup
-    assert apply_overrides(run, ["--from", "there"], "").init_from == "there"
+    assert apply_overrides(run, ["--init_from", "there"], "").init_from == "there"
     assert apply_overrides(run, [], "") == run
 
 

@@ -112,7 +112,7 @@ def test_other_settings_than_those_of_the_initial_weights_are_refused_at_the_com
     for name, value in (("num_heads", "4"), ("activation", "relu"), ("eps", "0.1"), ("text_eps", "0.1")):
         for command in (
             pretrain(tmp_path / "out", "--init_from", str(pretrained)),
-            ["finetune", "vqa", "--from", str(pretrained), *TRAINING, "--out", str(tmp_path / "out")],
+            ["finetune", "vqa", "--init_from", str(pretrained), *TRAINING, "--out", str(tmp_path / "out")],
         ):
             capsys.readouterr()
             assert main([*command, f"--model.{name}", value]) == 2

@@ -138,7 +138,7 @@ def test_an_imported_checkpoint_is_not_deeper_than_its_weights(folder: Path):
 
 COMMANDS: dict[str, Callable[[Path], list[str]]] = {
     "evaluate": lambda run: ["evaluate", str(run)],
-    "finetune": lambda run: ["finetune", "vqa", "--from", str(run), "--data", "scenes:20", "--out", "new"],
+    "finetune": lambda run: ["finetune", "vqa", "--init_from", str(run), "--data", "scenes:20", "--out", "new"],
     "export": lambda run: ["export", str(run), "--to", "official", "--out", "new.pth"],
     "capfilt": lambda run: ["capfilt", "scenes:20", "--filter", str(run), "--out", "new"],
 }

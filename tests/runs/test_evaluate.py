@@ -89,7 +89,7 @@ def test_an_ablated_part_of_the_question_has_no_influence(vqa: Path, ablate: str
 def test_retrieval_is_fine_tuned_from_the_itm_head_and_evaluated(pretrained: Path, tmp_path: Path):
     out = tmp_path / "retrieval"
     training = [*TRAINING, "--steps", "2", "--workers", "0", "--negative_texts", "2"]
-    assert main(["finetune", "retrieval", "--from", str(pretrained), *training, "--out", str(out)]) == 0
+    assert main(["finetune", "retrieval", "--init_from", str(pretrained), *training, "--out", str(out)]) == 0
     assert {"retrieval", "val/retrieval"} <= rows(out)[-1].keys() | rows(out)[0].keys()
     metrics = evaluate(out, SMALL)
     assert (metrics["images"], metrics["texts"]) == (6, 12)

@@ -39,7 +39,7 @@ def test_vqa_is_fine_tuned_from_an_official_vilt(official: Path, tmp_path: Path,
     assert main(["import", "vilt", str(official), "--out", str(imported), "--num_heads", "4"]) == 0
     assert "pretraining with heads.itm, heads.mlm, " in capsys.readouterr().out
     training = [*TRAINING, "--steps", "2", "--workers", "0", "--optimizer.head_lr_multiplier", "1"]
-    assert main(["finetune", "vqa", "--from", str(imported), *training, "--out", str(out)]) == 0
+    assert main(["finetune", "vqa", "--init_from", str(imported), *training, "--out", str(out)]) == 0
     assert [row["step"] for row in rows(out)] == [1, 2, 2] and "val/vqa/score" in rows(out)[-1]
 
     run, facts = read_run(out)
@@ -60,7 +60,7 @@ def test_vqa_is_fine_tuned_from_an_official_vilt(official: Path, tmp_path: Path,
 def test_a_model_of_another_vocabulary_size_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["import", "vilt", str(GOLDEN), "--out", str(tmp_path / "imported"), "--num_heads", "4"]) == 0
     capsys.readouterr()
-    command = ["finetune", "vqa", "--from", str(tmp_path / "imported"), *TRAINING, "--out", str(tmp_path / "vqa")]
+    command = ["finetune", "vqa", "--init_from", str(tmp_path / "imported"), *TRAINING, "--out", str(tmp_path / "vqa")]
     assert main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "model.vocab_size is 220" in line and not (tmp_path / "vqa" / "model.safetensors").exists()
@@ -86,7 +86,7 @@ def test_a_custom_vocabulary_is_imported_and_copied_to_later_runs(tmp_path: Path
         assert main(["evaluate", str(imported), "--task", task, "--split", "train", "--captions", "1", *exact]) == 0
     out = tmp_path / "vqa"
     training = [*TRAINING, "--steps", "1", "--workers", "0"]
-    assert main(["finetune", "vqa", "--from", str(imported), *training, "--out", str(out)]) == 0
+    assert main(["finetune", "vqa", "--init_from", str(imported), *training, "--out", str(out)]) == 0
     for folder in (imported, out):
         run, _ = read_run(folder)
         assert Path(run.vocabulary).parent == folder and Path(run.vocabulary).read_bytes() == content
@@ -95,7 +95,7 @@ def test_a_custom_vocabulary_is_imported_and_copied_to_later_runs(tmp_path: Path
 
     words.write_bytes(content + b"\nsquire")
     capsys.readouterr()
-    command = ["finetune", "vqa", "--from", str(imported), *training, "--vocabulary", str(words)]
+    command = ["finetune", "vqa", "--init_from", str(imported), *training, "--vocabulary", str(words)]
     assert main([*command, "--out", str(tmp_path / "other")]) == 2
     assert "learned with the vocabulary" in capsys.readouterr().err
 

@@ -131,7 +131,7 @@ def test_damaged_weights_are_an_error_of_every_command_that_reads_them(pretraine
     for words in (
         ["evaluate", str(out), "--task", "matching"],
         ["export", str(out), "--to", "official", "--out", str(tmp_path / "x.pth")],
-        ["finetune", "vqa", "--from", str(out), "--data", "scenes:50", "--out", str(tmp_path / "vqa")],
+        ["finetune", "vqa", "--init_from", str(out), "--data", "scenes:50", "--out", str(tmp_path / "vqa")],
         [*pretrain(tmp_path / "next"), "--init_from", str(out)],
         pretrain(out, "--workers", "0"),
     ):

@@ -129,7 +129,7 @@ def set_version(folder: Path, version: str) -> None:
 COMMANDS = (
     "evaluate {run}",
     "evaluate {run} --data scenes:8",
-    "finetune vqa --from {run} --data scenes:8 --out {run}/out",
+    "finetune vqa --init_from {run} --data scenes:8 --out {run}/out",
     "pretrain vilt.tiny --init_from {run} --out {run}/out",
     "pretrain albef.small --init_image_from {run} --out {run}/out",
     "pretrain beit3.small --visual_tokenizer {run} --out {run}/out",

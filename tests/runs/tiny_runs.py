@@ -131,6 +131,6 @@ def vqa(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run fine-tuned for VQA and evaluated on its training split."""
     out = tmp_path_factory.mktemp("runs") / "vqa"
     training = [*TRAINING, "--steps", "4", "--workers", "0"]
-    assert main(["finetune", "vqa", "--from", str(pretrained), *training, "--out", str(out)]) == 0
+    assert main(["finetune", "vqa", "--init_from", str(pretrained), *training, "--out", str(out)]) == 0
     assert main(["evaluate", str(out), "--split", "train", "--workers", "0", *EXACT]) == 0
     return out

@@ -158,14 +158,14 @@ class ShardFilter:
         rows, vectors = part.read(texts=True), part.read_features()
         readable = [i for i, row in enumerate(rows) if "bad" not in row]
         verdicts = [decide(row, self.config) for row in rows]
-        in_test = self.test_index.nearest(vectors) if self.test_index.places else [None] * len(readable)
+        in_test = self.test_index.nearest(vectors) if self.test_index.indices else [None] * len(readable)
         leaks = _similar_rows("leak", in_test, self.test_images)
-        stay = [bool(verdicts[i].texts) for i in readable]
+        keep = [bool(verdicts[i].texts) for i in readable]
         if self.config.leaks == "drop":
-            stay = [stays and leak is None for stays, leak in zip(stay, leaks, strict=True)]
+            keep = [kept and leak is None for kept, leak in zip(keep, leaks, strict=True)]
         places = list(range(len(self.train_images), len(self.train_images) + len(readable)))
         self.train_images += [image_reference(f"{shard.name}/{rows[i]['key']}", shard, rows[i]) for i in readable]
-        earlier = self.train_index.find_and_add(vectors, places, stay)
+        earlier = self.train_index.find_and_add(vectors, places, keep)
         duplicates = _similar_rows("duplicate", earlier, self.train_images)
         similar = []
         for i, leak, duplicate in zip(readable, leaks, duplicates, strict=True):

@@ -45,20 +45,20 @@ class FeatureIndex:
     the square of their number.
     """
 
-    def __init__(self, over: float, device: torch.device):
-        self.threshold, self.device = over, device
+    def __init__(self, threshold: float, device: torch.device):
+        self.threshold, self.device = threshold, device
         self.blocks: list[Tensor] = []
-        self.places: list[int] = []
+        self.indices: list[int] = []
 
-    def add(self, vectors: Float[np.ndarray, "n e"], places: list[int]) -> None:
+    def add(self, vectors: Float[np.ndarray, "n e"], indices: list[int]) -> None:
         """Adds vectors, each with the index that `Neighbour.index` refers to it by."""
-        if not places:
+        if not indices:
             return
         new = torch.from_numpy(vectors).to(self.device)
         if self.blocks and len(self.blocks[-1]) < BLOCK_SIZE:  # small blocks would make small matrix products
             new = torch.cat([self.blocks.pop(), new])
         self.blocks += new.split(BLOCK_SIZE)
-        self.places += places
+        self.indices += indices
 
     def nearest(self, vectors: Float[np.ndarray, "n e"]) -> list[Neighbour | None]:
         """The nearest added vector of each vector, None if it is not over the threshold; the first of equal ones."""
@@ -69,21 +69,20 @@ class FeatureIndex:
         """Results as from `nearest`, for at most BLOCK vectors, so that at most BLOCK x BLOCK cosines are in memory."""
         queries = torch.from_numpy(vectors).to(self.device)
         best = torch.full((len(queries),), -2.0, device=self.device)
-        place = torch.zeros(len(queries), dtype=torch.long, device=self.device)
+        index = torch.zeros(len(queries), dtype=torch.long, device=self.device)
         for number, block in enumerate(self.blocks):
             cosine, where = (queries @ block.T).max(1)
             better = cosine > best
-            best, place = torch.where(better, cosine, best), torch.where(better, where + number * BLOCK_SIZE, place)
-        matches = zip(best.tolist(), place.tolist(), strict=True)
-        return [Neighbour(self.places[p], round(c, 4)) if c > self.threshold else None for c, p in matches]
+            best, index = torch.where(better, cosine, best), torch.where(better, where + number * BLOCK_SIZE, index)
+        matches = zip(best.tolist(), index.tolist(), strict=True)
+        return [Neighbour(self.indices[i], round(c, 4)) if c > self.threshold else None for c, i in matches]
 
     def find_and_add(
-        self, vectors: Float[np.ndarray, "n e"], places: list[int], stay: list[bool]
+        self, vectors: Float[np.ndarray, "n e"], indices: list[int], keep: list[bool]
     ) -> list[Neighbour | None]:
-        """Results as from `nearest`, among the added vectors and the earlier ones of `vectors` that `stay` and have no
-        neighbour.
+        """Results as from `nearest`, also among earlier vectors of `vectors`, of which some are added.
 
-        Those are then added.
+        Those are added, and compared with later ones, that `keep` is True for and that have no neighbour.
         """
         neighbours: list[Neighbour | None] = []
         for start in range(0, len(vectors), BLOCK_SIZE):
@@ -93,8 +92,8 @@ class FeatureIndex:
                 own = np.where(new[:i], cosines[i, :i], -2.0)
                 j = int(own.argmax()) if i else 0
                 if i and own[j] > max(self.threshold, neighbour.cosine if neighbour else -2.0):
-                    neighbour = Neighbour(places[start + j], round(float(own[j]), 4))
+                    neighbour = Neighbour(indices[start + j], round(float(own[j]), 4))
                 neighbours.append(neighbour)
-                new[i] = neighbour is None and stay[start + i]
-            self.add(block[new], [places[start + i] for i in np.flatnonzero(new)])
+                new[i] = neighbour is None and keep[start + i]
+            self.add(block[new], [indices[start + i] for i in np.flatnonzero(new)])
         return neighbours

@@ -26,7 +26,6 @@ from diptych.utils.terminal import echo
 
 T = TypeVar("T")
 TOP_LEVEL = frozenset(field.name for field in fields(Training))  # fields of `training` that need no prefix
-ALIASES = {"--from": "--init_from"}
 
 
 def pop_option(args: list[str], flag: str, default: str | None = None) -> str:
@@ -175,7 +174,7 @@ def _tyro_flag(word: str, top_level: frozenset[str]) -> str:
     if not word.startswith("--"):
         return word
     flag, equals, value = word.partition("=")
-    name = ALIASES.get(flag, flag).removeprefix("--").replace("-", "_")
+    name = flag.removeprefix("--").replace("-", "_")
     return ("--training." if name.split(".")[0] in top_level else "--") + name + equals + value
 
 

@@ -1,18 +1,18 @@
-"""diptych finetune TASK (--from DIR | --recipe RECIPE) --data DATA --out DIR2 [--FIELD VALUE ...]
+"""diptych finetune TASK (--init_from DIR | --recipe RECIPE) --data DATA --out DIR2 [--FIELD VALUE ...]
 
 Fine-tunes a run on a task. The same command, given again, continues an interrupted run.
 
 Examples:
-  diptych finetune vqa --from runs/vilt --data daquar/ --out runs/vqa
-  diptych finetune classification --from runs/vit --data cifar100/ --steps 500 --out runs/cifar
-  diptych finetune albef.vqa --from runs/albef --data vqa/ --out runs/albef-vqa
-  diptych finetune vqa --from runs/vilt --data daquar/ --ablate image --out runs/vqa-text-only
+  diptych finetune vqa --init_from runs/vilt --data daquar/ --out runs/vqa
+  diptych finetune classification --init_from runs/vit --data cifar100/ --steps 500 --out runs/cifar
+  diptych finetune albef.vqa --init_from runs/albef --data vqa/ --out runs/albef-vqa
+  diptych finetune vqa --init_from runs/vilt --data daquar/ --ablate image --out runs/vqa-text-only
 
   TASK             vqa, retrieval or classification (CIFAR-100's files), with settings for a small machine; or a
                    system's own recipe, with the settings of its paper, for models of that system
-  --from DIR       the pre-trained run
+  --init_from DIR       the pre-trained run
   --recipe RECIPE  an untrained model instead: the baseline that pre-training must beat. A system's own recipe
-                   without --from starts untrained as well
+                   without --init_from starts untrained as well
   --ablate PART    vqa: hide the image or the text of every question: the baselines that a model must beat
   --out DIR2       the run folder
 """
@@ -54,12 +54,12 @@ def finetune_command(args: list[str]) -> None:
         suggestion = suggest_name(name, [*EXAMPLES, *system_recipes], 3)
         raise UsageError(f"there is no task or recipe {name!r}{suggestion} (diptych finetune --help lists all)")
     if wants_help(args):
-        return show_help(_run(name, ""), f"finetune {name} --from DIR --data DATA --out DIR2", __doc__)
-    init_from, untrained = pop_option(args, "--from", ""), pop_option(args, "--recipe", "")
+        return show_help(_run(name, ""), f"finetune {name} --init_from DIR --data DATA --out DIR2", __doc__)
+    init_from, untrained = pop_option(args, "--init_from", ""), pop_option(args, "--recipe", "")
     if own and untrained:
-        raise UsageError(f"{name} has a model of its own: give --from DIR, a pre-trained run, or neither")
+        raise UsageError(f"{name} has a model of its own: give --init_from DIR, a pre-trained run, or neither")
     if not own and bool(init_from) == bool(untrained):
-        raise UsageError("give either --from DIR, a pre-trained run, or --recipe RECIPE, an untrained model")
+        raise UsageError("give either --init_from DIR, a pre-trained run, or --recipe RECIPE, an untrained model")
     out = pop_folder(args)
     run = _run(name, untrained)
     check_data(pop_option([*args], "--data", run.data))

@@ -34,30 +34,30 @@ def to_json(run: Any) -> dict[str, Any]:
     return values
 
 
-def from_json(kind: Any, value: Any, where: str = "run") -> Any:
-    """Dataclass of type `kind` from plain values. Raises ValueError that names the field that does not fit."""
-    if _is_union(kind):
-        kind, value = _member(kind, value, where)
-    if is_dataclass(kind) and isinstance(kind, type):
+def from_json(annotation: Any, value: Any, where: str = "run") -> Any:
+    """Dataclass of type `annotation` from plain values. Raises ValueError that names the field that does not fit."""
+    if _is_union(annotation):
+        annotation, value = _member(annotation, value, where)
+    if is_dataclass(annotation) and isinstance(annotation, type):
         if not isinstance(value, dict):
             raise ValueError(f"{where}: expected an object with fields, got {_preview(value)}")
-        hints = get_type_hints(kind)
+        hints = get_type_hints(annotation)
         unknown = set(value) - set(hints)
         if unknown:
             raise ValueError(f"{where}.{min(unknown)}: no such field; remove it")
         parts = {name: from_json(hints[name], part, f"{where}.{name}") for name, part in value.items()}
-        missing = [field.name for field in fields(kind) if _required(field) and field.name not in value]
+        missing = [field.name for field in fields(annotation) if _required(field) and field.name not in value]
         if missing:
             raise ValueError(f"{where}.{missing[0]}: required field is missing")
-        return kind(**parts)
-    if get_origin(kind) is tuple:
-        inner = get_args(kind)
+        return annotation(**parts)
+    if get_origin(annotation) is tuple:
+        inner = get_args(annotation)
         if not isinstance(value, list | tuple):
             raise ValueError(f"{where}: expected a list, got {_preview(value)}")
-        kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
-        if len(kinds) != len(value):
-            raise ValueError(f"{where}: expected {len(kinds)} values, got {len(value)}")
-        return tuple(from_json(of, part, where) for of, part in zip(kinds, value, strict=True))
+        annotations = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        if len(annotations) != len(value):
+            raise ValueError(f"{where}: expected {len(annotations)} values, got {len(value)}")
+        return tuple(from_json(of, part, where) for of, part in zip(annotations, value, strict=True))
     return value
 
 
@@ -119,8 +119,8 @@ def _preview(value: Any) -> str:
     return f"{value!r:.60}"
 
 
-def _is_union(kind: Any) -> bool:
-    return get_origin(kind) is Union or type(kind).__name__ == "UnionType"
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) is Union or type(annotation).__name__ == "UnionType"
 
 
 def _member(union: Any, value: Any, where: str) -> tuple[Any, Any]:
