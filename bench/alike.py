@@ -21,12 +21,12 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 
 from diptych.batch import Batch
-from diptych.capfilt.models import cnn_embedding, cnn_loader, image_embedding, load_model
-from diptych.config.capfilt import CapFilt
+from diptych.capfilt.models import cnn_embedding, cnn_loader, image_embedding
 from diptych.data.images.decode import decode
 from diptych.data.images.loading import image_loader, with_images
 from diptych.data.sources.captions import open_captions
 from diptych.modules.tokens import packing
+from diptych.runs.loaded_model import load_model
 from diptych.tasks.common import encode_images
 
 OVER = (0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
@@ -81,14 +81,14 @@ class Files:
 
 def vectors(data: Sequence[bytes], folder: str) -> np.ndarray:
     """The unit-norm embedding of each image, by the run in `folder`; without a folder, by the CNN."""
-    evaluated = load_model(Path(folder), CapFilt(precision="fp32"), torch.device("cpu")) if folder else None
-    loader, files, parts = image_loader(evaluated.image_input if evaluated else cnn_loader()), Files(data), []
+    loaded = load_model(Path(folder), torch.device("cpu")) if folder else None
+    loader, files, parts = image_loader(loaded.image_input if loaded else cnn_loader()), Files(data), []
     for first in range(0, len(data), 64):
         ids = list(range(first, min(first + 64, len(data))))
         batch = with_images(Batch(0, 0, torch.tensor(ids)), loader.stack([loader.load(files, i, None) for i in ids]))
         with torch.no_grad(), packing():
-            if evaluated:
-                parts.append(image_embedding(evaluated, encode_images(evaluated.model, batch)))
+            if loaded:
+                parts.append(image_embedding(loaded, encode_images(loaded.model, batch)))
             else:
                 parts.append(cnn_embedding(batch))
     return torch.cat(parts).numpy()

@@ -22,7 +22,6 @@ from diptych.capfilt import filter as filtering
 from diptych.capfilt import run
 from diptych.capfilt.corrupt_captions import corrupt_captions
 from diptych.capfilt.filter import Verdict, decide
-from diptych.capfilt.models import load_model
 from diptych.capfilt.near_duplicates import FeatureIndex
 from diptych.capfilt.run import capfilt
 from diptych.capfilt.score import json_line
@@ -31,6 +30,7 @@ from diptych.config.capfilt import CapFilt, CorruptCaptions
 from diptych.config.run import Objectives
 from diptych.data.images.transforms import stack, transform
 from diptych.data.sources.captions import open_captions
+from diptych.runs.loaded_model import load_model
 from diptych.runs.run_folder import RunError
 from diptych.runs.tokenizer import tokenizer_of
 from diptych.training.checkpoint import CheckpointError
@@ -205,7 +205,7 @@ def test_every_pair_has_a_decision_and_kept_texts_are_in_the_shards(done: Path, 
 
 @pytest.mark.slow
 def test_the_scores_are_those_of_the_filter(done: Path, config: CapFilt):
-    judge = load_model(Path(config.filter), config, torch.device("cpu"))
+    judge = load_model(Path(config.filter), torch.device("cpu"))
     model, heads = judge.model, judge.module.heads
     source = open_captions(config.data, "train")
     for row in rows(done / "decisions.jsonl")[::17]:

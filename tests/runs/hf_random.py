@@ -13,7 +13,7 @@ from diptych.batch import Image, Text
 from diptych.cli import main
 from diptych.config.run import ImportedCheckpoint
 from diptych.models.importing import ADAPTERS
-from diptych.runs.evaluate import rebuilt
+from diptych.runs.loaded_model import initial_module
 from diptych.runs.run_folder import load_run, read_any
 
 ACTIVATIONS = ("gelu", "quick_gelu", "relu", "silu", "swish", "gelu_new", "gelu_pytorch_tanh")
@@ -104,7 +104,7 @@ def imported(system: str, source: Path, out: Path, *more: str) -> tuple[Any, Any
     elif facts["task"] == "nlvr2":  # for export and init_from, not for evaluation
         module = ADAPTERS["vilt"].build(vars(run.model), "nlvr2", {})
     else:
-        module = rebuilt(run, facts)
+        module = initial_module(run, facts)
     return run, load_run(module, out).eval(), facts
 
 

@@ -37,7 +37,7 @@ from diptych.runs import build as building
 from diptych.runs import embedders, feature_extractors, finetune
 from diptych.runs import train as training
 from diptych.runs.build import build
-from diptych.runs.evaluate import rebuilt
+from diptych.runs.loaded_model import initial_module
 from diptych.runs.pretrain import make_examples
 from diptych.runs.run_folder import RunError, write_run
 from diptych.runs.training_data import StreamedData
@@ -218,7 +218,7 @@ def test_a_run_is_not_evaluated_on_other_frozen_features_than_in_training(monkey
     constants = np.zeros(Hypercolumns.width), np.ones(Hypercolumns.width)
     monkeypatch.setattr(feature_extractors, "hypercolumns", lambda: Hypercolumns(FrozenCNN(0), constants))
     with pytest.raises(RunError, match="frozen image features have changed"):
-        rebuilt(run, facts)
+        initial_module(run, facts)
     assert (
         feature_extractors.frozen_sources(replace(run, embedders=replace(run.embedders, text="minilm_causal")))["text"]
         != facts["frozen_features"]["text"]

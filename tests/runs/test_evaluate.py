@@ -20,6 +20,7 @@ from diptych.cli import main
 from diptych.config.run import LOSSES, Evaluation
 from diptych.data.loader import SkipCounter
 from diptych.data.sources.answers import answer_list
+from diptych.data.sources.subsets import CaptionSubset
 from diptych.data.sources.vqa import open_questions
 from diptych.metrics.vqa import normalise_answer
 from diptych.models.configs import ViLTConfig
@@ -32,7 +33,7 @@ from diptych.runs.pretrain import build
 from diptych.runs.report import training_sections
 from diptych.runs.run_folder import RunError, read_run
 from diptych.runs.scoring.base import Result, evenly_spaced
-from diptych.runs.scoring.gallery import CaptionSubset, open_gallery, readable_texts
+from diptych.runs.scoring.gallery import open_gallery, readable_texts
 from tests.runs.tiny_runs import EXACT, TRAINING, rows
 
 SMALL = Evaluation(task="retrieval", split="train", gallery=6, captions=2, workers=0, device="cpu", precision="fp32")

@@ -14,7 +14,7 @@ from diptych.checkpoints.read import load_state_dict
 from diptych.cli import main
 from diptych.config.run import ImportedCheckpoint
 from diptych.models.importing import ADAPTERS
-from diptych.runs.evaluate import rebuilt
+from diptych.runs.loaded_model import initial_module
 from diptych.runs.run_folder import load_run, read_any, read_run
 from tests.parity.goldens import GOLDEN_CASES
 
@@ -66,7 +66,7 @@ def test_a_checkpoint_is_imported_and_exported_again(system: str, tmp_path: Path
     if system == "clip_resnet":
         assert isinstance(read_any(run)[0], ImportedCheckpoint)
     else:  # a run like any other: the model of its config takes every weight
-        assert load_run(rebuilt(*read_run(run)), run) is not None
+        assert load_run(initial_module(*read_run(run)), run) is not None
 
 
 def test_an_invalid_config_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

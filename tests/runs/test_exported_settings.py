@@ -18,8 +18,8 @@ from diptych.cli import main
 from diptych.config.run import ImportedCheckpoint
 from diptych.config.validation import Activation
 from diptych.models.importing import ADAPTERS
-from diptych.runs.evaluate import rebuilt
 from diptych.runs.exported_settings import METADATA, settings_file
+from diptych.runs.loaded_model import initial_module
 from diptych.runs.run_folder import load_run, read_any
 from tests.models.test_other_sizes import EXAMPLES, Example, random_state
 
@@ -85,7 +85,7 @@ def outputs(folder: Path) -> list[torch.Tensor]:
     run, facts = read_any(folder)
     if isinstance(run, ImportedCheckpoint) or facts["task"] in ("nlvr2", "entailment", "assignment", "tasks"):
         return []  # no recipe expresses the task
-    model: Any = load_run(rebuilt(run, facts), folder).eval().get_submodule("model")
+    model: Any = load_run(initial_module(run, facts), folder).eval().get_submodule("model")
     torch.manual_seed(1)
     size: Any = run.model
     if hasattr(size, "feature_dim"):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from diptych.capfilt.models import Captioner, Filter, load_model
+from diptych.capfilt.models import Captioner, Filter
 from diptych.checkpoints.read import load_state_dict
 from diptych.cli import main
 from diptych.config.capfilt import CapFilt
@@ -53,7 +53,8 @@ from diptych.models.vlmo import recipes as vlmo
 from diptych.models.vsepp import recipes as vsepp
 from diptych.runs import build as building
 from diptych.runs import finetune
-from diptych.runs.evaluate import evaluate, rebuilt
+from diptych.runs.evaluate import evaluate
+from diptych.runs.loaded_model import initial_module, load_model
 from diptych.runs.run_folder import RunError, load_run, read_any, read_run, write_run
 from diptych.training.checkpoint import save_weights
 from diptych.utils.state_dict import named_weights
@@ -222,7 +223,7 @@ def written(case: Case, folder: Path) -> Path:
     """The run's folder with random weights."""
     facts = {"answers": ANSWERS, "classes": ["a", "b", "c"]}
     torch.manual_seed(0)
-    module = rebuilt(case.run, facts)
+    module = initial_module(case.run, facts)
     with torch.no_grad():
         for p in named_weights(module).values():
             if p.is_floating_point() and p.dim() > 1:
@@ -270,7 +271,7 @@ def test_an_imported_run_scores_as_the_exported_one(name: str, capsys: pytest.Ca
     run, _ = read_run(after)
     assert type(run) is type(case.run) and run.model == case.run.model
     assert run.images.mean_std == case.normalisation == case.run.images.mean_std
-    modules = [load_run(rebuilt(*read_run(folder)), folder) for folder in (before, after)]
+    modules = [load_run(initial_module(*read_run(folder)), folder) for folder in (before, after)]
     actual, expected = (named_weights(module) for module in reversed(modules))
     assert actual.keys() <= expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in actual.items())
@@ -300,7 +301,7 @@ def test_mean_and_std_of_images_come_from_the_config(
 
 def test_other_runs_are_initialised_from_an_imported_run():
     after = imported(CASES["albef"], written(CASES["albef"], Path("before")), Path("after"))
-    weights = named_weights(load_run(rebuilt(*read_run(after)), after))
+    weights = named_weights(load_run(initial_module(*read_run(after)), after))
     module = building.build(replace(ALBEFS, init_from=str(after)))
     building.init_from_run(module, replace(ALBEFS, init_from=str(after)))
     assert all(torch.equal(tensor, weights[name]) for name, tensor in named_weights(module).items())
@@ -315,7 +316,7 @@ def test_other_runs_are_initialised_from_an_imported_run():
 def test_an_imported_run_can_be_captioner_and_filter():
     after = imported(CASES["blip"], written(CASES["blip"], Path("before")), Path("after"))
     cfg = CapFilt(device="cpu", precision="fp32", workers=0)
-    role = load_model(after, cfg, torch.device("cpu"))
+    role = load_model(after, torch.device("cpu"))
     assert Captioner(role, cfg) and Filter(role, cfg).itm_head is not None
 
 

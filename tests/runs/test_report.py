@@ -21,8 +21,8 @@ from diptych.models.scan import recipes as scan
 from diptych.models.vilt import recipes as vilt
 from diptych.runs import report
 from diptych.runs.build import build
-from diptych.runs.evaluate import rebuilt
 from diptych.runs.heat_maps import heat_maps
+from diptych.runs.loaded_model import initial_module
 from diptych.runs.run_folder import write_run
 from diptych.training.checkpoint import save_weights
 from tests.runs.tiny_runs import MODEL, TRAINING
@@ -69,7 +69,7 @@ def matcher() -> Pretrain:
 def written(folder: Path, run: Pretrain | Finetune, facts: dict[str, Any] | None = None) -> Path:
     """The folder of a run with initial weights."""
     write_run(folder, run, facts or {})
-    save_weights(folder, rebuilt(run, facts or {}))
+    save_weights(folder, initial_module(run, facts or {}))
     return folder
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from diptych.batch import Batch
 from diptych.capfilt.shards import OpenShard
 from diptych.config.capfilt import CapFilt
 from diptych.config.data import ImageSettings
-from diptych.config.run import Evaluation
 from diptych.data.images.loading import ImageLoader, image_loader, with_images
 from diptych.data.loader import evaluation_loader
 from diptych.data.regions.frozen_features import ExtractedFeatures, GridLoader
@@ -25,12 +23,10 @@ from diptych.generation import BeamConfig, GenerationConfig, beam_search, greedy
 from diptych.modules.heads import ITCHead
 from diptych.modules.tokens import Tokens
 from diptych.protocols import DualEncoder, FusionEncoder, TextDecoder
-from diptych.runs.evaluate import restored
 from diptych.runs.feature_extractors import frozen_cnn, memory_cache
-from diptych.runs.run_folder import RunError, read_run
-from diptych.runs.scoring.base import EvaluatedModel
+from diptych.runs.loaded_model import LoadedModel
+from diptych.runs.run_folder import RunError
 from diptych.runs.scoring.retrieval import dual_encoder_scorer
-from diptych.runs.tokenizer import tokenizer_of
 from diptych.tasks.retrieval import score_pairs
 from diptych.utils.rng import uniform
 
@@ -76,34 +72,26 @@ def read_batches(
 ) -> Iterator[tuple[list[int], Batch]]:
     """Batches of the readable images, with their indices; `tick` is called with the number of images processed."""
     dataset = ReadableImages(opened.source, opened.images, image_loader(images))
-    for number, loaded in enumerate(evaluation_loader(dataset, config.batch_size, workers=config.workers)):
-        batch = loaded.batch.to(device)
+    for number, part in enumerate(evaluation_loader(dataset, config.batch_size, workers=config.workers)):
+        batch = part.batch.to(device)
         if len(batch):
             yield batch.ids.tolist(), batch
         tick(min(config.batch_size, len(dataset) - number * config.batch_size))
 
 
-def load_model(folder: Path, config: CapFilt, device: torch.device) -> EvaluatedModel:
-    """The trained model in a run folder, which must have a text tokenizer. Raises RunError."""
-    run, facts = read_run(folder)
-    tokenizer_of(run)
-    module = restored(folder, run, facts).to(device).eval()
-    return EvaluatedModel(run, facts, module, Evaluation(device=config.device, precision=config.precision), device)
-
-
 class Captioner:
     """Generates captions of images with a trained run. Raises RunError if it was not trained to."""
 
-    def __init__(self, evaluated: EvaluatedModel, config: CapFilt):
-        module: Any = evaluated.module
-        if not isinstance(evaluated.model, TextDecoder) or not CAPTION_LOSSES & set(module.weights):
+    def __init__(self, loaded: LoadedModel, config: CapFilt):
+        module: Any = loaded.module
+        if not isinstance(loaded.model, TextDecoder) or not CAPTION_LOSSES & set(module.weights):
             raise RunError(
-                f"the captioner is a {type(evaluated.model).__name__} that was not trained to generate captions (its "
+                f"the captioner is a {type(loaded.model).__name__} that was not trained to generate captions (its "
                 f"objectives: {', '.join(module.weights)}); give a run with the objective lm or masked_captions"
             )
-        self.evaluated, self.config, self.tokenizer = evaluated, config, tokenizer_of(evaluated.run)
+        self.loaded, self.config, self.tokenizer = loaded, config, loaded.tokenizer
         vocabulary = self.tokenizer.vocabulary
-        self.prompt = self.tokenizer.encode([config.prompt]).ids[:, :-1].to(evaluated.device)  # without [SEP]
+        self.prompt = self.tokenizer.encode([config.prompt]).ids[:, :-1].to(loaded.device)  # without [SEP]
         max_length = min(config.max_length, self.tokenizer.max_length)
         if not self.prompt.shape[1] < max_length:
             raise RunError(
@@ -114,11 +102,11 @@ class Captioner:
 
     def write(self, image: Tokens, shard: str, indices: Sequence[int]) -> list[str]:
         """A caption of each image. Random draws are keyed by (seed, shard name, index), so they are reproducible."""
-        config, model, generation = self.config, self.evaluated.model, self.generation
+        config, model, generation = self.config, self.loaded.model, self.generation
         prompt = self.prompt.expand(len(image), -1)
         if config.decoding == "nucleus":
             drawn = uniform(config.seed, 0, indices, f"caption of {shard}", generation.max_length)
-            draws = torch.from_numpy(drawn).float().to(self.evaluated.device)
+            draws = torch.from_numpy(drawn).float().to(self.loaded.device)
             ids = sample(model, image, prompt, generation, draws, config.top_p)
         elif config.decoding == "beam_search":
             ids = beam_search(model, image, prompt, generation, BeamConfig(config.num_beams)).ids
@@ -133,15 +121,15 @@ class Filter:
     Raises RunError if it was trained for neither, or only for ITC while `min_cosine` is not set.
     """
 
-    def __init__(self, evaluated: EvaluatedModel, config: CapFilt):
-        module: Any = evaluated.module
-        self.evaluated, self.tokenizer = evaluated, tokenizer_of(evaluated.run)
-        has_itm = isinstance(evaluated.model, FusionEncoder) and "itm" in module.weights
+    def __init__(self, loaded: LoadedModel, config: CapFilt):
+        module: Any = loaded.module
+        self.loaded, self.tokenizer = loaded, loaded.tokenizer
+        has_itm = isinstance(loaded.model, FusionEncoder) and "itm" in module.weights
         self.itm_head = module.heads["itm"] if has_itm else None
-        self.similarity = dual_encoder_scorer(evaluated)
+        self.similarity = dual_encoder_scorer(loaded)
         if self.itm_head is None and self.similarity is None:
             raise RunError(
-                f"the filter is a {type(evaluated.model).__name__} that was not trained to match images and texts (its "
+                f"the filter is a {type(loaded.model).__name__} that was not trained to match images and texts (its "
                 f"objectives: {', '.join(module.weights)}); give a run with the objective itm or itc"
             )
         if self.itm_head is None and config.min_cosine <= -1:
@@ -154,13 +142,13 @@ class Filter:
         """
         if not texts:
             return []
-        text = self.evaluated.model.encode_text(self.tokenizer.encode(texts).to(self.evaluated.device))
-        index, owner = torch.arange(len(texts), device=self.evaluated.device), owner.to(self.evaluated.device)
+        text = self.loaded.model.encode_text(self.tokenizer.encode(texts).to(self.loaded.device))
+        index, owner = torch.arange(len(texts), device=self.loaded.device), owner.to(self.loaded.device)
         scores: dict[str, list[float]] = {}
         if self.itm_head is not None:
             head = self.itm_head
             scores["itm"] = score_pairs(
-                self.evaluated.model, lambda pooled: head(pooled).float().softmax(1)[:, 1], image, text, owner, index
+                self.loaded.model, lambda pooled: head(pooled).float().softmax(1)[:, 1], image, text, owner, index
             ).tolist()
         if self.similarity is not None:
             cosines = self.similarity.similarity(
@@ -170,9 +158,9 @@ class Filter:
         return [{name: values[i] for name, values in scores.items()} for i in range(len(texts))]
 
 
-def image_embedding(evaluated: EvaluatedModel, image: Tokens) -> Float[Tensor, "b e"]:
+def image_embedding(loaded: LoadedModel, image: Tokens) -> Float[Tensor, "b e"]:
     """Unit-norm image embeddings: projected as for ITC if trained, else the pooled features, else the mean token."""
-    model, module = evaluated.model, evaluated.module
+    model, module = loaded.model, loaded.module
     if not isinstance(model, DualEncoder):
         return F.normalize(image.mean().float(), dim=-1)
     pooled = model.pooled_features(image)[0]

@@ -15,12 +15,13 @@ import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from diptych.capfilt.filter import OutputShard, ShardFilter
-from diptych.capfilt.models import Captioner, Filter, load_model
+from diptych.capfilt.models import Captioner, Filter
 from diptych.capfilt.score import ScoredShard, Scorer
 from diptych.capfilt.shards import InputShard, Workers, check_output, input_shards
 from diptych.capfilt.summary import write_summary
 from diptych.config.capfilt import CapFilt
 from diptych.modules.tokens import packing
+from diptych.runs.loaded_model import load_model
 from diptych.runs.run_folder import RunError
 from diptych.training.checkpoint import MODEL, check_same_settings
 from diptych.training.distributed import pick_device, uses_bf16
@@ -120,7 +121,7 @@ def _score(
 def _load_scorer(config: CapFilt, device: torch.device) -> Scorer:
     """The captioner and the filter, loaded; a run that is both is loaded once. Raises RunError."""
     folders = dict.fromkeys(filter(None, (config.captioner, config.filter)))
-    models = {folder: load_model(Path(folder), config, device) for folder in folders}
+    models = {folder: load_model(Path(folder), device) for folder in folders}
     captioner = Captioner(models[config.captioner], config) if config.captioner else None
     return Scorer(config, captioner, Filter(models[config.filter], config) if config.filter else None, device)
 

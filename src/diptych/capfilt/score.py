@@ -25,8 +25,8 @@ from diptych.config.capfilt import CapFilt
 from diptych.data.examples import MAX_TEXT_CHARS, check_text
 from diptych.data.sources.base import BadSample
 from diptych.modules.tokens import Tokens
+from diptych.runs.loaded_model import LoadedModel
 from diptych.runs.run_folder import RunError
-from diptych.runs.scoring.base import EvaluatedModel
 from diptych.tasks.common import encode_images
 from diptych.utils.io import NUMBER, DamagedFile, atomic_write, read_json_lines, schema_error
 
@@ -101,9 +101,9 @@ class Scorer:
     def __init__(self, config: CapFilt, captioner: Captioner | None, filter: Filter | None, device: torch.device):
         self.config, self.captioner, self.filter, self.device = config, captioner, filter, device
         self.embedder = next(
-            one.evaluated for one in (filter, captioner) if one is not None
+            one.loaded for one in (filter, captioner) if one is not None
         )  # its embeddings find near duplicates
-        sides = [one.evaluated.image_settings.shorter_side for one in (captioner, filter) if one is not None]
+        sides = [one.loaded.image_settings.shorter_side for one in (captioner, filter) if one is not None]
         self.min_side = max([*sides, CNN_IMAGES.shorter_side])
 
     def score_pairs(self, shard: InputShard, part: ScoredShard, tick: Tick) -> None:
@@ -112,11 +112,11 @@ class Scorer:
         ticked = per_image(tick, (len(passes) + cnn) * len(opened.images))
         features: dict[int, np.ndarray] = {}
         rows: dict[int, Row] = {}
-        for evaluated, captioner, filter in passes:
-            for indices, batch in read_batches(opened, evaluated.image_input, self.config, self.device, ticked):
-                tokens = encode_images(evaluated.model, batch)
-                if evaluated is self.embedder and not cnn:
-                    features.update(zip(indices, image_embedding(evaluated, tokens).cpu().numpy(), strict=True))
+        for loaded, captioner, filter in passes:
+            for indices, batch in read_batches(opened, loaded.image_input, self.config, self.device, ticked):
+                tokens = encode_images(loaded.model, batch)
+                if loaded is self.embedder and not cnn:
+                    features.update(zip(indices, image_embedding(loaded, tokens).cpu().numpy(), strict=True))
                 generated = captioner.write(tokens, shard.name, indices) if captioner else [None] * len(indices)
                 for index, text in zip(indices, generated, strict=True):
                     if index not in rows:
@@ -137,16 +137,16 @@ class Scorer:
         rows = {index: {} if index in features else {"bad": why_bad(opened, index)} for index in opened.images}
         self._write(part, opened, rows, features)
 
-    def _passes(self) -> list[tuple[EvaluatedModel, Captioner | None, Filter | None]]:
+    def _passes(self) -> list[tuple[LoadedModel, Captioner | None, Filter | None]]:
         """The runs to process the images with, in order. A run that is captioner and filter processes them once."""
         captioner, filter = self.captioner, self.filter
-        if captioner and filter and captioner.evaluated is filter.evaluated:
-            return [(captioner.evaluated, captioner, filter)]
-        passes: list[tuple[EvaluatedModel, Captioner | None, Filter | None]] = []
+        if captioner and filter and captioner.loaded is filter.loaded:
+            return [(captioner.loaded, captioner, filter)]
+        passes: list[tuple[LoadedModel, Captioner | None, Filter | None]] = []
         if captioner:
-            passes.append((captioner.evaluated, captioner, None))
+            passes.append((captioner.loaded, captioner, None))
         if filter:
-            passes.append((filter.evaluated, None, filter))
+            passes.append((filter.loaded, None, filter))
         return passes
 
     def _embeddings(self, opened: OpenShard, tick: Callable[[int], None]) -> Iterator[tuple[int, np.ndarray]]:

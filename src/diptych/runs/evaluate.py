@@ -8,22 +8,18 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 from diptych.config.run import Evaluation, Finetune, Pretrain
 from diptych.data.sources.splits import requested_split
 from diptych.data.sources.vqa import OWN
 from diptych.modules.tokens import packing
-from diptych.runs import build as building
-from diptych.runs import finetune, report
-from diptych.runs.check_weights import check_model, check_module
-from diptych.runs.feature_extractors import check_frozen_features
+from diptych.runs import report
+from diptych.runs.loaded_model import LoadedModel, load_model
 from diptych.runs.qualitative_examples import write_shown
-from diptych.runs.run_folder import RunError, load_run, read_run
-from diptych.runs.scoring.base import EvaluatedModel, Result
+from diptych.runs.run_folder import RunError, read_run
+from diptych.runs.scoring.base import Result
 from diptych.runs.scoring.captioning import captioning
 from diptych.runs.scoring.classification import classification
 from diptych.runs.scoring.matching import matching
@@ -34,7 +30,7 @@ from diptych.utils.feature_cache import digest
 from diptych.utils.io import atomic_write
 from diptych.utils.lock import locked
 
-SCORERS: dict[str, Callable[[EvaluatedModel], Result]] = {
+SCORERS: dict[str, Callable[[LoadedModel, Evaluation], Result]] = {
     "retrieval": retrieval,
     "captioning": captioning,
     "vqa": vqa,
@@ -53,16 +49,16 @@ def evaluate(folder: Path, settings: Evaluation) -> dict[str, float]:
         InUse: another process writes the same evaluation.
         WriteError: a file cannot be written.
     """
-    run, facts = read_run(folder)
+    run, _ = read_run(folder)
     settings = complete(settings, run)
     device = pick_device(settings.device)
-    module = restored(folder, run, facts).to(device).eval()
+    loaded = load_model(folder, device)
     bf16, out = uses_bf16(device, settings.precision), folder / name_of(settings, run.data)
     with locked(out):
         with torch.no_grad(), packing(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            result = SCORERS[settings.task](EvaluatedModel(run, facts, module, settings, device))
+            result = SCORERS[settings.task](loaded, settings)
         write(out, settings, result)
-    report.write(folder, run, module)
+    report.write(folder, run, loaded.module)
     return result.metrics
 
 
@@ -79,27 +75,6 @@ def complete(settings: Evaluation, run: Pretrain | Finetune) -> Evaluation:
             f"--ablate is for vqa, and the task is {settings.task}: its control is --shuffle_captions True instead"
         )
     return settings
-
-
-def restored(folder: Path, run: Pretrain | Finetune, facts: dict[str, Any]) -> nn.Module:
-    """The run's module with its trained weights. Sizes are compared before memory is allocated.
-
-    Raises:
-        RunError, WeightsError: weights and run.json do not fit each other, or the frozen features have changed.
-    """
-    check_frozen_features(run, facts)
-    check_model(folder, run)
-    check_module(folder, lambda: rebuilt(run, facts))
-    return load_run(rebuilt(run, facts), folder)
-
-
-def rebuilt(run: Pretrain | Finetune, facts: dict[str, Any]) -> nn.Module:
-    """The run's module with initial weights. Raises RunError if its frozen features have changed since training."""
-    check_frozen_features(run, facts)
-    if isinstance(run, Pretrain):
-        statistics = {name: value for name, value in facts.items() if isinstance(value, int | float)}
-        return building.build(run, statistics, guided=False)
-    return finetune.build(run, facts)
 
 
 def name_of(settings: Evaluation, run_data: str) -> str:

@@ -11,6 +11,7 @@ from diptych.config.run import Finetune, Pretrain
 from diptych.data.examples import PairExamples
 from diptych.data.sources.base import BadSample, DataError
 from diptych.data.sources.captions import open_captions
+from diptych.data.sources.subsets import CaptionSubset
 from diptych.models.configs import RegionModel
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.wpa import WPA
@@ -18,7 +19,6 @@ from diptych.protocols import FusionEncoder, PartlySupported
 from diptych.report import HeatMap
 from diptych.runs.run_folder import RunError
 from diptych.runs.scoring.base import evenly_spaced
-from diptych.runs.scoring.gallery import CaptionSubset
 from diptych.runs.tokenizer import tokenizer_of
 
 MAX_HEAT_MAPS = 6  # in a report

@@ -19,12 +19,11 @@ from diptych.models.vilt import recipes as vilt
 from diptych.modules.tokens import Tokens
 from diptych.report import CaptionExample
 from diptych.runs.build import build
+from diptych.runs.loaded_model import LoadedModel
 from diptych.runs.qualitative_examples import read_shown, write_shown
 from diptych.runs.run_folder import RunError
-from diptych.runs.scoring.base import EvaluatedModel
 from diptych.runs.scoring.captioning import captioning
 from diptych.runs.scoring.gallery import open_gallery
-from diptych.runs.tokenizer import tokenizer_of
 
 LM = Objectives(lm=1.0)
 CONFIG = Evaluation(
@@ -37,17 +36,16 @@ MODEL = CoCaConfig(
 )  # fmt: skip
 
 
-def evaluated_model(objectives: Objectives = LM, config: Evaluation = CONFIG) -> EvaluatedModel:
+def loaded_model(objectives: Objectives = LM) -> LoadedModel:
     run: Pretrain = replace(vilt.tiny(), model=MODEL, objectives=objectives, data="scenes:50")
-    return EvaluatedModel(run, {}, build(run).eval(), config, torch.device("cpu"))
+    return LoadedModel(run, {}, build(run).eval(), torch.device("cpu"))
 
 
 @torch.no_grad()
 def test_generated_captions_are_scored_and_their_files_are_read_by_pycocotools(tmp_path: Path):
-    evaluated = evaluated_model()
-    result = captioning(evaluated)
+    result = captioning(loaded_model(), CONFIG)
     captions = [str(row["caption"]) for row in result.predictions]
-    source = open_gallery(evaluated.config, 80)
+    source = open_gallery(CONFIG, 80)
     assert [row["references"] for row in result.predictions] == [list(source.captions(i)) for i in range(5)]
     scores = caption_scores(captions, [source.captions(i) for i in range(5)])
     assert [row["CIDEr-D"] for row in result.predictions] == scores.each
@@ -73,8 +71,8 @@ def test_generated_captions_are_scored_and_their_files_are_read_by_pycocotools(t
 
 
 def test_true_captions_score_full_marks_and_shuffled_references_do_not(monkeypatch: pytest.MonkeyPatch):
-    evaluated = evaluated_model(config=replace(CONFIG, gallery=12, max_length=24))
-    source, images, tokenizer = open_gallery(evaluated.config, 80), iter(range(99)), tokenizer_of(evaluated.run)
+    loaded, config = loaded_model(), replace(CONFIG, gallery=12, max_length=24)
+    source, images, tokenizer = open_gallery(config, 80), iter(range(99)), loaded.tokenizer
 
     def true_captions(
         model: object, context: Tokens, prompt: torch.Tensor, generation: GenerationConfig, beams: BeamConfig
@@ -83,17 +81,17 @@ def test_true_captions_score_full_marks_and_shuffled_references_do_not(monkeypat
         return GenerationOutput(text.ids, torch.zeros(len(context)))
 
     monkeypatch.setattr("diptych.runs.scoring.captioning.beam_search", true_captions)
-    result = captioning(evaluated)
+    result = captioning(loaded, config)
     assert (
         result.metrics["BLEU-4"] == pytest.approx(1)
         and result.metrics["CIDEr-D"] > 2
         and len(result.make_examples()) == 12
     )
     images = iter(range(99))
-    control = captioning(replace(evaluated, config=replace(evaluated.config, shuffle_captions=True)))
+    control = captioning(loaded, replace(config, shuffle_captions=True))
     assert control.metrics["CIDEr-D"] < result.metrics["CIDEr-D"] / 2 and not control.make_examples()
 
 
 def test_captioning_a_run_without_a_captioning_loss_raises():
     with pytest.raises(RunError, match="trained to write captions"):
-        captioning(evaluated_model(Objectives(itc=1.0)))
+        captioning(loaded_model(Objectives(itc=1.0)), CONFIG)

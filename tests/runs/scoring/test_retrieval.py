@@ -18,8 +18,8 @@ from diptych.models.configs import SCANConfig, VLMoConfig, VSEppConfig
 from diptych.models.vlmo import recipes as vlmo
 from diptych.modules.heads import ITCHead
 from diptych.objectives.pretraining import Pretraining
+from diptych.runs.loaded_model import LoadedModel
 from diptych.runs.pretrain import build
-from diptych.runs.scoring.base import EvaluatedModel
 from diptych.runs.scoring.gallery import Gallery, GalleryImages, open_gallery, readable_gallery
 from diptych.runs.scoring.retrieval import (
     RetrievalScores,
@@ -28,7 +28,6 @@ from diptych.runs.scoring.retrieval import (
     score_by_fusion,
     score_by_similarity,
 )
-from diptych.runs.tokenizer import tokenizer_of
 from diptych.tasks.retrieval import FILL, Scores, score_pairs
 
 CONFIG = Evaluation(
@@ -61,39 +60,37 @@ def tiny(objectives: Objectives) -> Pretrain:
     return replace(vlmo.tiny(), model=MODEL, objectives=objectives, data="scenes:50")
 
 
-def evaluated_model(objectives: Objectives, config: Evaluation = CONFIG) -> EvaluatedModel:
+def loaded_model(objectives: Objectives) -> LoadedModel:
     """An untrained model with perturbed weights, so that pairs have different scores."""
     run = tiny(objectives)
     module = build(run).eval()
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return EvaluatedModel(run, {}, module, config, torch.device("cpu"))
+    return LoadedModel(run, {}, module, torch.device("cpu"))
 
 
-def gallery(evaluated: EvaluatedModel) -> Gallery:
-    return readable_gallery(open_gallery(evaluated.config, 80), SkipCounter(0.0))
+def gallery(config: Evaluation = CONFIG) -> Gallery:
+    return readable_gallery(open_gallery(config, 80), SkipCounter(0.0))
 
 
 @torch.no_grad()
-def at_once(evaluated: EvaluatedModel) -> tuple[torch.Tensor, torch.Tensor]:
+def at_once(loaded: LoadedModel) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and ITM log-odds (images, texts) of all pairs in one batch."""
-    pairs, module = gallery(evaluated), evaluated.module
+    pairs, module = gallery(), loaded.module
     assert isinstance(module, Pretraining)
-    examples = GalleryImages(pairs.source, evaluated.image_settings)
+    examples = GalleryImages(pairs.source, loaded.image_settings)
     n = len(examples)
     pixels = examples.collate([examples.load(i, 0, 0) for i in range(n)], range(n), 0, 0).image
-    text = evaluated.model.encode_text(tokenizer_of(evaluated.run).encode(pairs.texts))
-    image = evaluated.model.encode_image(pixels)
+    text = loaded.model.encode_text(loaded.tokenizer.encode(pairs.texts))
+    image = loaded.model.encode_image(pixels)
     head = module.get_submodule("heads.itc")
     assert isinstance(head, ITCHead)
-    (image_features,), (text_features,) = evaluated.model.pooled_features(image), evaluated.model.pooled_features(text)
+    (image_features,), (text_features,) = loaded.model.pooled_features(image), loaded.model.pooled_features(text)
     cosines = head.project_image(image_features) @ head.project_text(text_features).T
     m = cosines.shape[1]
     pair = torch.arange(n * m)
-    match = module.heads["itm"](
-        evaluated.model.fuse(text.index_samples(pair % m), image.index_samples(pair // m)).pooled
-    )
+    match = module.heads["itm"](loaded.model.fuse(text.index_samples(pair % m), image.index_samples(pair // m)).pooled)
     return cosines, (match[:, 1] - match[:, 0]).view(n, m)
 
 
@@ -106,12 +103,12 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("ranked_by", ["itm", "sum", "product"])
 def test_the_most_similar_pairs_are_reranked_and_the_others_rank_below(in_parts: None, ranked_by: Any):
-    evaluated = evaluated_model(Objectives(itc=1.0, itm=1.0), replace(CONFIG, rerank_by=ranked_by))
-    scorer, (cosines, match) = dual_encoder_scorer(evaluated), at_once(evaluated)
+    loaded, config = loaded_model(Objectives(itc=1.0, itm=1.0)), replace(CONFIG, rerank_by=ranked_by)
+    scorer, (cosines, match) = dual_encoder_scorer(loaded), at_once(loaded)
     assert scorer is not None and scorer.scale == pytest.approx(1 / 0.07, rel=0.5)
     match = match + {"itm": 0.0, "sum": 1.0, "product": scorer.scale}[ranked_by] * cosines
     with torch.no_grad():
-        scored = score_by_similarity(evaluated, scorer, gallery(evaluated), SkipCounter(0.0))
+        scored = score_by_similarity(loaded, config, scorer, gallery(), SkipCounter(0.0))
     assert scored.before_reranking is not None
     torch.testing.assert_close(scored.before_reranking, cosines, rtol=1e-5, atol=1e-6)
     for scores, similarities, logits in (
@@ -124,41 +121,41 @@ def test_the_most_similar_pairs_are_reranked_and_the_others_rank_below(in_parts:
 
 
 def test_a_reranked_candidate_of_lowest_log_odds_still_ranks_before_other_pairs(in_parts: None):
-    evaluated = evaluated_model(Objectives(itc=1.0, itm=1.0), replace(CONFIG, rerank_by="itm"))
-    module, scorer = evaluated.module, dual_encoder_scorer(evaluated)
+    loaded, config = loaded_model(Objectives(itc=1.0, itm=1.0)), replace(CONFIG, rerank_by="itm")
+    module, scorer = loaded.module, dual_encoder_scorer(loaded)
     assert isinstance(module, Pretraining) and scorer is not None
     with torch.no_grad():
         match = module.heads["itm"].get_submodule("linear")
         assert isinstance(match, nn.Linear)
         match.bias.copy_(torch.tensor([500.0, -500.0]))
-        scores = score_by_similarity(evaluated, scorer, gallery(evaluated), SkipCounter(0.0)).scores.image_to_text
+        scores = score_by_similarity(loaded, config, scorer, gallery(), SkipCounter(0.0)).scores.image_to_text
     reranked = scores > scores.min()
     assert (reranked.sum(1) == 3).all() and scores[reranked].max() < FILL
 
 
 def test_pairs_fused_in_bf16_are_scored_in_fp32():
-    evaluated = evaluated_model(Objectives(itm=1.0), CONFIG)
+    loaded = loaded_model(Objectives(itm=1.0))
     dtypes: list[torch.dtype] = []
 
     def first_feature(pooled: torch.Tensor) -> torch.Tensor:
         dtypes.append((pooled @ pooled.T).dtype)
         return pooled[:, 0]
 
-    text = evaluated.model.encode_text(tokenizer_of(evaluated.run).encode(["a red cup"]))
-    image = evaluated.model.encode_image(Image.from_full(torch.zeros(1, 3, 80, 80)))
+    text = loaded.model.encode_text(loaded.tokenizer.encode(["a red cup"]))
+    image = loaded.model.encode_image(Image.from_full(torch.zeros(1, 3, 80, 80)))
     one = torch.zeros(1, dtype=torch.long)
     with torch.autocast("cpu", torch.bfloat16):
-        assert score_pairs(evaluated.model, first_feature, image, text, one, one).dtype == torch.float32
+        assert score_pairs(loaded.model, first_feature, image, text, one, one).dtype == torch.float32
     assert dtypes == [torch.float32]
 
 
 def test_reranking_all_pairs_equals_fusing_all_pairs(in_parts: None):
-    evaluated = evaluated_model(Objectives(itc=1.0, itm=1.0), replace(CONFIG, rerank=99, rerank_by="itm"))
-    scorer = dual_encoder_scorer(evaluated)
+    loaded, config = loaded_model(Objectives(itc=1.0, itm=1.0)), replace(CONFIG, rerank=99, rerank_by="itm")
+    scorer = dual_encoder_scorer(loaded)
     assert scorer is not None
     with torch.no_grad():
-        reranked = score_by_similarity(evaluated, scorer, gallery(evaluated), SkipCounter(0.0))
-        fused = score_by_fusion(evaluated, gallery(evaluated), SkipCounter(0.0))
+        reranked = score_by_similarity(loaded, config, scorer, gallery(), SkipCounter(0.0))
+        fused = score_by_fusion(loaded, config, gallery(), SkipCounter(0.0))
     torch.testing.assert_close(reranked.scores.image_to_text, fused.scores.image_to_text, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(reranked.scores.text_to_image, fused.scores.image_to_text.T, rtol=1e-5, atol=1e-6)
     assert fused.before_reranking is None and fused.gallery.image_of_text == [i for i in range(7) for _ in range(2)]
@@ -169,12 +166,11 @@ def test_reranking_all_pairs_equals_fusing_all_pairs(in_parts: None):
     [(Objectives(itc=1.0), 3, False), (Objectives(itc=1.0, itm=1.0), 0, False), (Objectives(itc=1.0, itm=1.0), 3, True)],
 )  # fmt: skip
 def test_reranking_requires_a_run_trained_with_itm(objectives: Objectives, candidates: int, is_reranked: bool):
-    evaluated = evaluated_model(objectives, replace(CONFIG, rerank=candidates))
     with torch.no_grad():
-        metrics = retrieval(evaluated).metrics
+        metrics = retrieval(loaded_model(objectives), replace(CONFIG, rerank=candidates)).metrics
     assert ("image to text R@1, before re-ranking" in metrics) is is_reranked
     assert (metrics["images"], metrics["texts"], metrics["text to image R@1, chance"]) == (7, 14, pytest.approx(1 / 7))
-    assert dual_encoder_scorer(evaluated_model(Objectives(itm=1.0))) is None
+    assert dual_encoder_scorer(loaded_model(Objectives(itm=1.0))) is None
 
 
 class RandomRegions:
@@ -192,17 +188,17 @@ class RandomRegions:
 def test_a_model_with_its_own_similarity_needs_no_contrastive_head(
     in_parts: None, monkeypatch: pytest.MonkeyPatch, model: Any
 ):
-    monkeypatch.setattr("diptych.runs.scoring.base.shown_images", lambda run: RandomRegions())
+    monkeypatch.setattr("diptych.runs.loaded_model.shown_images", lambda run: RandomRegions())
     run = replace(tiny(Objectives(triplet=1.0)), model=model)
-    evaluated = EvaluatedModel(run, {}, build(run).eval(), CONFIG, torch.device("cpu"))
-    scorer, pairs = dual_encoder_scorer(evaluated), gallery(evaluated)
+    loaded = LoadedModel(run, {}, build(run).eval(), torch.device("cpu"))
+    scorer, pairs = dual_encoder_scorer(loaded), gallery()
     assert scorer is not None
     with torch.no_grad():
-        scored = score_by_similarity(evaluated, scorer, pairs, SkipCounter(0.0))
+        scored = score_by_similarity(loaded, CONFIG, scorer, pairs, SkipCounter(0.0))
         regions = RandomRegions().stack([RandomRegions().load(pairs.source, i, None) for i in range(7)])
-        image = evaluated.model.encode_image(regions)
-        text = evaluated.model.encode_text(tokenizer_of(run).encode(pairs.texts))
-        expected = evaluated.model.similarity(image, text)
+        image = loaded.model.encode_image(regions)
+        text = loaded.model.encode_text(loaded.tokenizer.encode(pairs.texts))
+        expected = loaded.model.similarity(image, text)
     torch.testing.assert_close(scored.scores.image_to_text, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(scored.scores.text_to_image, expected.T, rtol=1e-4, atol=1e-5)
     assert scored.before_reranking is None
@@ -210,32 +206,32 @@ def test_a_model_with_its_own_similarity_needs_no_contrastive_head(
 
 def test_true_similarities_score_full_marks_and_chance_with_shuffled_captions(monkeypatch: pytest.MonkeyPatch):
     """Cosines are 1 for an image and its own captions; the control shuffles the captions between images."""
-    evaluated = evaluated_model(Objectives(itc=1.0), replace(CONFIG, gallery=20, captions=1))
-    source = open_gallery(evaluated.config, 80)
+    loaded, config = loaded_model(Objectives(itc=1.0)), replace(CONFIG, gallery=20, captions=1)
+    source = open_gallery(config, 80)
     image_of_text = {text: i for i in range(len(source)) for text in source.captions(i)}
 
-    def true_scores(evaluated: EvaluatedModel, scorer: object, gallery: Gallery, counter: SkipCounter):
+    def true_scores(loaded: LoadedModel, config: Evaluation, scorer: object, gallery: Gallery, counter: SkipCounter):
         scores = torch.eye(20)[:, [image_of_text[text] for text in gallery.texts]]
         return RetrievalScores(gallery, Scores(scores, scores.T))
 
     monkeypatch.setattr("diptych.runs.scoring.retrieval.score_by_similarity", true_scores)
-    assert retrieval(evaluated).metrics["image to text R@1"] == 1
-    control = retrieval(replace(evaluated, config=replace(evaluated.config, shuffle_captions=True))).metrics
+    assert retrieval(loaded, config).metrics["image to text R@1"] == 1
+    control = retrieval(loaded, replace(config, shuffle_captions=True)).metrics
     assert control["image to text R@1"] <= 0.1 and control["text to image R@1"] <= 0.1
 
 
 def test_recall_of_each_direction_is_of_its_own_scores(monkeypatch: pytest.MonkeyPatch):
     """After re-ranking, a pair may be a candidate of its image and not of its text: the directions differ."""
-    evaluated = evaluated_model(Objectives(itc=1.0, itm=1.0), replace(CONFIG, gallery=20, captions=1))
+    loaded, config = loaded_model(Objectives(itc=1.0, itm=1.0)), replace(CONFIG, gallery=20, captions=1)
     n = 20
     right, wrong = torch.eye(n), torch.eye(n).roll(1, 0)
 
     def asymmetric(scores: Scores) -> dict[str, float]:
         monkeypatch.setattr(
             "diptych.runs.scoring.retrieval.score_by_similarity",
-            lambda evaluated, scorer, gallery, counter: RetrievalScores(gallery, scores, right),
+            lambda loaded, config, scorer, gallery, counter: RetrievalScores(gallery, scores, right),
         )
-        return retrieval(evaluated).metrics
+        return retrieval(loaded, config).metrics
 
     for scores, to_text, to_image in ((Scores(right, wrong.T), 1.0, 0.0), (Scores(wrong, right.T), 0.0, 1.0)):
         metrics = asymmetric(scores)

@@ -1,56 +1,19 @@
-"""What every scorer takes and returns: a trained run with its evaluation settings, and metrics with predictions."""
+"""What every scorer returns: metrics, predictions and examples for the report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import torch
-from torch import nn
-
-from diptych.config.data import ImageSettings
-from diptych.config.run import Evaluation, Finetune, Pretrain
-from diptych.data.images.loading import ImageLoader
 from diptych.data.loader import Skipped
 from diptych.data.sources.base import BadSample
-from diptych.runs.embedders import shown_images
 from diptych.runs.qualitative_examples import Shown
 
 T = TypeVar("T")
 MAX_EXAMPLES = 12
 """Qualitative examples in the report."""
-
-
-@dataclass(frozen=True)
-class EvaluatedModel:
-    """A trained run and the settings to evaluate it with.
-
-    `facts`: what run.json records in addition to the settings (answers, classes, ...). `module`: the training step,
-    with its weights loaded, on `device`.
-    """
-
-    run: Pretrain | Finetune
-    facts: dict[str, Any]
-    module: nn.Module
-    config: Evaluation
-    device: torch.device
-
-    @property
-    def model(self) -> Any:
-        """The model inside the step. Callers check which protocol it implements before they call one of its methods."""
-        return self.module.get_submodule("model")
-
-    @property
-    def image_settings(self) -> ImageSettings:
-        """The run's image preprocessing, without augmentation."""
-        return replace(self.run.images, augment=False)
-
-    @property
-    def image_input(self) -> ImageSettings | ImageLoader:
-        """How images are loaded for the model: as pixels, as features of a frozen network, or as detected regions."""
-        return shown_images(self.run)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from diptych.config.run import Evaluation
 from diptych.data.loader import SkipCounter
 from diptych.data.sources.base import Captioned
 from diptych.data.tokenizers.tokenizer import Tokenizer
@@ -14,10 +15,10 @@ from diptych.metrics.captions import CaptionScores, caption_scores
 from diptych.objectives.pretraining import Pretraining
 from diptych.protocols import TextDecoder
 from diptych.report import CaptionExample
+from diptych.runs.loaded_model import LoadedModel
 from diptych.runs.run_folder import RunError
-from diptych.runs.scoring.base import MAX_EXAMPLES, EvaluatedModel, Result, draw_examples, evenly_spaced
+from diptych.runs.scoring.base import MAX_EXAMPLES, Result, draw_examples, evenly_spaced
 from diptych.runs.scoring.gallery import Gallery, load_images, open_gallery, readable_gallery
-from diptych.runs.tokenizer import tokenizer_of
 from diptych.tasks.captioning import Captioning
 from diptych.tasks.common import encode_images
 
@@ -26,23 +27,23 @@ CAPTION_LOSSES = {"lm", "masked_captions"}
 """Pre-training losses that train a text decoder."""
 
 
-def captioning(evaluated: EvaluatedModel) -> Result:
+def captioning(loaded: LoadedModel, config: Evaluation) -> Result:
     """BLEU-1 to BLEU-4, ROUGE-L and CIDEr-D, with captions and references as files in COCO's format.
 
     Raises:
         DataError: the data cannot be read.
         RunError: the run was not trained to write captions.
     """
-    step, config = evaluated.module, evaluated.config
+    step = loaded.module
     trained = isinstance(step, Captioning) or (isinstance(step, Pretraining) and CAPTION_LOSSES & set(step.weights))
-    if not trained or not isinstance(evaluated.model, TextDecoder):
+    if not trained or not isinstance(loaded.model, TextDecoder):
         raise RunError(
             "captioning needs a run that was trained to write captions: a pre-training run with the objective lm or "
             "masked_captions"
         )
     counter = SkipCounter(config.max_skipped)
-    gallery = readable_gallery(open_gallery(config, evaluated.image_settings.shorter_side), counter)
-    gallery, captions = generate_captions(evaluated, gallery, counter)
+    gallery = readable_gallery(open_gallery(config, loaded.image_settings.shorter_side), counter)
+    gallery, captions = generate_captions(loaded, config, gallery, counter)
     counter.check()
     references: list[list[str]] = [[] for _ in captions]
     for text, image in zip(gallery.texts, gallery.image_of_text, strict=True):
@@ -63,17 +64,18 @@ def captioning(evaluated: EvaluatedModel) -> Result:
     return Result(metrics, predictions, lambda: draw_examples(chosen, example), list(counter.skipped.values()), files)
 
 
-def generate_captions(evaluated: EvaluatedModel, gallery: Gallery, counter: SkipCounter) -> tuple[Gallery, list[str]]:
+def generate_captions(
+    loaded: LoadedModel, config: Evaluation, gallery: Gallery, counter: SkipCounter
+) -> tuple[Gallery, list[str]]:
     """A caption of each image by beam search, and the gallery of the images that could be read."""
-    tokenizer, config = tokenizer_of(evaluated.run), evaluated.config
-    vocabulary = tokenizer.vocabulary
+    tokenizer, vocabulary = loaded.tokenizer, loaded.tokenizer.vocabulary
     generation = GenerationConfig(vocabulary.sep, vocabulary.pad, min(config.max_length, tokenizer.max_length))
     captions: list[str] = []
     image_ids: list[int] = []
-    for batch in load_images(evaluated, gallery, BATCH, counter, "writing captions"):
-        prompt = torch.full((len(batch), 1), vocabulary.cls, device=evaluated.device)
-        image = encode_images(evaluated.model, batch)
-        output = beam_search(evaluated.model, image, prompt, generation, BeamConfig(config.num_beams))
+    for batch in load_images(loaded, gallery, BATCH, config.workers, counter, "writing captions"):
+        prompt = torch.full((len(batch), 1), vocabulary.cls, device=loaded.device)
+        image = encode_images(loaded.model, batch)
+        output = beam_search(loaded.model, image, prompt, generation, BeamConfig(config.num_beams))
         captions += [_decode(tokenizer, row) for row in output.ids.tolist()]
         image_ids += batch.ids.tolist()
     return gallery.select(image_ids), captions

@@ -7,11 +7,13 @@ from typing import Any
 
 from rich.progress import track
 
+from diptych.config.run import Evaluation
 from diptych.data.loader import SkipCounter, evaluation_loader
 from diptych.data.sources.labelled import Labelled, LabelledExamples
 from diptych.report import AnswerExample
+from diptych.runs.loaded_model import LoadedModel
 from diptych.runs.run_folder import RunError
-from diptych.runs.scoring.base import MAX_EXAMPLES, EvaluatedModel, Result, draw_examples, evenly_spaced
+from diptych.runs.scoring.base import MAX_EXAMPLES, Result, draw_examples, evenly_spaced
 from diptych.runs.training_data import say_division
 from diptych.tasks.classification import Classification
 from diptych.tasks.common import required
@@ -20,31 +22,31 @@ BATCH = 128
 TOP_K = 5
 
 
-def classification(evaluated: EvaluatedModel) -> Result:
+def classification(loaded: LoadedModel, config: Evaluation) -> Result:
     """Top-1 and top-5 accuracy, with the chance level.
 
     Raises:
         DataError: the data cannot be read.
         RunError: the run is of another task, or the data have other classes than it was trained on.
     """
-    config, module = evaluated.config, evaluated.module
+    module = loaded.module
     if not isinstance(module, Classification):
         raise RunError("classification needs a run of `diptych finetune classification`")
     if config.shuffle_captions:
         raise RunError("--shuffle_captions shuffles captions, for retrieval and matching; classification has none")
-    source, classes = Labelled(Path(config.data), config.split), evaluated.facts["classes"]
+    source, classes = Labelled(Path(config.data), config.split), loaded.facts["classes"]
     say_division(source)
     if source.classes != classes:
         raise RunError(
             f"{config.data} has {len(source.classes)} classes that are not the {len(classes)} that the run was trained "
             "on; expected the same names in the same order"
         )
-    examples, k = LabelledExamples(source, evaluated.image_input), min(TOP_K, len(classes))
+    examples, k = LabelledExamples(source, loaded.image_input), min(TOP_K, len(classes))
     counter, rows = SkipCounter(config.max_skipped), []
     batches = evaluation_loader(examples, BATCH, workers=config.workers)
-    for loaded in track(batches, description="classifying", total=-(-len(examples) // BATCH)):
-        counter.add(len(loaded.batch), loaded.skipped)
-        batch = loaded.batch.to(evaluated.device)
+    for part in track(batches, description="classifying", total=-(-len(examples) // BATCH)):
+        counter.add(len(part.batch), part.skipped)
+        batch = part.batch.to(loaded.device)
         top = module.model.classify(required(batch.image, "image")).float().softmax(1).topk(k, 1)
         top_values, top_indices, labels = top.values.tolist(), top.indices.tolist(), batch.labels["class"].tolist()
         for index, label, values, indices in zip(batch.ids.tolist(), labels, top_values, top_indices, strict=True):

@@ -7,20 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image as Pillow
 from rich.progress import track
 
 from diptych.batch import Batch
 from diptych.config.data import ImageSettings
 from diptych.config.run import Evaluation
 from diptych.data.examples import MAX_TEXT_CHARS, check_text
-from diptych.data.images.loading import ImageLoader, file_of, image_loader, stem_of, with_images
+from diptych.data.images.loading import ImageLoader, image_loader, with_images
 from diptych.data.loader import SkipCounter, Skipped, evaluation_loader
 from diptych.data.sources.ablations import ShuffledCaptions
 from diptych.data.sources.base import BadSample, Captioned, DataError
 from diptych.data.sources.captions import open_captions
-from diptych.data.sources.copies import first_copies_of
-from diptych.runs.scoring.base import EvaluatedModel
+from diptych.data.sources.subsets import CaptionSubset, Deduplicated
+from diptych.runs.loaded_model import LoadedModel
 from diptych.runs.training_data import say_division
 
 
@@ -34,61 +33,6 @@ def open_gallery(config: Evaluation, min_side: int) -> Captioned:
     source = Deduplicated(source)
     source = CaptionSubset(source, range(len(source))[: config.gallery or None], config.captions)
     return ShuffledCaptions(source, config.seed) if config.shuffle_captions else source
-
-
-class Deduplicated:
-    """A source without duplicates: images with the same bytes become one, at the first's place, with all captions."""
-
-    def __init__(self, source: Captioned):
-        self.source, self.name, self.split = source, source.name, source.split
-        images: dict[int, list[int]] = {}
-        for image, first in enumerate(first_copies_of(source, len(source))):
-            images.setdefault(first, []).append(image)
-        self.images = list(images.values())
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def image(self, index: int) -> Pillow.Image:
-        return self.source.image(self.images[index][0])
-
-    def file(self, index: int) -> bytes:
-        return file_of(self.source, self.images[index][0])
-
-    def stem(self, index: int) -> str:
-        return stem_of(self.source, self.images[index][0])
-
-    def captions(self, index: int) -> tuple[str, ...]:
-        return tuple(text for image in self.images[index] for text in self.source.captions(image))
-
-    def where(self, index: int) -> str:
-        return self.source.where(self.images[index][0])
-
-
-class CaptionSubset:
-    """The images of a source at the indices `images`, with the first `texts` captions of each (0: all)."""
-
-    def __init__(self, source: Captioned, images: Sequence[int], texts: int = 0):
-        self.source, self.name, self.split = source, source.name, source.split
-        self.images, self.texts = images, texts or None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def image(self, index: int) -> Pillow.Image:
-        return self.source.image(self.images[index])
-
-    def file(self, index: int) -> bytes:
-        return file_of(self.source, self.images[index])
-
-    def stem(self, index: int) -> str:
-        return stem_of(self.source, self.images[index])
-
-    def captions(self, index: int) -> tuple[str, ...]:
-        return tuple(self.source.captions(self.images[index])[: self.texts])
-
-    def where(self, index: int) -> str:
-        return self.source.where(self.images[index])
 
 
 @dataclass(frozen=True)
@@ -160,14 +104,14 @@ class GalleryImages:
 
 
 def load_images(
-    evaluated: EvaluatedModel, gallery: Gallery, batch_size: int, counter: SkipCounter, description: str
+    loaded: LoadedModel, gallery: Gallery, batch_size: int, workers: int, counter: SkipCounter, description: str
 ) -> Iterator[Batch]:
     """Batches of the gallery's readable images on the run's device, with their indices as `ids`.
 
-    `description`: the label of the progress bar.
+    `workers`: processes that load. `description`: the label of the progress bar.
     """
-    examples = GalleryImages(gallery.source, evaluated.image_input)
-    batches = evaluation_loader(examples, batch_size, workers=evaluated.config.workers)
-    for loaded in track(batches, description=description, total=-(-len(examples) // batch_size)):
-        counter.add(len(loaded.batch), loaded.skipped)
-        yield loaded.batch.to(evaluated.device)
+    examples = GalleryImages(gallery.source, loaded.image_input)
+    batches = evaluation_loader(examples, batch_size, workers=workers)
+    for part in track(batches, description=description, total=-(-len(examples) // batch_size)):
+        counter.add(len(part.batch), part.skipped)
+        yield part.batch.to(loaded.device)

@@ -8,22 +8,23 @@ from rich.progress import track
 from torch import Tensor
 
 from diptych.batch import Batch
+from diptych.config.run import Evaluation
 from diptych.data.examples import PairExamples
 from diptych.data.loader import Shuffled, SkipCounter, evaluation_loader
 from diptych.objectives.itm import ITM
 from diptych.objectives.pretraining import Pretraining
 from diptych.protocols import ChanceLoss, TrainStep
+from diptych.runs.loaded_model import LoadedModel
 from diptych.runs.run_folder import RunError
-from diptych.runs.scoring.base import EvaluatedModel, Result
+from diptych.runs.scoring.base import Result
 from diptych.runs.scoring.gallery import open_gallery
-from diptych.runs.tokenizer import tokenizer_of
 from diptych.runs.train import ratios, sums
 
 BATCH = 64
 ACCURACY = "matching accuracy"
 
 
-def matching(evaluated: EvaluatedModel) -> Result:
+def matching(loaded: LoadedModel, config: Evaluation) -> Result:
     """The mean of each loss and metric over the split, half of the images replaced by others.
 
     A run trained with ITM also has its accuracy on these pairs: the same pairs for every run, whatever negatives it was
@@ -33,21 +34,21 @@ def matching(evaluated: EvaluatedModel) -> Result:
         DataError: the data cannot be read.
         RunError: the run is not a pre-training run.
     """
-    run, config, module = evaluated.run, evaluated.config, evaluated.module
+    module = loaded.module
     if not isinstance(module, Pretraining):
         raise RunError("matching needs a pre-training run")
-    source = open_gallery(config, evaluated.image_settings.shorter_side)
-    examples = PairExamples(source, tokenizer_of(run), evaluated.image_input)
+    source = open_gallery(config, loaded.image_settings.shorter_side)
+    examples = PairExamples(source, loaded.tokenizer, loaded.image_input)
     counter = SkipCounter(config.max_skipped)
 
     def batches() -> Iterator[Batch]:
         loader = evaluation_loader(Shuffled(examples, config.seed), BATCH, seed=config.seed + 1, workers=config.workers)
-        for loaded in track(loader, description="matching", total=-(-len(examples) // BATCH)):
-            counter.add(len(loaded.batch), loaded.skipped)
-            yield loaded.batch
+        for part in track(loader, description="matching", total=-(-len(examples) // BATCH)):
+            counter.add(len(part.batch), part.skipped)
+            yield part.batch
 
     steps: tuple[TrainStep, ...] = (module, MatchingAccuracy(module)) if "itm" in module.weights else (module,)
-    means = ratios(*sums(CombinedSteps(steps), batches(), evaluated.device, config.precision))
+    means = ratios(*sums(CombinedSteps(steps), batches(), loaded.device, config.precision))
     counter.check()
     counts = {
         "pairs": len(examples) - counter.num_skipped,

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from rich.progress import track
 from torch import Tensor
 
+from diptych.config.run import Evaluation
 from diptych.data.loader import SkipCounter
 from diptych.metrics.recall import RecallAtK, recall
 from diptych.modules.heads import ITCHead
@@ -23,11 +24,11 @@ from diptych.modules.tokens import Tokens
 from diptych.objectives.pretraining import Pretraining
 from diptych.protocols import DualEncoder, FusionEncoder, SimilarityModel
 from diptych.report import RetrievalExample
+from diptych.runs.loaded_model import LoadedModel
 from diptych.runs.qualitative_examples import Shown
 from diptych.runs.run_folder import RunError
-from diptych.runs.scoring.base import MAX_EXAMPLES, EvaluatedModel, Result, draw_examples, evenly_spaced
+from diptych.runs.scoring.base import MAX_EXAMPLES, Result, draw_examples, evenly_spaced
 from diptych.runs.scoring.gallery import Gallery, load_images, open_gallery, readable_gallery
-from diptych.runs.tokenizer import tokenizer_of
 from diptych.tasks.common import encode_images
 from diptych.tasks.retrieval import FILL, ContrastRetrieval, PairScorer, Retrieval, Scores, candidates, score_pairs
 
@@ -68,7 +69,7 @@ class RetrievalScores:
     before_reranking: Float[Tensor, "images texts"] | None = None
 
 
-def retrieval(evaluated: EvaluatedModel) -> Result:
+def retrieval(loaded: LoadedModel, config: Evaluation) -> Result:
     """Recall@1, 5 and 10 in both directions, with the chance level and the gallery's size.
 
     A run trained with a contrastive loss is scored by similarity, and its top pairs are re-ranked if it was trained
@@ -78,13 +79,13 @@ def retrieval(evaluated: EvaluatedModel) -> Result:
         DataError: the data cannot be read.
         RunError: the run was trained with no loss that scores pairs.
     """
-    config, counter = evaluated.config, SkipCounter(evaluated.config.max_skipped)
-    gallery = readable_gallery(open_gallery(config, evaluated.image_settings.shorter_side), counter)
-    scorer = dual_encoder_scorer(evaluated)
+    counter = SkipCounter(config.max_skipped)
+    gallery = readable_gallery(open_gallery(config, loaded.image_settings.shorter_side), counter)
+    scorer = dual_encoder_scorer(loaded)
     if scorer is None:
-        scored = score_by_fusion(evaluated, gallery, counter)
+        scored = score_by_fusion(loaded, config, gallery, counter)
     else:
-        scored = score_by_similarity(evaluated, scorer, gallery, counter)
+        scored = score_by_similarity(loaded, config, scorer, gallery, counter)
     counter.check()
     image_of_text = torch.tensor(scored.gallery.image_of_text, dtype=torch.long)
     recalls = recall(scored.scores.image_to_text, image_of_text, of_images=scored.scores.text_to_image)
@@ -101,13 +102,13 @@ def retrieval(evaluated: EvaluatedModel) -> Result:
     return Result(metrics, predictions, make_examples, list(counter.skipped.values()))
 
 
-def dual_encoder_scorer(evaluated: EvaluatedModel) -> DualEncoderScorer | None:
+def dual_encoder_scorer(loaded: LoadedModel) -> DualEncoderScorer | None:
     """How the run compares images and texts without fusion; None if it was trained with neither of the losses below.
 
     After training with a triplet loss: the model's own similarity. After a contrastive loss: the cosine of the
     contrastive head's features (of the first ITC branch, if there are several).
     """
-    step, model = evaluated.module, evaluated.model
+    step, model = loaded.module, loaded.model
     weights = step.weights if isinstance(step, Pretraining) else {}
     if "triplet" in weights and isinstance(model, SimilarityModel):
         similarity = model.similarity
@@ -135,7 +136,7 @@ def _cosines(image: Float[Tensor, "a e"], text: Float[Tensor, "b e"]) -> Float[T
 
 
 def score_by_similarity(
-    evaluated: EvaluatedModel, scorer: DualEncoderScorer, gallery: Gallery, counter: SkipCounter
+    loaded: LoadedModel, config: Evaluation, scorer: DualEncoderScorer, gallery: Gallery, counter: SkipCounter
 ) -> RetrievalScores:
     """Scores of all readable images and texts by similarity; the top pairs are re-ranked if ITM was trained.
 
@@ -152,37 +153,37 @@ def score_by_similarity(
     The tokens of both sides stay in memory: about 2 MB for an image of 577 tokens of dim 768.
     """
     images, image_ids = [], []
-    for batch in load_images(evaluated, gallery, IMAGE_BATCH, counter, "encoding images"):
-        tokens = encode_images(evaluated.model, batch)
+    for batch in load_images(loaded, gallery, IMAGE_BATCH, config.workers, counter, "encoding images"):
+        tokens = encode_images(loaded.model, batch)
         images.append(EncodedBatch(tokens, scorer.image_features(tokens)))
         image_ids += batch.ids.tolist()
     gallery = gallery.select(image_ids)
     num_batches = -(-len(gallery.texts) // TEXT_BATCH)
-    text_tokens = track(_encode_texts(evaluated, gallery.texts), description="encoding texts", total=num_batches)
+    text_tokens = track(_encode_texts(loaded, gallery.texts), description="encoding texts", total=num_batches)
     texts = [EncodedBatch(tokens, scorer.text_features(tokens)) for tokens in text_tokens]
     rows = [
         torch.cat([scorer.similarity(image.features, text.features).float().cpu() for text in texts], 1)
         for image in track(images, description="comparing")
     ]
     similarities = torch.cat(rows)
-    pair_score, num_candidates = pair_scorer(evaluated), evaluated.config.rerank
+    pair_score, num_candidates = pair_scorer(loaded), config.rerank
     if pair_score is None or not num_candidates:
         return RetrievalScores(gallery, Scores(similarities, similarities.T))
-    weight = {"itm": 0.0, "sum": 1.0, "product": scorer.scale}[evaluated.config.rerank_by]
-    scores = rerank(evaluated, pair_score, similarities, images, texts, num_candidates, weight)
+    weight = {"itm": 0.0, "sum": 1.0, "product": scorer.scale}[config.rerank_by]
+    scores = rerank(loaded, pair_score, similarities, images, texts, num_candidates, weight)
     return RetrievalScores(gallery, scores, similarities)
 
 
-def _encode_texts(evaluated: EvaluatedModel, texts: list[str]) -> Iterator[Tokens]:
+def _encode_texts(loaded: LoadedModel, texts: list[str]) -> Iterator[Tokens]:
     """The text tokens of TEXT_BATCH texts at a time."""
-    tokenizer = tokenizer_of(evaluated.run)
+    tokenizer = loaded.tokenizer
     for start in range(0, len(texts), TEXT_BATCH):
-        text = tokenizer.encode(texts[start : start + TEXT_BATCH]).to(evaluated.device)
-        yield evaluated.model.encode_text(text)
+        text = tokenizer.encode(texts[start : start + TEXT_BATCH]).to(loaded.device)
+        yield loaded.model.encode_text(text)
 
 
 def rerank(
-    evaluated: EvaluatedModel,
+    loaded: LoadedModel,
     pair_score: PairScorer,
     similarities: Float[Tensor, "images texts"],
     images: list[EncodedBatch],
@@ -199,13 +200,13 @@ def rerank(
     for_image[candidates(similarities, num_candidates)] = True
     for_text[candidates(similarities.T, num_candidates)] = True
     scored = for_image | for_text.T
-    scores = _score_candidates(evaluated, pair_score, scored, images, texts) + similarity_weight * similarities
+    scores = _score_candidates(loaded, pair_score, scored, images, texts) + similarity_weight * similarities
     behind = min(FILL, scores[scored].min().item() - 1)
     return Scores(scores.masked_fill(~for_image, behind), scores.T.masked_fill(~for_text, behind))
 
 
 def _score_candidates(
-    evaluated: EvaluatedModel,
+    loaded: LoadedModel,
     pair_score: PairScorer,
     scored: Bool[Tensor, "images texts"],
     images: list[EncodedBatch],
@@ -218,41 +219,41 @@ def _score_candidates(
         left = 0
         for text in texts:
             block = scored[top : top + len(image.tokens), left : left + len(text.tokens)]
-            row, column = (index.to(evaluated.device) for index in block.nonzero(as_tuple=True))
+            row, column = (index.to(loaded.device) for index in block.nonzero(as_tuple=True))
             if len(row):
-                pairs = score_pairs(evaluated.model, pair_score, image.tokens, text.tokens, row, column)
+                pairs = score_pairs(loaded.model, pair_score, image.tokens, text.tokens, row, column)
                 scores[top + row.cpu(), left + column.cpu()] = pairs.cpu()
             left += len(text.tokens)
         top += len(image.tokens)
     return scores
 
 
-def pair_scorer(evaluated: EvaluatedModel) -> PairScorer | None:
+def pair_scorer(loaded: LoadedModel) -> PairScorer | None:
     """The score of a pooled pair: a ranking head's output or the ITM log-odds; None if neither was trained."""
-    step = evaluated.module
+    step = loaded.module
     if isinstance(step, Retrieval):
         return step.rank
-    if isinstance(step, Pretraining) and "itm" in step.weights and isinstance(evaluated.model, FusionEncoder):
+    if isinstance(step, Pretraining) and "itm" in step.weights and isinstance(loaded.model, FusionEncoder):
         return lambda pooled: (logits := step.heads["itm"](pooled))[:, 1] - logits[:, 0]
     return None
 
 
-def score_by_fusion(evaluated: EvaluatedModel, gallery: Gallery, counter: SkipCounter) -> RetrievalScores:
+def score_by_fusion(loaded: LoadedModel, config: Evaluation, gallery: Gallery, counter: SkipCounter) -> RetrievalScores:
     """Scores of all readable images and texts, each pair fused. Images are streamed: only their scores stay in memory.
 
     Raises RunError if the run was trained with no loss that scores pairs.
     """
-    pair_score, model = pair_scorer(evaluated), evaluated.model
+    pair_score, model = pair_scorer(loaded), loaded.model
     if pair_score is None:
         raise RunError(
             "retrieval needs a run that was trained with a contrastive, matching or ranking loss: a pre-training run "
             "with itc, triplet or itm, or a run of `diptych finetune retrieval`"
         )
-    texts, rows, image_ids = list(_encode_texts(evaluated, gallery.texts)), [], []
-    for batch in load_images(evaluated, gallery, FUSION_IMAGE_BATCH, counter, "scoring pairs"):
+    texts, rows, image_ids = list(_encode_texts(loaded, gallery.texts)), [], []
+    for batch in load_images(loaded, gallery, FUSION_IMAGE_BATCH, config.workers, counter, "scoring pairs"):
         image, blocks = encode_images(model, batch), []
         for text in texts:
-            pair = torch.arange(len(batch) * len(text), device=evaluated.device)
+            pair = torch.arange(len(batch) * len(text), device=loaded.device)
             blocks.append(score_pairs(model, pair_score, image, text, pair // len(text), pair % len(text)))
         rows.append(torch.cat([block.view(len(batch), -1).cpu() for block in blocks], 1))
         image_ids += batch.ids.tolist()

@@ -11,16 +11,16 @@ from rich.progress import track
 from torch import Tensor
 
 from diptych.batch import Batch
-from diptych.config.run import Finetune
+from diptych.config.run import Evaluation, Finetune
 from diptych.data.examples import QuestionExamples
 from diptych.data.loader import SkipCounter, evaluation_loader
 from diptych.data.sources.base import Questioned
 from diptych.metrics.vqa import BEST_OF_ANY, BEST_OF_LIST, AnswerList, best_accuracy, normalise_answer, vqa_accuracy
 from diptych.report import AnswerExample
 from diptych.runs.finetune import questions
+from diptych.runs.loaded_model import LoadedModel
 from diptych.runs.run_folder import RunError
-from diptych.runs.scoring.base import MAX_EXAMPLES, EvaluatedModel, Result, draw_examples, evenly_spaced
-from diptych.runs.tokenizer import tokenizer_of
+from diptych.runs.scoring.base import MAX_EXAMPLES, Result, draw_examples, evenly_spaced
 from diptych.runs.training_data import say_division
 from diptych.tasks.vqa import ClosedVQA, OpenVQA
 
@@ -29,36 +29,36 @@ TOP_K = 3  # answers kept in predictions
 CANDIDATES = 128  # answers that a decoder scores in full (ALBEF, BLIP)
 
 
-def vqa(evaluated: EvaluatedModel) -> Result:
+def vqa(loaded: LoadedModel, config: Evaluation) -> Result:
     """VQA accuracy over all questions and by question type, with its upper bounds, and a file for the leaderboard.
 
     Raises:
         DataError: the data cannot be read.
         RunError: the run is of another task, or has no answers to rank.
     """
-    run, config, module = evaluated.run, evaluated.config, evaluated.module
+    run, module = loaded.settings, loaded.module
     if not isinstance(module, ClosedVQA | OpenVQA) or not isinstance(run, Finetune):
         raise RunError("vqa needs a run of `diptych finetune vqa`")
     if config.shuffle_captions:
         raise RunError(
             "--shuffle_captions shuffles captions, for retrieval and matching; vqa has --ablate image and --ablate text"
         )
-    answers = evaluated.facts["answers"]
+    answers = loaded.facts["answers"]
     if not answers:
         raise RunError(
             "the run's decoder ranks a list of answers, and the run has none; import it again with --answers FILE"
         )
-    rank = answer_ranker(evaluated, answers)
-    ablate, least = config.ablate or run.ablate, evaluated.image_settings.shorter_side
+    rank = answer_ranker(loaded, answers)
+    ablate, least = config.ablate or run.ablate, loaded.image_settings.shorter_side
     source = questions(config.data, config.split, ablate, least)
     say_division(source)
-    examples = QuestionExamples(source, tokenizer_of(run), evaluated.image_input, answers, normalise_answer)
+    examples = QuestionExamples(source, loaded.tokenizer, loaded.image_input, answers, normalise_answer)
     counter, rows = SkipCounter(config.max_skipped), []
     batches = evaluation_loader(examples, BATCH, workers=config.workers)
-    for loaded in track(batches, description="answering", total=-(-len(examples) // BATCH)):
-        counter.add(len(loaded.batch), loaded.skipped)
-        top_values, top_indices = (top.tolist() for top in rank(loaded.batch.to(evaluated.device)))
-        for index, values, indices in zip(loaded.batch.ids.tolist(), top_values, top_indices, strict=True):
+    for part in track(batches, description="answering", total=-(-len(examples) // BATCH)):
+        counter.add(len(part.batch), part.skipped)
+        top_values, top_indices = (top.tolist() for top in rank(part.batch.to(loaded.device)))
+        for index, values, indices in zip(part.batch.ids.tolist(), top_values, top_indices, strict=True):
             rows.append(_prediction(source, index, [(answers[i], v) for i, v in zip(indices, values, strict=True)]))
     counter.check()
     skipped = list(counter.skipped.values())
@@ -72,13 +72,13 @@ def vqa(evaluated: EvaluatedModel) -> Result:
     return Result(metrics, predictions, examples_of_rows, skipped, {f"vqa_{config.split}_results.json": results})
 
 
-def answer_ranker(evaluated: EvaluatedModel, answers: list[str]) -> Callable[[Batch], tuple[Tensor, Tensor]]:
+def answer_ranker(loaded: LoadedModel, answers: list[str]) -> Callable[[Batch], tuple[Tensor, Tensor]]:
     """A function from a batch of questions to the top answers: probabilities (b, k) and indices in `answers` (b, k).
 
     A decoder ranks the CANDIDATES answers whose first token is likeliest.
     """
-    module, k = evaluated.module, min(TOP_K, len(answers))
-    candidates = tokenizer_of(evaluated.run).encode(answers).to(evaluated.device)
+    module, k = loaded.module, min(TOP_K, len(answers))
+    candidates = loaded.tokenizer.encode(answers).to(loaded.device)
     num_candidates = min(CANDIDATES, len(answers))
 
     def rank(batch: Batch) -> tuple[Tensor, Tensor]:
