@@ -61,6 +61,9 @@ hypothesis_settings.register_profile("patient", deadline=None, suppress_health_c
 hypothesis_settings.load_profile("patient")
 
 
+MAX_QUICK_CASES = 5  # of a parametrised test, in `make check`
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_feature_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests neither read nor write the user's cache of frozen features."""
@@ -85,7 +88,19 @@ def same_draws() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks as slow the cases that a `quick("a", "b-*")` mark does not list, and the tests that use trained runs."""
+    """Marks as slow what `make check` leaves out: the tests that use trained runs, and most cases of long lists.
+
+    Of a parametrised test it runs the cases that a `quick("a", "b-*")` mark lists, else MAX_QUICK_CASES, evenly spaced.
+    """
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for same_test in cases.values():
+        n, quick_cases = len(same_test), min(len(same_test), MAX_QUICK_CASES)
+        chosen = {i * n // quick_cases for i in range(quick_cases)}
+        for i, item in enumerate(same_test):
+            if i not in chosen and not item.get_closest_marker("quick"):
+                item.add_marker("slow")
     for item in items:
         quick = item.get_closest_marker("quick")
         if quick and not any(fnmatchcase(item.callspec.id, case) for case in quick.args):  # type: ignore[attr-defined]

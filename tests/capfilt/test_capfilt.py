@@ -505,6 +505,7 @@ def test_a_filter_with_itc_only_needs_min_cosine(config: CapFilt, tmp_path: Path
     assert summary["kept"] + summary["dropped"] == 120
 
 
+@pytest.mark.slow
 def test_the_truth_of_corrupted_captions_is_that_of_the_clean_data(noised: Path, tmp_path: Path):
     truth, plain = rows(noised / "truth.jsonl"), open_captions("scenes:24", "train")
     source = open_captions(str(noised / "train-{00000..00002}.tar"), "train")

@@ -75,6 +75,7 @@ def test_a_folder_that_is_not_a_run_is_not_changed(tmp_path: Path):
     assert restore_previous_checkpoint(tmp_path) == "" and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_written_wrongly_does_not_replace_the_previous_one(tmp_path, monkeypatch):
     module = nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(module.parameters())

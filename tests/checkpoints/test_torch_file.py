@@ -51,6 +51,7 @@ def states(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(states(), st.booleans(), st.sampled_from([2, 3, 4]))
 @settings(max_examples=40, deadline=None)
+@pytest.mark.slow
 def test_tensors_equal_what_torch_reads(
     tmp_path_factory: pytest.TempPathFactory, state: dict, archive: bool, protocol: int
 ):

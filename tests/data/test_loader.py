@@ -148,6 +148,7 @@ def test_a_dead_worker_raises_when_the_next_batch_is_requested():
 
 @pytest.mark.quick("2")
 @pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.slow
 def test_an_evaluation_pass_gives_every_example_once(world):
     examples = pairs(11)
     parts = [list(evaluation_loader(examples, 4, rank=r, world=world, workers=0)) for r in range(world)]
@@ -178,6 +179,7 @@ def test_the_last_batch_of_a_pass_never_has_one_example():
     assert [len(x.batch) for x in evaluation_loader(pairs(2), 1, workers=0)] == [1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_an_evaluation_pass_omits_bad_samples_and_reports_each():
     swept = list(evaluation_loader(pairs(12, frozenset({0, 1, 5, 10, 11})), 4, workers=1))
     assert sum(len(x.batch) for x in swept) == 24 - 10

@@ -17,6 +17,7 @@ def lengths(n: int) -> np.ndarray:
 
 @given(st.integers(1, 300), st.integers(1, 20), st.integers(1, 6), st.integers(0, 3))
 @settings(deadline=None)
+@pytest.mark.slow
 def test_an_epoch_visits_each_example_once_except_for_the_remainder(n, batch, pool, epoch):
     if n < batch:
         return

@@ -154,6 +154,7 @@ def test_zero_negative_texts_raise():
         max_size=5,
     )
 )
+@pytest.mark.slow
 def test_a_negative_text_is_of_another_image_only_or_the_sample_is_bad(captions):
     try:
         examples = of(*captions, num_negatives=2)

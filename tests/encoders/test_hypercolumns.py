@@ -32,6 +32,7 @@ def _columns(cnn: FrozenCNN, pixels: torch.Tensor) -> torch.Tensor:
     return torch.cat([last, *(adaptive_avg_pool2d(kept[i], last.shape[-2:]) for i in STAGES)], 1)[0].permute(1, 2, 0)
 
 
+@pytest.mark.slow
 def test_each_cell_has_all_stages_averaged_with_the_flip(cnn: FrozenCNN):
     pixels = torch.rand(3, 96, 64) * 2 - 1
     grid = Hypercolumns(cnn).extract(pixels)["grid"].float()

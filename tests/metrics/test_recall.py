@@ -31,6 +31,7 @@ def galleries(draw):
 
 @settings(max_examples=150, deadline=None)
 @given(galleries(), st.integers(1, 12))
+@pytest.mark.slow
 def test_equals_the_definition(gallery, k):
     scores, owner = gallery
     result = recall(torch.tensor(scores, dtype=torch.float), torch.tensor(owner), (k,))

@@ -283,6 +283,7 @@ def group_of_one():
 
 @pytest.mark.quick("vilt-*", "vlmo-*", "clip-*")
 @pytest.mark.parametrize(("name", "job"), JOBS)
+@pytest.mark.slow
 def test_sharding_changes_no_losses_or_gradients(name: str, job: str, group_of_one: None):
     """FSDP2 on one rank: the weights of every block are gathered when it runs. Two ranks: tests/training."""
     before = memory_and_results(step_of(name, job)[0], lambda _: None)
@@ -333,6 +334,7 @@ def test_full_size_is_built_without_memory(name: str):
 
 @pytest.mark.quick("vilt-*", "vlmo-*", "albef-*")
 @pytest.mark.parametrize(("name", "job"), JOBS)
+@pytest.mark.slow
 def test_bfloat16_stays_near_float32(name: str, job: str):
     step, _ = step_of(name, job)
     exact = losses_of(step.eval(), batch_of(6))

@@ -140,6 +140,7 @@ def test_a_checkpoint_of_an_unknown_task_raises():
         map_official("blip", meta(ENCODERS), {})
 
 
+@pytest.mark.slow
 def test_tied_weights_that_differ_are_named():
     shapes = queued() | decoder() | {"queue_ptr": (1,)}
     state = {name: torch.zeros(shape).expand(shape) for name, shape in shapes.items() if "layer.3.output.dense" in name}

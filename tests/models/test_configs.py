@@ -49,6 +49,7 @@ def accepted(kind: Any, draw: random.Random) -> Any:
 
 @pytest.mark.quick("ViLBERTConfig", "CLIPResNetConfig", "CrossViTConfig")
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.slow
 def test_every_config_that_is_accepted_can_be_built(name: str):
     draw, built = random.Random(name), 0
     for _ in range(2000):

@@ -109,6 +109,7 @@ def test_every_schedule_is_inferred_from_the_names(stages: Any, stem: bool):
     assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in back)
 
 
+@pytest.mark.slow
 def test_timm_s_layout_is_the_same_model(tmp_path: Path):
     state = torch.load(FOLDER / "checkpoint.pth", weights_only=True)
     renamed = {

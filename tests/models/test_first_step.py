@@ -234,6 +234,7 @@ def variants() -> list[Any]:
 
 @pytest.mark.quick("vilt.tiny", "blip *")
 @pytest.mark.parametrize(("name", "others"), variants())
+@pytest.mark.slow
 def test_every_loss_takes_a_step_or_raises_when_the_run_is_built(name: str, others: dict, tokenizer: str):
     run = toy(recipe(name))
     run = replace(run, model=replace(run.model, **others), visual_tokenizer=tokenizer, heads=("*",), teacher=Teacher())

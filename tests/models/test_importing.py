@@ -74,6 +74,7 @@ def test_names_are_translated_both_ways(system: str, vit_folder: Path, vilt_fold
         imported.names.to_official({"model.invented": torch.ones(1)})
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit_are_named(vilt_folder: Path, tmp_path: Path):
     state = vilt_state(vilt_folder)
     assert "unexpected weights: invented.weight" in error_of(state | {"invented.weight": torch.ones(1)}, tmp_path)

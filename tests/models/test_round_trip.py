@@ -11,6 +11,7 @@ from diptych.checkpoints.read import load_state_dict
 from tests.parity.golden_case import read_golden
 
 
+@pytest.mark.slow
 def test_official_names_are_restored_bit_for_bit(golden_folder: Path):
     if not (golden_folder / "checkpoint.pth").is_file():
         pytest.skip(f"{golden_folder.name} has no weights")

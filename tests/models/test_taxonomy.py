@@ -63,6 +63,7 @@ def test_every_image_embedder_fits_the_model(name: str):
     assert not torch.allclose(own, other, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_frozen_pretrained_cnn_can_be_the_image_embedder():
     pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `cnn`")
     model = vilt(lambda dim, _: GridEmbedding(FrozenCNN().feature_maps, 1280, dim, (2, 3)))

@@ -115,6 +115,7 @@ def official() -> dict[str, Tensor]:
     return load_state_dict(FOLDER / "checkpoint.pth")
 
 
+@pytest.mark.slow
 def test_names_are_translated_both_ways(official: dict[str, Tensor]):
     imported = map_official("vilbert", official, CONFIG)
     back = imported.names.to_official(imported.state)
@@ -123,12 +124,14 @@ def test_names_are_translated_both_ways(official: dict[str, Tensor]):
     assert all(torch.equal(back[name], official[name]) for name in back)
 
 
+@pytest.mark.slow
 def test_the_two_logits_of_alignment_are_swapped(official: dict[str, Tensor]):
     ours = map_official("vilbert", official, CONFIG).state
     assert torch.equal(ours["heads.itm.linear.weight"], official["cls.bi_seq_relationship.weight"].flip(0))
     assert torch.equal(ours["heads.itm.linear.bias"], official["cls.bi_seq_relationship.bias"].flip(0))
 
 
+@pytest.mark.slow
 def test_the_region_targets_follow_from_the_head_s_width(official: dict[str, Tensor]):
     def target() -> object:
         step = map_official("vilbert", official, CONFIG).build()
@@ -140,6 +143,7 @@ def test_the_region_targets_follow_from_the_head_s_width(official: dict[str, Ten
     assert target() is feature_target
 
 
+@pytest.mark.slow
 def test_weights_and_settings_that_do_not_fit_are_named(official: dict[str, Tensor]):
     def error_of(state: dict[str, Tensor], **config: object) -> str:
         with pytest.raises(WeightsError) as error:
@@ -158,6 +162,7 @@ def test_weights_and_settings_that_do_not_fit_are_named(official: dict[str, Tens
     assert "does not divide into 7 heads" in error_of(official, bi_num_attention_heads=7)
 
 
+@pytest.mark.slow
 def test_a_downstream_checkpoint_has_the_heads_of_its_file(official: dict[str, Tensor]):
     """vilbert_beta lacks some heads of 12-in-1."""
     some = linear_of("vil_tri_prediction", 2, 40)

@@ -123,6 +123,7 @@ def golden() -> dict[str, Tensor]:
 CONFIG = {"num_heads": 4, "max_text_len_of_initckpt": 16}
 
 
+@pytest.mark.slow
 def test_the_training_step_follows_from_the_heads():
     state = golden()
     imported = map_official("vlmo", state, CONFIG)

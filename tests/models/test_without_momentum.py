@@ -39,6 +39,7 @@ def is_momentum(name: str) -> bool:
 
 @pytest.mark.quick("albef_pretrain", "blip_pretrain")
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_a_student_without_its_momentum_model_is_imported(name: str):
     state = state_of(name)
     stripped = {n: t for n, t in state.items() if not is_momentum(n)}
@@ -64,6 +65,7 @@ def same(a: State, b: State) -> bool:
         (("image_queue", "text_queue", "queue_ptr"), r"does not fit: missing: teacher\.model\.image"),
     ],
 )
+@pytest.mark.slow
 def test_a_part_of_the_momentum_model_raises(remaining: tuple[str, ...], message: str):
     stripped = {n: t for n, t in state_of("albef_pretrain").items() if n in remaining or not is_momentum(n)}
     with pytest.raises(WeightsError, match=message):

@@ -76,6 +76,7 @@ def vilt_blocks() -> tuple[Blocks, Tensor]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("make_blocks", [vit_blocks, vilt_blocks])
+@pytest.mark.slow
 def test_blocks_over_tokens_of_one_layout_can_be_exported(make_blocks: Callable[[], tuple[Blocks, Tensor]]):
     blocks, values = make_blocks()
     exported = export(blocks, (values,)).module()

@@ -74,6 +74,7 @@ def kept(encode: Callable[[slice], tuple[Tensor, ...]], samples: int, size: int)
     return tuple(torch.cat(x) for x in zip(*parts, strict=True))
 
 
+@pytest.mark.slow
 def test_recomputation_repeats_the_dropout_mask(monkeypatch: pytest.MonkeyPatch):
     """Gradients equal those of the same chunks with stored activations."""
     again = trained(dropping, 5, True)
@@ -86,6 +87,7 @@ def test_recomputation_repeats_the_dropout_mask(monkeypatch: pytest.MonkeyPatch)
     assert trained(dropping, None, True)[""] != once[""], "dropout was on"
 
 
+@pytest.mark.slow
 def test_saved_activations_do_not_grow_with_encoder_depth():
     def bytes_kept(chunk: int | None, samples: int) -> int:
         sizes: dict[str, Any] = clip.SIZES | {"embed_dim": 8}
@@ -105,6 +107,7 @@ def test_saved_activations_do_not_grow_with_encoder_depth():
     assert 0 < chunks < whole / 20
 
 
+@pytest.mark.slow
 def test_no_more_than_a_chunk_is_encoded_at_once():
     step = clip_step(4)
     sizes: list[int] = []

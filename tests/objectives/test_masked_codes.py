@@ -133,6 +133,7 @@ def test_diagnostics_report_a_collapsed_codebook():
     assert finding.verdict == "learning"
 
 
+@pytest.mark.slow
 def test_resume_gives_the_same_codebook(tmp_path: Path):
     settings = Optimizer(learning_rate=3e-3)
     whole, first, second = tokenizer_step(), tokenizer_step(), tokenizer_step()

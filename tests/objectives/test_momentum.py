@@ -190,6 +190,7 @@ def test_a_checkpoint_without_queued_image_ids_raises(tmp_path: Path):
 
 
 @pytest.mark.parametrize("identified", [False, True])
+@pytest.mark.slow
 def test_resume_gives_bitwise_the_same_state(tmp_path: Path, identified: bool):
     settings = Optimizer(learning_rate=0.1)
     whole = momentum(identified=identified)
@@ -222,6 +223,7 @@ def test_only_the_student_gets_gradients():
 @pytest.mark.quick("*-0")
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("size", [128, 1024])
+@pytest.mark.slow
 def test_untrained_the_loss_is_ln_of_batch_plus_queue(seed: int, size: int):
     """Within 5 %, in a wide space: with 256 dimensions, random cosines times 14 have a std of 0.9, which adds loss."""
     torch.manual_seed(seed)

@@ -117,6 +117,7 @@ def rows(batch: Batch, which: slice) -> Batch:
 @pytest.mark.quick("2-True")
 @pytest.mark.parametrize("pack", [False, True])
 @pytest.mark.parametrize("most_patches", [None, 2])
+@pytest.mark.slow
 def test_the_mean_of_a_batch_is_the_weighted_mean_of_its_parts(pack: bool, most_patches: int | None):
     step, batch = step_of(most_patches=most_patches, pack=pack), batch_of()
     whole, counts = step(batch), step.num_terms(batch)
@@ -295,6 +296,7 @@ def test_a_patch_size_other_than_the_cnns_stride_raises_an_error():
         step(batch_of())
 
 
+@pytest.mark.slow
 def test_the_real_cnns_features_do_not_depend_on_the_batch():
     pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `cnn`")
     generator = torch.Generator().manual_seed(0)

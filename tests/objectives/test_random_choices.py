@@ -40,6 +40,7 @@ caption = st.lists(st.integers(1, 4), min_size=1, max_size=12)
 
 @settings(max_examples=60, deadline=None)
 @given(words=st.lists(caption, min_size=1, max_size=4), whole=st.booleans(), step=st.integers(0, 5))
+@pytest.mark.slow
 def test_masked_tokens_are_few_never_special_and_at_least_one(words: list[list[int]], whole: bool, step: int):
     text = text_of(words)
     masked = drawn(text, MASKING if whole else PIECES, step)
@@ -63,6 +64,7 @@ def many(n: int = 4000) -> Text:
 
 @pytest.mark.quick("masking0")
 @pytest.mark.parametrize("masking", [MASKING, PIECES])
+@pytest.mark.slow
 def test_a_fifth_of_chosen_tokens_is_not_replaced_by_mask(masking: WordMasking):
     masked = drawn(many(), masking)
     hidden, ids = masked.masked, masked.text.ids
@@ -81,6 +83,7 @@ def test_a_fifth_of_chosen_tokens_is_not_replaced_by_mask(masking: WordMasking):
 
 @pytest.mark.quick("True")
 @pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.slow
 def test_with_ends_the_end_token_is_masked_as_often_as_a_word(whole: bool):
     hidden = drawn(many(), WordMasking(5000, 4, whole_words=whole, ends=True)).masked
     assert hidden.sum(1).tolist() == [3] * len(hidden) and not hidden[:, 0].any()

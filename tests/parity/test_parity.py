@@ -135,6 +135,7 @@ def without(folder: Path, prefix: str) -> Path:
 
 
 @pytest.mark.quick("vit")
+@pytest.mark.slow
 def test_a_changed_tensor_fails_by_its_name(copied: Path):
     def change(tensors: dict[str, Tensor]) -> None:
         for name in ("out.loss", "out.text_feats"):
@@ -145,6 +146,7 @@ def test_a_changed_tensor_fails_by_its_name(copied: Path):
 
 
 @pytest.mark.quick("vit")
+@pytest.mark.slow
 def test_a_tensor_that_cannot_be_recomputed_fails(copied: Path):
     def change(tensors: dict[str, Tensor]) -> None:
         tensors["out.invented"] = torch.zeros(3)
@@ -181,6 +183,7 @@ def test_another_weight_or_number_of_heads_fails(copied: Path):
 
 
 @pytest.mark.quick("vit")
+@pytest.mark.slow
 def test_every_name_is_printed_in_full_and_the_json_lists_what_was_compared(
     copied: Path, tmp_path: Path, capsys, monkeypatch
 ):
@@ -196,6 +199,7 @@ def test_every_name_is_printed_in_full_and_the_json_lists_what_was_compared(
     assert report["source"] == json.loads((copied / "config.json").read_text())["source"]
 
 
+@pytest.mark.slow
 def test_exit_status_is_one_if_an_element_differs_or_a_folder_cannot_be_read(vit_folder: Path, tmp_path: Path, capsys):
     shutil.copytree(vit_folder, folder := tmp_path / "vit")
     tensors = load_file(folder / "case.safetensors")

@@ -43,6 +43,7 @@ def test_the_profile_predicts_the_cost_of_a_larger_batch(small: Profile):
     assert cost.bytes_moved == pytest.approx(expected, rel=0.3)  # some tokens are padding
 
 
+@pytest.mark.slow
 def test_matmul_flops_equal_the_formula():
     """With MLM only, a step costs three forward passes; for the patch embedding two, since pixels need no gradient."""
     run = replace(tiny(), objectives=Objectives(mlm=1.0, mask_rate=0.5))
@@ -62,6 +63,7 @@ def test_activation_checkpointing_saves_memory_and_costs_a_third_more(small: Pro
     assert 1.1 < again.per_sample.matmul_flops / small.per_sample.matmul_flops < 1.4
 
 
+@pytest.mark.slow
 def test_a_momentum_teacher_has_parameters_that_are_not_trained():
     run = replace(tiny(), objectives=Objectives(mlm=1.0), teacher=Teacher(momentum=0.99))
     measured = profile(run)

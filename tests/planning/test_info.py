@@ -52,6 +52,7 @@ def test_a_part_that_the_model_was_built_without_is_left_out():
         ("vilbert", ["encode_image", "encode_text", "fuse"]),
     ],
 )
+@pytest.mark.slow
 def test_every_method_of_the_model_is_listed(name: str, methods: list[str]):
     sides = ("", "image_") if name in ("blip", "albef", "vilbert") else ("",)
     small = {f"{side}{size}": 64 for side in sides for size in ("dim", "mlp_dim")}
@@ -60,6 +61,7 @@ def test_every_method_of_the_model_is_listed(name: str, methods: list[str]):
     assert listed[-1].flops > 1e6
 
 
+@pytest.mark.slow
 def test_only_a_method_that_the_model_was_built_without_is_left_out(monkeypatch: pytest.MonkeyPatch):
     small = replace(PUBLISHED["vit"], config_overrides={"dim": 64, "num_heads": 2, "mlp_dim": 64, "num_classes": 0})
     assert [method.name for method in info(small).methods] == ["encode_image"]

@@ -34,6 +34,7 @@ def lines(chart: Chart, colour: str) -> list[list[tuple[float, float]]]:
     return [[(float(x), float(y)) for x, y in points] for points in pairs]
 
 
+@pytest.mark.slow
 def test_training_held_out_and_chance_share_axes_with_labels_and_a_legend():
     curves = [Curve("itm", [0, 50, 100], [1.0, 0.75, 0.5], 0.75, "ln <2>"), Curve("val/itm", [50, 100], [0.8, 0.75])]
     chart = draw_curves(curves)

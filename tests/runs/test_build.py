@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from diptych.config.run import Embedders
@@ -11,6 +12,7 @@ from diptych.models.albef import recipes as albef
 from diptych.runs.build import build
 
 
+@pytest.mark.slow
 def test_init_scale_multiplies_each_weight_once():
     unscaled, scaled = (build(replace(albef.small(), embedders=Embedders(), init_scale=scale)) for scale in (1.0, 3.5))
     layer = "model.text.0.attention.qkv.weight"

@@ -91,6 +91,7 @@ def test_every_kind_of_model_is_listed():
 
 
 @pytest.mark.parametrize("kind", HIDDEN, ids=lambda kind: kind.__name__)
+@pytest.mark.slow
 def test_a_run_of_the_same_system_must_agree_in_every_setting_that_shapes_do_not_show(kind: type):
     own = replace(kind(), relative_position=False) if kind is VLMoConfig else kind()
     names = {field.name for field in fields(kind)}

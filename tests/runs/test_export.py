@@ -55,6 +55,7 @@ def test_hugging_face_s_vit_gives_the_same_logits(tmp_path: Path):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_hugging_face_s_vilt_gives_the_same_mlm_logits(tmp_path: Path):
     """The LayerNorm eps of the text embeddings is set by hand: their config has none for it."""
     transformers = pytest.importorskip("transformers")
@@ -81,6 +82,7 @@ def official_step(system: str, case: str) -> Any:
     return load_official(system, GOLDEN_CASES / case / "checkpoint.pth", num_heads=4).build().eval()
 
 
+@pytest.mark.slow
 def test_a_run_trained_here_is_exported_and_imported_again(tmp_path: Path):
     """The weights are the same after import, export and another import."""
     import_checkpoint("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)

@@ -201,6 +201,7 @@ def error_line(system: str, file: Path, config: dict[str, Any], tmp_path: Path, 
     return line
 
 
+@pytest.mark.slow
 def test_two_numbers_of_heads_are_given_as_constructor_arguments(tmp_path: Path, capsys: Any):
     """They apply before inference, which could not infer them; the error tells what to write, and that works."""
     run = written(ALBEF, ALBEF.arguments | SEVEN | {"grid": (3, 3)}, tmp_path / "before")

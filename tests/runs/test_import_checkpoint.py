@@ -57,6 +57,7 @@ def test_vqa_is_fine_tuned_from_an_official_vilt(official: Path, tmp_path: Path,
     assert max(apart.values()) < most and sum(x > 0 for x in apart.values()) > 0.9 * len(apart)
 
 
+@pytest.mark.slow
 def test_a_model_of_another_vocabulary_size_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["import", "vilt", str(GOLDEN), "--out", str(tmp_path / "imported"), "--num_heads", "4"]) == 0
     capsys.readouterr()

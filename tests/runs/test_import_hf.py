@@ -206,6 +206,7 @@ def test_an_index_and_its_shards_must_have_the_same_weights(tmp_path: Path, caps
         ("vilt", {"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}; expected None"),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_an_unsupported_config_is_an_error_with_its_key(
     system: str, change: dict[str, Any], message: str, tmp_path: Path, capsys
 ):
@@ -379,6 +380,7 @@ def photographs() -> list[Pillow.Image]:
 @pytest.mark.quick("False-vilt", "True-vilt")
 @pytest.mark.parametrize("system", KINDS)
 @pytest.mark.parametrize("together", [False, True])
+@pytest.mark.slow
 def test_images_are_preprocessed_as_by_the_folder_s_processor(system: str, together: bool, tmp_path: Path):
     import transformers
 

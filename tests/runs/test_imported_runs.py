@@ -282,6 +282,7 @@ def test_an_imported_run_scores_as_the_exported_one(name: str, capsys: pytest.Ca
     assert first.keys() == again.keys() and all(torch.equal(tensor, again[name]) for name, tensor in first.items())
 
 
+@pytest.mark.slow
 def test_mean_and_std_of_images_come_from_the_config(
     capsys: pytest.CaptureFixture[str],
 ):
@@ -299,6 +300,7 @@ def test_mean_and_std_of_images_come_from_the_config(
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_other_runs_are_initialised_from_an_imported_run():
     after = imported(CASES["albef"], written(CASES["albef"], Path("before")), Path("after"))
     weights = named_weights(load_run(initial_module(*read_run(after)), after))
@@ -320,6 +322,7 @@ def test_an_imported_run_can_be_captioner_and_filter():
     assert Captioner(role, cfg) and Filter(role, cfg).itm_head is not None
 
 
+@pytest.mark.slow
 def test_an_answer_decoder_needs_an_answer_list(capsys: pytest.CaptureFixture[str]):
     case = CASES["albef, vqa"]
     before = written(case, Path("before"))

@@ -176,6 +176,7 @@ def test_vilbert_s_weight_normed_head_equals_the_official_module(tmp_path: Path,
         ({"weight_v": torch.full((80, 40), np.nan)}, "NaN or infinite weights: vil_prediction.main.0.weight_v"),
     ],
 )
+@pytest.mark.slow
 def test_invalid_weight_norms_are_an_error(change: dict[str, Any], message: str, tmp_path: Path, capsys):
     state = load_state_dict(GOLDEN_CASES / "vilbert_pretrain" / "checkpoint.pth")
     head = {f"vil_prediction.{name}": tensor for name, tensor in OfficialClassifier(40, 80, 7).state_dict().items()}

@@ -106,6 +106,7 @@ def test_only_models_that_fuse_words_and_patches_have_heat_maps():
 @pytest.mark.parametrize(
     "part", ["heat_maps", "facts_section", "example_sections", "training_sections", "evaluation_tables", "write_report"]
 )
+@pytest.mark.slow
 def test_a_section_that_fails_is_one_line_and_the_rest_is_written(
     part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -144,6 +145,7 @@ def test_a_full_disk_while_reporting_loses_no_metric(
 
 @pytest.mark.quick("metrics.json")
 @pytest.mark.parametrize("broken", ["examples.json", "metrics.json"])
+@pytest.mark.slow
 def test_damaged_files_of_an_earlier_evaluation_are_left_out(
     broken: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -157,6 +159,7 @@ def test_damaged_files_of_an_earlier_evaluation_are_left_out(
     assert "evaluate-retrieval-" in page and page.count('<article class="retrieval"') == 4
 
 
+@pytest.mark.slow
 def test_undecodable_images_lose_no_metric_of_a_model_of_region_features(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -271,6 +274,7 @@ def test_retrieval_needs_negative_texts_to_be_fine_tuned(
         assert row["retrieval"] == pytest.approx(np.log(4), abs=0.1)
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_loses_no_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = written(tmp_path / "run", matcher())
     (folder / "report.html").mkdir()

@@ -80,6 +80,7 @@ def trained(run: Pretrain, folder: Path) -> tuple[dict[str, Tensor], dict[str, T
 
 @pytest.mark.quick("True")
 @pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.slow
 def test_each_stage_starts_with_the_weights_of_the_one_before(relative: bool, tokenizer: str, tmp_path: Path):
     images = toy(vlmo.base_images(), 2, relative)
     images = replace(

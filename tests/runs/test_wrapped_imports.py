@@ -112,6 +112,7 @@ def shifted(state: dict[str, Tensor], by: float = 1.0) -> dict[str, Tensor]:
 @pytest.mark.quick("True-ema", "False-teacher")
 @pytest.mark.parametrize("average", ["ema", "model_ema", "state_dict_ema", "ema_state_dict", "teacher", "swa_model"])
 @pytest.mark.parametrize("first", [True, False])
+@pytest.mark.slow
 def test_trained_weights_take_precedence_over_their_average_with_a_message(
     average: str, first: bool, tmp_path: Path, capsys
 ):
@@ -162,6 +163,7 @@ def test_wrapped_parts_inside_of_a_model_are_read(tmp_path: Path):
 
 @pytest.mark.quick("nan")
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.slow
 def test_nonfinite_weights_are_an_error_that_names_them(value: float, tmp_path: Path, capsys):
     state, config = vit(tmp_path)
     state["blocks.1.mlp.fc1.bias"][3] = value

@@ -85,6 +85,7 @@ def test_ctrl_c_finishes_the_step_saves_and_prints_how_to_resume(tmp_path, whole
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.slow
 def test_in_either_precision_an_interrupted_run_ends_with_the_same_bits(tmp_path, one_thread, precision):
     cfg = settings(precision=precision)
     run(tmp_path / "whole", Toy(dropout=0.2), cfg)
@@ -174,6 +175,7 @@ def flipped(data: bytes, bit: int) -> bytes:
 
 
 @pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.slow
 def test_a_damaged_checkpoint_falls_back_to_the_previous_one_and_ends_with_the_same_bits(
     tmp_path, whole_here, capsys, finished
 ):
@@ -225,6 +227,7 @@ def test_two_damaged_checkpoints_or_one_without_a_previous_one_are_errors(tmp_pa
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_its_findings(tmp_path):
     run(tmp_path / "whole", Toy(unused=True), settings())
     with pytest.raises(SystemExit):

@@ -268,6 +268,7 @@ def test_a_folder_in_place_of_a_file_is_absent(tmp_path: Path, suffix: str):
     assert present(DiskCache(tmp_path), 2) == [0]
 
 
+@pytest.mark.slow
 def test_the_oldest_shards_are_removed_first_and_no_other_file_is_changed(tmp_path: Path):
     (tmp_path / "ab").mkdir()
     (tmp_path / "ab" / "notes.txt").write_text("mine" * 1000)

@@ -281,6 +281,7 @@ words = st.text(st.characters(codec="utf-8", exclude_characters="\r\n[{("), max_
 
 @given(st.lists(st.tuples(st.sampled_from(["000.jpg", "001.jpg", "002.jpg"]), words), min_size=1, max_size=12))
 @reuse
+@pytest.mark.slow
 def test_any_captions_survive_a_csv(tmp_path, rows):
     path = write_table(tmp_path, "")
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -305,6 +306,7 @@ json_values = st.recursive(
 
 @given(st.data())
 @reuse
+@pytest.mark.slow
 def test_any_json_opens_or_raises_with_its_name(tmp_path, data):
     content = json.loads(write_karpathy(tmp_path, 2, 1).read_text())
     kind = data.draw(st.sampled_from(["top", "images", "image", "filename", "split", "sentences", "sentence", "raw"]))

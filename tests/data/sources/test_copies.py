@@ -41,6 +41,7 @@ contents = st.lists(
 
 @given(contents)
 @reuse
+@pytest.mark.slow
 def test_files_are_copies_if_and_only_if_all_bytes_are_equal(tmp_path: Path, contents: list[bytes]):
     """They differ at the first byte, at the last byte of the first block, after it, or in length."""
     for i, data in enumerate(contents):

@@ -67,6 +67,7 @@ def write_listing(folder: Path, listing: list[tuple[int, str]], kind: str) -> Pa
 
 @given(listings, st.sampled_from(["jsonl", "json"]), st.randoms(use_true_random=False))
 @reuse
+@pytest.mark.slow
 def test_every_row_and_every_image_is_in_one_split(folder, listing, kind, random):
     captions = {split: captions_of(source) for split, source in opened(write_listing(folder, listing, kind)).items()}
     assert sorted(text for texts in captions.values() for text in texts) == sorted(
@@ -156,6 +157,7 @@ def test_a_split_opens_if_images_of_other_splits_are_missing(tmp_path):
 
 @given(st.lists(st.integers(0, N - 1), min_size=1, max_size=40))
 @reuse
+@pytest.mark.slow
 def test_tars_with_a_sample_per_caption_are_divided_by_image(tmp_path, images):
     for shard in range(2):
         with tarfile.open(tmp_path / f"cc-{shard}.tar", "w") as tar:

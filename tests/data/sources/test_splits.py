@@ -99,6 +99,7 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
 
 @given(st.lists(st.sampled_from([w for w, _ in KNOWN] + [" Val ", "TRAIN", "holdout", "trainval", "testA", ""]), min_size=1, max_size=6), st.sampled_from([".csv", ".tsv", ".jsonl", ".json"]))  # fmt: skip
 @reuse
+@pytest.mark.slow
 def test_every_row_is_in_one_split_or_its_file_raises(tmp_path, words, suffix):
     names = write_images(tmp_path, 6)
     path = tmp_path / f"photos{suffix}"

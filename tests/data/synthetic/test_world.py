@@ -70,6 +70,7 @@ def test_no_training_question_names_a_held_out_pair():
 
 @pytest.mark.quick("64")
 @pytest.mark.parametrize("pixels", [64, 96, 200])
+@pytest.mark.slow
 def test_boxes_are_inside_the_image_and_objects_differ(pixels):
     scenes = Scenes("train", 150, pixels=pixels)
     for i in range(len(scenes)):
@@ -90,6 +91,7 @@ def test_the_mask_fills_its_box():
         assert np.abs(bounds - [1, 1, x2 - x1 + 1, y2 - y1 + 1]).max() <= 1, (thing, bounds)
 
 
+@pytest.mark.slow
 def test_an_object_changes_the_pixels_of_its_box_and_no_others():
     scenes = Scenes("train", 60)
     for i in range(60):

@@ -133,6 +133,7 @@ def test_decode_inverts_encode_up_to_the_end_token():
     assert tokenizer.decode([0, 256]) == "!!", "the padding's id is a word too"
 
 
+@pytest.mark.slow
 def test_a_tokenizer_can_be_pickled():
     text = pickle.loads(pickle.dumps(tokenizer)).encode(["a snowboarder"])
     assert text.ids.tolist() == tokenizer.encode(["a snowboarder"]).ids.tolist()

@@ -168,6 +168,7 @@ def ids(steps: list[list[Loaded]]) -> list[list[int]]:
     return [[i for part in step for i in part.batch.ids.tolist()] for step in steps]
 
 
+@pytest.mark.slow
 def test_ranks_micro_batches_and_workers_change_nothing(tmp_path: Path):
     stream = Stream(tars(tmp_path, [5, 3, 6, 4], bad=frozenset({2, 11})), "train", Streaming(4, 8))
     whole = run(stream)

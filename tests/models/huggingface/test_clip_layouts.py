@@ -19,6 +19,7 @@ GOLDEN = GOLDEN_CASES / "open_clip"
 
 
 @pytest.mark.parametrize(("system", "activation"), [("clip", "quick_gelu"), ("open_clip", "gelu")])
+@pytest.mark.slow
 def test_hugging_face_s_features_are_ours(system: str, activation: str, tmp_path: Path):
     transformers = pytest.importorskip("transformers")
     both = {"hidden_act": activation, "num_hidden_layers": 2, "num_attention_heads": 4}

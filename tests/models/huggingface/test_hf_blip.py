@@ -29,6 +29,7 @@ SMALL: dict[str, Any] = dict(
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_hugging_face_s_blip_generates_the_official_captions(tmp_path: Path):
     case = golden("blip_caption")
     imported = case.imported

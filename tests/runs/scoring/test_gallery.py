@@ -104,6 +104,7 @@ ROWS = [karpathy, coco, table, tars]
 
 @given(st.sampled_from(ROWS), st.randoms(use_true_random=False), st.permutations(range(IMAGES * CAPTIONS)))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
 def test_rows_in_any_order_and_path_spelling_make_the_same_gallery(
     folder: Path, write: Writer, draw: random.Random, order: list[int]
 ):
