@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from diptych.data.regions.frozen_features import RegionLoader
-from diptych.data.sources.photos import Photos
 from diptych.models.configs import ImageOnlyModel, model_name
 from diptych.protocols import DualEncoder, FusionEncoder, PartlySupported, TextDecoder, UnsupportedOperation
 from diptych.runs.loaded_model import LoadedModel
@@ -48,22 +46,6 @@ def check_operation(loaded: LoadedModel, operation: str) -> None:
     """Raises UnsupportedOperation if a model cannot do an operation."""
     if why := why_unsupported(loaded, operation):
         raise UnsupportedOperation(why)
-
-
-def check_regions(loaded: LoadedModel, photos: Photos) -> None:
-    """Raises UnsupportedOperation if a model of a detector's regions is given images that are no files.
-
-    The regions of an image are looked up by the name of its file.
-    """
-    if not isinstance(loaded.image_input, RegionLoader):
-        return
-    unnamed = next((photos.where(i) for i in range(len(photos)) if not photos.path(i)), None)
-    if unnamed is not None:
-        raise UnsupportedOperation(
-            f"{unnamed}: this {model_name(loaded.settings.model)} takes no pixels, only the regions of a detector, which "
-            f"it looks up in {loaded.settings.embedders.image} by the name of the image file: pass paths of images whose "
-            "regions are in there"
-        )
 
 
 def _losses(loaded: LoadedModel) -> str:

@@ -187,11 +187,9 @@ def system_of(values: Mapping[str, Any], file: str) -> str:
     for system, config in CONFIGS.items():
         if kind == config.model_type or (kind is None and any(name in list(config.architectures) for name in classes)):
             return system
-    supported = ", ".join(name for config in CONFIGS.values() for name in config.architectures)
-    raise WeightsError(
-        f"{file}: model_type is {kind!r}; expected one of {', '.join(dict.fromkeys(c.model_type for c in CONFIGS.values()))}, "
-        f"of the classes {supported}"
-    )
+    kinds = ", ".join(dict.fromkeys(config.model_type for config in CONFIGS.values()))
+    supported = ", ".join(dict.fromkeys(name for config in CONFIGS.values() for name in config.architectures))
+    raise WeightsError(f"{file}: model_type is {kind!r}; expected one of {kinds}, of the classes {supported}")
 
 
 def read_config(system: str, values: Mapping[str, Any], file: str) -> HFConfig:

@@ -32,7 +32,16 @@ from diptych.runs.run_folder import RunError
 from diptych.runs.scoring.base import MAX_EXAMPLES, Result, draw_examples, evenly_spaced
 from diptych.runs.scoring.gallery import Gallery, load_images, open_gallery, readable_gallery
 from diptych.tasks.common import encode_images
-from diptych.tasks.retrieval import FILL, ContrastRetrieval, PairScorer, Retrieval, Scores, candidates, score_pairs
+from diptych.tasks.retrieval import (
+    FILL,
+    ContrastRetrieval,
+    PairScorer,
+    Retrieval,
+    Scores,
+    candidates,
+    score_all_pairs,
+    score_pairs,
+)
 
 IMAGE_BATCH, TEXT_BATCH = 64, 512
 """Images and texts encoded at once; also the sides of the blocks in which pairs are compared and fused."""
@@ -266,11 +275,8 @@ def score_by_fusion(loaded: LoadedModel, config: Evaluation, gallery: Gallery, c
         )
     texts, rows, image_ids = list(_encode_texts(loaded, gallery.texts)), [], []
     for batch in load_images(loaded, gallery, FUSION_IMAGE_BATCH, config.workers, counter, "scoring pairs"):
-        image, blocks = encode_images(model, batch), []
-        for text in texts:
-            pair = torch.arange(len(batch) * len(text), device=loaded.device)
-            blocks.append(score_pairs(model, pair_score, image, text, pair // len(text), pair % len(text)))
-        rows.append(torch.cat([block.view(len(batch), -1).cpu() for block in blocks], 1))
+        image = encode_images(model, batch)
+        rows.append(torch.cat([score_all_pairs(model, pair_score, image, text).cpu() for text in texts], 1))
         image_ids += batch.ids.tolist()
     scores = torch.cat(rows).float()[:, gallery.text_indices(image_ids)]
     return RetrievalScores(gallery.select(image_ids), Scores(scores, scores.T))
