@@ -26,6 +26,7 @@ LEVELS = (
     ("models/*/recipes",),
     ("runs",),
     ("studies", "benchmark", "capfilt", "planning"),
+    ("api",),
     ("cli",),
     ("__main__",),  # `python -m diptych` is the command line
 )

@@ -58,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
         echo(f"diptych {__version__}")
         return 0
     name, *args = arguments
-    from diptych.cli.errors import error_message, is_user_error, suggest_name
+    from diptych.cli.errors import error_message, is_user_error
+    from diptych.config.spelling import suggest_name
 
     if name not in COMMANDS:
         return fail(f"there is no command {name!r}{suggest_name(name, COMMANDS)} (diptych --help lists them)")
