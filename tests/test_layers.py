@@ -27,6 +27,7 @@ LEVELS = (
     ("runs",),
     ("studies", "benchmark", "capfilt", "planning"),
     ("api",),
+    ("predict",),
     ("cli",),
     ("__main__",),  # `python -m diptych` is the command line
 )

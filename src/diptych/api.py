@@ -62,7 +62,7 @@ from diptych.training.distributed import pick_device
 from diptych.utils.lock import locked
 from diptych.utils.rng import uniform
 
-Images = ImageInput | Iterable[ImageInput]
+Images = ImageInput | Iterable[ImageInput] | Photos
 """One image or several: paths, folders, globs, PIL images, uint8 arrays (h, w, 3), tensors (3, h, w)."""
 SCORES = {"itc": ("itc",), "itm": ("itm",), "both": ("itc", "itm")}
 """The operations that each method of `VLM.score` needs."""
@@ -174,7 +174,8 @@ class VLM:
             return self.embed_images(np.zeros((32, 32, 3), np.uint8))[:0]  # its dimension
         with self._computing():
             batches = self._encoded_images(photos, batch_size)
-            return torch.cat([image_embedding(self.loaded, tokens).float().cpu() for _, tokens in batches])
+            embeddings = [image_embedding(self.loaded, tokens).float().cpu() for _, tokens in batches]
+        return F.normalize(torch.cat(embeddings), dim=-1)  # of unit norm in bf16 is not yet in float32
 
     def embed_texts(self, texts: str | Sequence[str], batch_size: int = 512) -> Float[Tensor, "n d"]:
         """Unit-norm embeddings of texts, float32 on the CPU. Raises UnsupportedOperation."""
@@ -184,7 +185,8 @@ class VLM:
             return self.embed_texts("")[:0]
         with self._computing():
             batches = self._encoded_texts(known, batch_size)
-            return torch.cat([text_embedding(self.loaded, tokens).float().cpu() for tokens in batches])
+            embeddings = [text_embedding(self.loaded, tokens).float().cpu() for tokens in batches]
+        return F.normalize(torch.cat(embeddings), dim=-1)  # of unit norm in bf16 is not yet in float32
 
     @torch.no_grad()
     def features(self, images: Images | None = None, texts: str | Sequence[str] | None = None) -> Features:

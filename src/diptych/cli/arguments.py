@@ -55,6 +55,20 @@ def pop_positional(args: list[str], name: str, remedy: str = "") -> str:
     return args.pop(0)
 
 
+def pop_words(args: list[str]) -> list[str]:
+    """All words that are neither flags nor the values of flags, which are removed from `args`; after ``--``, all."""
+    words, flags_and_values, value_expected = [], [], False
+    for i, word in enumerate(args):
+        if word == "--":
+            words += args[i + 1 :]
+            break
+        is_flag = word.startswith("--")
+        (flags_and_values if is_flag or value_expected else words).append(word)
+        value_expected = is_flag and "=" not in word
+    args[:] = flags_and_values
+    return words
+
+
 def pop_folder(args: list[str], flag: str = "--out") -> Path:
     """The folder that `flag` names, which need not exist. Raises UsageError if it is a file."""
     path = Path(pop_option(args, flag))

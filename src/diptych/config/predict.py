@@ -17,7 +17,7 @@ class CaptionPhotos:
     num_captions: Annotated[int, Range(1, 1024)] = 1  # captions of each photograph
     max_length: MaxLength = 30  # maximum tokens of a caption, start and end tokens and prompt included
     out: str = ""  # JSON Lines file; empty: standard output
-    batch_size: Samples = 16  # photographs per forward pass
+    batch_size: Samples = 16  # photographs computed at a time
     device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast if the hardware has it, else fp32
 
@@ -28,7 +28,7 @@ class AnswerQuestion:
 
     candidates: str = ""  # possible answers, a,b,c, or a file with one a line; empty: the model's own answers
     out: str = ""  # JSON Lines file; empty: standard output
-    batch_size: Samples = 16  # photographs per forward pass
+    batch_size: Samples = 16  # photographs computed at a time
     device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast if the hardware has it, else fp32
 
@@ -39,7 +39,7 @@ class ScoreTexts:
 
     texts: str = ""  # file with one text a line, in place of the text on the command line
     out: str = ""  # JSON Lines file; empty: standard output
-    batch_size: Samples = 16  # photographs per forward pass
+    batch_size: Samples = 16  # photographs computed at a time
     device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast if the hardware has it, else fp32
 
@@ -50,6 +50,6 @@ class Embed:
 
     texts: str = ""  # file with one text a line, in place of photographs
     out: str = ""  # .npz, .npy or .safetensors file
-    batch_size: Samples = 64  # photographs per forward pass
+    batch_size: Samples = 64  # photographs or texts computed at a time
     device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast if the hardware has it, else fp32

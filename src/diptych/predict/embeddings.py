@@ -122,6 +122,7 @@ def _save(path: Path, suffix: str, vectors: np.ndarray, names_key: str, names: l
         return
     with path.open("wb") as file:  # numpy would add a suffix to a path
         if suffix == ".npz":
-            np.savez(file, **{VECTORS: vectors, names_key: np.array(names)})
+            arrays: dict[str, Any] = {VECTORS: vectors, names_key: np.array(names)}
+            np.savez(file, **arrays)
         else:
             np.save(file, vectors)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 
@@ -25,6 +24,7 @@ from diptych.utils.feature_cache import digest
 
 Config = CaptionPhotos | AnswerQuestion | ScoreTexts | Embed
 CHANGEABLE = ("out", "batch_size", "device", "precision", "texts")  # settings that rows do not depend on
+METHODS: tuple[Literal["itc", "itm"], ...] = ("itc", "itm")
 Predict = Callable[[list[int]], list[list[Row]]]
 """From the indices of items to the fields of the rows of each. Raises BadSample if one of them cannot be read."""
 
@@ -86,7 +86,7 @@ def score_texts(run: str, images: Sequence[str], texts: Sequence[str], config: S
     """
     photos, model = _photos(images, config), _load(run, config)
     check_operation(model.loaded, "score")
-    methods = [method for method in ("itc", "itm") if model.can(method)]
+    methods = [method for method in METHODS if model.can(method)]
 
     def predict(indices: list[int]) -> list[list[Row]]:
         batch = photos.select(indices)
@@ -132,16 +132,19 @@ def _candidates(text: str) -> list[str] | None:
     """Candidate answers: the lines of a file, or parts of the text between commas; None if it is empty."""
     if not text:
         return None
-    return read_lines(Path(text)) if os.path.isfile(text) else [part.strip() for part in text.split(",") if part.strip()]
+    return (
+        read_lines(Path(text)) if os.path.isfile(text) else [part.strip() for part in text.split(",") if part.strip()]
+    )
 
 
 def _photos(images: Sequence[str], config: Config) -> Photos:
     """The photographs, without the files that the command itself writes, which may be in the same folder."""
     photos = open_photos(list(images))
-    out = Path(config.out)
-    tables = (out, rows_file(out))
+    if not config.out:
+        return photos
+    tables = Path(config.out), rows_file(Path(config.out))
     own = {os.path.abspath(path) for table in tables for path in (table, settings_file(table))}
-    return photos.select(i for i in range(len(photos)) if os.path.abspath(photos.path(i)) not in own or not config.out)
+    return photos.select(i for i in range(len(photos)) if os.path.abspath(photos.path(i)) not in own)
 
 
 def _paths(photos: Photos) -> list[str]:

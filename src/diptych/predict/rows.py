@@ -7,8 +7,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
 from io import FileIO
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from diptych.runs.run_folder import RunError
 from diptych.training.checkpoint import check_same_settings
-from diptych.utils.io import atomic_write, naming_write_errors, parse_json, read_json
+from diptych.utils.io import DamagedFile, atomic_write, naming_write_errors, parse_json, read_json
 from diptych.utils.lock import locked
 from diptych.utils.terminal import echo
 
@@ -25,9 +25,12 @@ _ADVICE = "repair the file, or give another --out"
 
 
 class RowWriter(Protocol):
-    """Where rows go. `done`: how many rows of each item (an image, a text) are there already, by its name."""
+    """Where rows go."""
 
-    done: Counter[str]
+    @property
+    def done(self) -> Counter[str]:
+        """How many rows of each item (an image, a text) are there already, by its name."""
+        ...
 
     def write(self, rows: Sequence[Row]) -> None:
         """Writes all rows of one or several items, whole lines, and flushes them."""
@@ -37,8 +40,9 @@ class RowWriter(Protocol):
 class PrintedRows:
     """Rows printed to standard output."""
 
-    def __init__(self) -> None:
-        self.done: Counter[str] = Counter()
+    @property
+    def done(self) -> Counter[str]:
+        return Counter()
 
     def write(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -65,10 +69,14 @@ class RowFile:
     def __init__(self, path: Path, settings: Mapping[str, Any], key: str = "image", each: int = 1):
         self.path, self.settings, self.key = path, settings, key
         self._check_settings()
-        self.done: Counter[str] = Counter()
+        self._done: Counter[str] = Counter()
         self.num_errors = self._end = 0
         self._file: FileIO | None = None
         self._read(each)
+
+    @property
+    def done(self) -> Counter[str]:
+        return self._done
 
     def write(self, rows: Sequence[Row]) -> None:
         data = memoryview("".join(f"{to_line(row)}\n" for row in rows).encode())
@@ -121,11 +129,21 @@ class RowFile:
         for row, length in self.rows():
             item.append(row)
             size += length
+            if row[self.key] != item[0][self.key]:
+                raise DamagedFile(
+                    f"{self.path}: expected {each} rows of {item[0][self.key]!r}, got {len(item) - 1}; {_ADVICE}"
+                )
             if len(item) == each:
-                self.done[row[self.key]] += each
+                self._done[row[self.key]] += each
                 self.num_errors += sum("error" in row for row in item)
                 self._end += size
                 item, size = [], 0
+
+
+def to_line(row: Row) -> str:
+    """A row as one line of ASCII, so that no name in it can break the line or act on a terminal; NaN becomes null."""
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return json.dumps(finite, allow_nan=False)
 
 
 @contextmanager
