@@ -23,11 +23,11 @@ def with_vocabulary(model: Any, full: Any) -> Any:
     return replace(model, **{name: getattr(full, name) for name in names if hasattr(full, name)})
 
 
-def untrained(folder: Path, name: str = "blip.pretrain_14m") -> Path:
+def untrained(folder: Path, name: str = "blip.pretrain_14m", seed: int = 0) -> Path:
     """The folder of an untrained run; BLIP's has the objectives itc, itm and lm."""
-    torch.manual_seed(0)
     full = recipe(name)
     run = toy(full)
+    run = replace(run, training=replace(run.training, seed=seed))
     run = replace(run, model=with_vocabulary(run.model, full.model), images=replace(run.images, shorter_side=32))
     write_run(folder, run, {})
     save_weights(folder, building.build(run))

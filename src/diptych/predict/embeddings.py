@@ -27,13 +27,16 @@ class EmbeddingFile:
     vectors are in ``FILE.part``. See `rows.RowFile` for what is continued and what is refused.
 
     Raises:
-        RunError: vectors that ``FILE.jsonl`` lists are missing.
+        RunError: vectors that ``FILE.jsonl`` lists are missing. DamagedFile: it does not number them in order.
     """
 
     def __init__(self, path: Path, rows: RowFile):
         self.path, self.rows = path, rows
         self.part = path.with_name(f"{path.name}.part")
-        self.number = sum(rows.done.values()) - rows.num_errors
+        indices = [row.get("row") for row, _ in rows.rows() if "error" not in row]
+        if indices != list(range(len(indices))):
+            raise DamagedFile(f'{rows.path}: expected "row" to count from 0; restore it, or give another --out')
+        self.number = len(indices)
         if self.number and not self.part.exists() and not path.exists():
             raise RunError(f"{path} is missing, whose vectors {rows.path} lists: restore it, or remove {rows.path}")
 
@@ -81,7 +84,7 @@ class EmbeddingFile:
 
 @contextmanager
 def open_embeddings(out: str, settings: Mapping[str, Any], key: str) -> Iterator[EmbeddingFile]:
-    """The embeddings of the file `out`, locked. Raises RunError, CheckpointError, DamagedFile, InUse."""
+    """The embeddings of the file `out`, locked. Raises RunError, DamagedFile, InUse."""
     path = Path(out)
     if path.suffix not in SUFFIXES:
         raise RunError(f"--out must be a file of one of {', '.join(SUFFIXES)}: got {out!r}")

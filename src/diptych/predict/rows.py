@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from diptych.config.validation import MAX_REPR_CHARS
 from diptych.runs.run_folder import RunError
-from diptych.training.checkpoint import check_same_settings
 from diptych.utils.io import DamagedFile, atomic_write, naming_write_errors, parse_json, read_json
 from diptych.utils.lock import locked
 from diptych.utils.terminal import echo
@@ -24,6 +24,7 @@ Row = dict[str, Any]
 _ADVICE = "repair the file, or give another --out"
 
 
+@runtime_checkable
 class RowWriter(Protocol):
     """Where rows go."""
 
@@ -62,7 +63,7 @@ class RowFile:
         each: rows of each item.
 
     Raises:
-        RunError: the file is none that such a command wrote. CheckpointError: its rows have other settings.
+        RunError: the file is none that such a command wrote, or its rows have other settings.
         DamagedFile: a line is not such a row.
     """
 
@@ -70,7 +71,7 @@ class RowFile:
         self.path, self.settings, self.key = path, settings, key
         self._check_settings()
         self._done: Counter[str] = Counter()
-        self.num_errors = self._end = 0
+        self._end = 0
         self._file: FileIO | None = None
         self._read(each)
 
@@ -116,12 +117,20 @@ class RowFile:
         if beside.exists():
             saved = read_json(beside, {"command": str, "model": str}, _ADVICE)
             if self.path.exists():
-                check_same_settings(self.path, saved, self.settings)
+                self._compare(saved)
         elif self.path.exists():
             raise RunError(
                 f"{self.path} exists, and was not written by this command (there is no {beside.name}): give another "
                 "--out, or remove it"
             )
+
+    def _compare(self, saved: Mapping[str, Any]) -> None:
+        settings = json.loads(json.dumps(self.settings))
+        for name in sorted(saved.keys() | settings.keys()):
+            if saved.get(name) != settings.get(name):
+                before, now = (f"{values.get(name)!r:.{MAX_REPR_CHARS}}" for values in (saved, settings))
+                what = "of another model" if name == "model" else f"with {name} = {before}, not {now}"
+                raise RunError(f"{self.path} has rows {what}: give the same again, or another --out")
 
     def _read(self, each: int) -> None:
         """Counts the rows of whole items."""
@@ -135,7 +144,6 @@ class RowFile:
                 )
             if len(item) == each:
                 self._done[row[self.key]] += each
-                self.num_errors += sum("error" in row for row in item)
                 self._end += size
                 item, size = [], 0
 

@@ -210,6 +210,8 @@ def format_of(data: bytes, where: str) -> str:
 def _opened(data: bytes, where: str) -> Iterator[Pillow.Image]:
     """An image whose header was read. Raises BadSample for any error in it or in the body of the with statement."""
     with _as_bad_sample(where):
+        if not data:
+            raise UnreadableImage("the file is empty")
         check_header(data)
         yield Pillow.open(io.BytesIO(data), formats=FORMATS)
 
@@ -225,6 +227,8 @@ def _as_bad_sample(where: str) -> Iterator[None]:
         raise BadSample(
             where, f"not a readable image: none of {', '.join(FORMATS)}, or an unsupported variant of one"
         ) from None
+    except Pillow.DecompressionBombError:
+        raise BadSample(where, f"more pixels than the limit of {MAX_PIXELS}") from None
     except (Excessive, UnreadableImage) as error:
         raise BadSample(where, str(error)) from None
     except Exception as error:
