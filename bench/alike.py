@@ -21,12 +21,13 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 
 from diptych.batch import Batch
-from diptych.capfilt.models import cnn_embedding, cnn_loader, image_embedding
+from diptych.capfilt.models import cnn_embedding, cnn_loader
 from diptych.data.images.decode import decode
 from diptych.data.images.loading import image_loader, with_images
 from diptych.data.sources.captions import open_captions
 from diptych.modules.tokens import packing
 from diptych.runs.loaded_model import load_model
+from diptych.runs.scoring.retrieval import image_embedding
 from diptych.tasks.common import encode_images
 
 OVER = (0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)

@@ -30,11 +30,11 @@ from statistics import mean, pstdev
 
 from diptych.capfilt.corrupt_captions import TRUTH, corrupt_captions
 from diptych.capfilt.run import capfilt
-from diptych.cli.arguments import recipe
 from diptych.config.capfilt import CapFilt, CorruptCaptions
 from diptych.config.run import Evaluation
 from diptych.runs.evaluate import evaluate
 from diptych.runs.pretrain import pretrain
+from diptych.runs.recipes import recipe
 from diptych.training.checkpoint import check_same_settings
 
 ARMS = ("human alone", "noised", "bootstrapped", "clean")

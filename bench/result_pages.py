@@ -45,9 +45,9 @@ def records() -> dict[str, Record]:
 
 def systems_record() -> Record:
     """The objectives and the fine-tuning tasks of each system, from its recipes."""
-    from diptych.cli.arguments import recipe, recipes
     from diptych.config.run import LOSSES
     from diptych.models.configs import PUBLISHED
+    from diptych.runs.recipes import recipe, recipes
 
     pretraining, finetuning = recipes(), recipes("Finetune")
     rows = []

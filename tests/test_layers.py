@@ -26,6 +26,8 @@ LEVELS = (
     ("models/*/recipes",),
     ("runs",),
     ("studies", "benchmark", "capfilt", "planning"),
+    ("api",),
+    ("predict",),
     ("cli",),
     ("__main__",),  # `python -m diptych` is the command line
 )

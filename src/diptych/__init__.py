@@ -1,3 +1,50 @@
-"""Diptych: a vision-language workbench; published systems built from one set of parts, trained and compared."""
+"""Diptych: a vision-language workbench; published systems built from one set of parts, trained and compared.
+
+The Python API is in `diptych.api`. It is imported with its first use, so that `import diptych` is fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diptych.api import VLM, Features, Prediction, TokenStates, create_model, evaluate, load, train
+    from diptych.config.run import Evaluation
+    from diptych.protocols import UnsupportedOperation
+    from diptych.runs.recipes import list_models
 
 __version__ = "0.2.0"
+
+__all__ = [
+    "VLM",
+    "Evaluation",
+    "Features",
+    "Prediction",
+    "TokenStates",
+    "UnsupportedOperation",
+    "__version__",
+    "create_model",
+    "evaluate",
+    "list_models",
+    "load",
+    "train",
+]
+
+_MODULES = {
+    "Evaluation": "diptych.config.run",
+    "UnsupportedOperation": "diptych.protocols",
+    "list_models": "diptych.runs.recipes",
+}
+"""The modules of public names that are not in `diptych.api`."""
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported with its first use (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module 'diptych' has no attribute {name!r}")
+    value = getattr(import_module(_MODULES.get(name, "diptych.api")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

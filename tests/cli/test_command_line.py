@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from diptych.cli import COMMANDS, main
-from diptych.cli.arguments import apply_overrides, flags, pop_option, recipe, recipes
+from diptych.cli.arguments import apply_overrides, flags, pop_option
 from diptych.cli.errors import UsageError
 from diptych.config.run import Evaluation
+from diptych.runs.recipes import recipe, recipes
 
 
 def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -12,7 +12,6 @@ import torch
 from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import TypeCheckError
 
-from diptych.cli.arguments import recipe, recipes
 from diptych.cli.baselines import Baselines
 from diptych.cli.benchmark import Benchmark
 from diptych.config.capfilt import CapFilt, CorruptCaptions
@@ -33,6 +32,7 @@ from diptych.models.configs import (
 )
 from diptych.runs import build as building
 from diptych.runs import finetune
+from diptych.runs.recipes import recipe, recipes
 from diptych.runs.run_folder import RunError
 
 ALL_SETTINGS = (

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from diptych.batch import Batch, Text
-from diptych.cli.arguments import recipe, recipes
 from diptych.config.run import Finetune, Objectives, Pretrain
 from diptych.config.serialization import from_json, to_json
 from diptych.models.common_recipes import with_image_grid
 from diptych.models.configs import CrossViTConfig
 from diptych.runs.finetune import build
+from diptych.runs.recipes import recipe, recipes
 from tests.models.test_first_step import VOCABULARY, B, batch, toy
 
 FACTS: dict[str, Any] = {"answers": ["yes", "no", "two"], "prior": [0.5, 0.3, 0.1], "classes": ["cat", "dog"]}

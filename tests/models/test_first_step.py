@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from diptych.batch import Batch, Image, ImageKeys, Matching, Regions, Text
-from diptych.cli.arguments import recipe, recipes
 from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF
 from diptych.config.run import Embedders, Objectives, Pretrain, Teacher
 from diptych.encoders.efficientnet import FrozenCNN, TeacherFeatures
@@ -28,6 +27,7 @@ from diptych.runs.build import CNN_CLASSES
 from diptych.runs.check_objectives import NEEDS
 from diptych.runs.embedders import CNN_CELL, reads_regions
 from diptych.runs.pretrain import reads_images, reads_text
+from diptych.runs.recipes import recipe, recipes
 from diptych.runs.run_folder import RunError, write_run
 from diptych.training.checkpoint import save_weights
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from diptych.benchmark import rows
-from diptych.cli.arguments import recipe, recipes
 from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, Channels
 from diptych.config.run import Finetune, Pretrain
 from diptych.config.serialization import from_json, to_json
@@ -20,6 +19,7 @@ from diptych.models.vilt import recipes as vilt
 from diptych.runs import build as building
 from diptych.runs import demo_recipes
 from diptych.runs import finetune as job
+from diptych.runs.recipes import recipe, recipes
 
 
 @pytest.mark.quick("*.small", "*.tiny")

@@ -23,7 +23,6 @@ from unittest.mock import patch
 import torch
 
 from diptych.batch import Batch
-from diptych.cli.arguments import recipe, recipes
 from diptych.config.run import Evaluation, Finetune, Pretrain
 from diptych.config.training import Optimizer
 from diptych.generation import BeamConfig, GenerationConfig, beam_search
@@ -32,6 +31,7 @@ from diptych.protocols import TextDecoder, TrainStep, student_of
 from diptych.runs import build as building
 from diptych.runs import finetune
 from diptych.runs.evaluate import evaluate
+from diptych.runs.recipes import recipe, recipes
 from diptych.runs.run_folder import write_run
 from diptych.tasks.common import encode_images
 from diptych.training.checkpoint import save_weights

@@ -12,7 +12,7 @@ import pytest
 from torch import nn
 
 from diptych.cli import main
-from diptych.cli.arguments import apply_overrides, recipe
+from diptych.cli.arguments import apply_overrides
 from diptych.config.data import ImageSettings
 from diptych.config.training import Training
 from diptych.data.examples import PairExamples
@@ -30,6 +30,7 @@ from diptych.protocols import ComparisonPool
 from diptych.runs import train as training
 from diptych.runs.build import build
 from diptych.runs.check_objectives import CAPABILITIES, NEEDS, check_samples, compares_samples
+from diptych.runs.recipes import recipe
 from diptych.runs.run_folder import RunError
 from diptych.runs.train import open_validation
 from diptych.tasks.retrieval import Retrieval

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from diptych.checkpoints.read import WeightsError
-from diptych.cli.arguments import apply_overrides, recipe
+from diptych.cli.arguments import apply_overrides
 from diptych.config.run import ImportedCheckpoint
 from diptych.runs.build import build
 from diptych.runs.check_weights import check_model, check_module, weight_shapes
 from diptych.runs.export import export
+from diptych.runs.recipes import recipe
 from diptych.runs.run_folder import RunError, read_run, write_run
 from diptych.training.checkpoint import save_weights
 

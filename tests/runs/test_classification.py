@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from diptych.cli import main
-from diptych.cli.arguments import recipe
 from diptych.config.data import HALF
 from diptych.data.sources.labelled import Labelled
 from diptych.models.configs import ALBEFConfig
 from diptych.runs.finetune import build, inherited, init_from_pretrained
+from diptych.runs.recipes import recipe
 from diptych.runs.run_folder import RunError, read_run, read_weights, write_run
 from diptych.training.checkpoint import save_weights
 

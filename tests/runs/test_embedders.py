@@ -14,7 +14,6 @@ from torch import nn
 from diptych.batch import Image, Text
 from diptych.benchmark.row_results import same_run
 from diptych.benchmark.rows import ROWS
-from diptych.cli.arguments import recipe, recipes
 from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, ImageSettings
 from diptych.config.run import Embedders, Finetune, Pretrain
 from diptych.config.training import Training
@@ -39,6 +38,7 @@ from diptych.runs import train as training
 from diptych.runs.build import build
 from diptych.runs.loaded_model import initial_module
 from diptych.runs.pretrain import make_examples
+from diptych.runs.recipes import recipe, recipes
 from diptych.runs.run_folder import RunError, write_run
 from diptych.runs.training_data import StreamedData
 from diptych.training.distributed import Group

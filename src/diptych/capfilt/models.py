@@ -19,18 +19,17 @@ from diptych.data.images.loading import ImageLoader, image_loader, with_images
 from diptych.data.loader import evaluation_loader
 from diptych.data.regions.frozen_features import ExtractedFeatures, GridLoader
 from diptych.data.sources.base import BadSample, Captioned
-from diptych.generation import BeamConfig, GenerationConfig, beam_search, greedy, sample
-from diptych.modules.heads import ITCHead
 from diptych.modules.tokens import Tokens
-from diptych.protocols import DualEncoder, FusionEncoder, TextDecoder
+from diptych.protocols import FusionEncoder
 from diptych.runs.feature_extractors import frozen_cnn, memory_cache
 from diptych.runs.loaded_model import LoadedModel
+from diptych.runs.operations import why_unsupported
 from diptych.runs.run_folder import RunError
 from diptych.runs.scoring.retrieval import dual_encoder_scorer
+from diptych.tasks.captioning import CaptionOptions, generate_captions
 from diptych.tasks.retrieval import score_pairs
 from diptych.utils.rng import uniform
 
-CAPTION_LOSSES = {"lm", "masked_captions", "caption"}  # losses that train a caption generator
 CNN_IMAGES = ImageSettings(shorter_side=224, square=True)
 
 
@@ -80,39 +79,34 @@ def read_batches(
 
 
 class Captioner:
-    """Generates captions of images with a trained run. Raises RunError if it was not trained to."""
+    """Generates captions of images with a trained run.
+
+    Raises:
+        RunError: it was not trained to.
+        ValueError: the prompt leaves no room for a caption.
+    """
 
     def __init__(self, loaded: LoadedModel, config: CapFilt):
-        module: Any = loaded.module
-        if not isinstance(loaded.model, TextDecoder) or not CAPTION_LOSSES & set(module.weights):
-            raise RunError(
-                f"the captioner is a {type(loaded.model).__name__} that was not trained to generate captions (its "
-                f"objectives: {', '.join(module.weights)}); give a run with the objective lm or masked_captions"
-            )
+        if why := why_unsupported(loaded, "caption"):
+            raise RunError(f"--captioner {config.captioner}: {why}")
         self.loaded, self.config, self.tokenizer = loaded, config, loaded.tokenizer
-        vocabulary = self.tokenizer.vocabulary
-        self.prompt = self.tokenizer.encode([config.prompt]).ids[:, :-1].to(loaded.device)  # without [SEP]
-        max_length = min(config.max_length, self.tokenizer.max_length)
-        if not self.prompt.shape[1] < max_length:
-            raise RunError(
-                f"the prompt of {self.prompt.shape[1]} tokens fills max_length {max_length}; give a larger --max_length"
-            )
-        repetition = config.repetition_penalty if config.decoding == "nucleus" else 1.0
-        self.generation = GenerationConfig(vocabulary.sep, vocabulary.pad, max_length, config.min_length, repetition)
+        nucleus = config.decoding == "nucleus"
+        self.options = CaptionOptions(
+            config.prompt,
+            num_beams=config.num_beams if config.decoding == "beam_search" else 1,
+            top_p=config.top_p if nucleus else None,
+            max_length=config.max_length,
+            min_length=config.min_length,
+            repetition_penalty=config.repetition_penalty if nucleus else 1.0,
+        )
+        self.options.encode_prompt(self.tokenizer)  # raises before the first shard
 
     def write(self, image: Tokens, shard: str, indices: Sequence[int]) -> list[str]:
         """A caption of each image. Random draws are keyed by (seed, shard name, index), so they are reproducible."""
-        config, model, generation = self.config, self.loaded.model, self.generation
-        prompt = self.prompt.expand(len(image), -1)
-        if config.decoding == "nucleus":
-            drawn = uniform(config.seed, 0, indices, f"caption of {shard}", generation.max_length)
-            draws = torch.from_numpy(drawn).float().to(self.loaded.device)
-            ids = sample(model, image, prompt, generation, draws, config.top_p)
-        elif config.decoding == "beam_search":
-            ids = beam_search(model, image, prompt, generation, BeamConfig(config.num_beams)).ids
-        else:
-            ids = greedy(model, image, prompt, generation)
-        return [self.tokenizer.decode(row).strip() for row in ids[:, self.prompt.shape[1] :].tolist()]
+        drawn = uniform(self.config.seed, 0, indices, f"caption of {shard}", self.options.max_length)
+        draws = [torch.from_numpy(drawn).float()]
+        captions = generate_captions(self.loaded.model, image, self.tokenizer, self.options, draws)
+        return [caption for (caption,) in captions]
 
 
 class Filter:
@@ -156,20 +150,6 @@ class Filter:
             )
             scores["cosine"] = cosines.float()[owner, index].tolist()
         return [{name: values[i] for name, values in scores.items()} for i in range(len(texts))]
-
-
-def image_embedding(loaded: LoadedModel, image: Tokens) -> Float[Tensor, "b e"]:
-    """Unit-norm image embeddings: projected as for ITC if trained, else the pooled features, else the mean token."""
-    model, module = loaded.model, loaded.module
-    if not isinstance(model, DualEncoder):
-        return F.normalize(image.mean().float(), dim=-1)
-    pooled = model.pooled_features(image)[0]
-    heads: Any = getattr(module, "heads", {})
-    weights: Any = module.weights
-    head = next((part for name, part in heads.items() if name == "itc"), None)
-    if isinstance(head, ITCHead) and ("itc" in weights or "retrieval" in weights):
-        return head.project_image(pooled).float()
-    return F.normalize(pooled.float(), dim=-1)
 
 
 def cnn_loader() -> ImageLoader:

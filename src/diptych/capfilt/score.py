@@ -11,15 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from diptych.capfilt.models import (
-    CNN_IMAGES,
-    Captioner,
-    Filter,
-    cnn_embedding,
-    cnn_loader,
-    image_embedding,
-    read_batches,
-)
+from diptych.capfilt.models import CNN_IMAGES, Captioner, Filter, cnn_embedding, cnn_loader, read_batches
 from diptych.capfilt.shards import InputShard, OpenShard
 from diptych.config.capfilt import CapFilt
 from diptych.data.examples import MAX_TEXT_CHARS, check_text
@@ -27,6 +19,7 @@ from diptych.data.sources.base import BadSample
 from diptych.modules.tokens import Tokens
 from diptych.runs.loaded_model import LoadedModel
 from diptych.runs.run_folder import RunError
+from diptych.runs.scoring.retrieval import image_embedding
 from diptych.tasks.common import encode_images
 from diptych.utils.io import NUMBER, DamagedFile, atomic_write, read_json_lines, schema_error
 

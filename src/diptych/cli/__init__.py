@@ -15,6 +15,10 @@ COMMANDS = {
     "pretrain": "pre-train a model from a recipe",
     "finetune": "fine-tune a pre-trained run on a task",
     "evaluate": "evaluate a run on a task",
+    "caption": "caption photographs",
+    "answer": "answer a question about photographs",
+    "score": "score how well texts match photographs",
+    "embed": "embed photographs or texts as vectors",
     "baselines": "scores of guessing without looking at the images, which a model must beat",
     "benchmark": "train and evaluate every system on the same data: one table",
     "train-tokenizer": "train a WordPiece vocabulary on the captions of a dataset",
@@ -36,6 +40,7 @@ Examples:
   diptych evaluate runs/vilt --task retrieval --data flickr8k/ --split val
   diptych finetune vqa --init_from runs/vilt --data vqa/ --out runs/vqa
   diptych import blip model_base.pth --out runs/blip
+  diptych caption runs/blip photos/ --out captions.jsonl
 
 Commands:
 {commands}
@@ -58,7 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
         echo(f"diptych {__version__}")
         return 0
     name, *args = arguments
-    from diptych.cli.errors import error_message, is_user_error, suggest_name
+    from diptych.cli.errors import error_message, is_user_error
+    from diptych.config.spelling import suggest_name
 
     if name not in COMMANDS:
         return fail(f"there is no command {name!r}{suggest_name(name, COMMANDS)} (diptych --help lists them)")

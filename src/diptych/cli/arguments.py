@@ -7,25 +7,19 @@ import re
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import fields, is_dataclass
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
-from inspect import isfunction, signature
 from pathlib import Path
-from pkgutil import iter_modules
 from textwrap import TextWrapper
 from typing import Any, TypeVar
 
 import tyro
 
-import diptych.models
-from diptych.cli.errors import UsageError, find_misspelt, suggest_flag, suggest_name
-from diptych.config.training import Training
+from diptych.cli.errors import UsageError, find_misspelt
+from diptych.config.spelling import suggest_name, suggest_setting
 from diptych.config.validation import MAX_REPR_CHARS, check
+from diptych.runs.recipes import TOP_LEVEL, recipes
 from diptych.utils.terminal import echo
 
 T = TypeVar("T")
-TOP_LEVEL = frozenset(field.name for field in fields(Training))  # fields of `training` that need no prefix
 
 
 def pop_option(args: list[str], flag: str, default: str | None = None) -> str:
@@ -59,6 +53,20 @@ def pop_positional(args: list[str], name: str, remedy: str = "") -> str:
     if not args or args[0].startswith("-"):
         raise UsageError(f"no {name.removeprefix('the ')} given{remedy and f'; {remedy}'}")
     return args.pop(0)
+
+
+def pop_words(args: list[str]) -> list[str]:
+    """All words that are neither flags nor the values of flags, which are removed from `args`; after ``--``, all."""
+    words, flags_and_values, value_expected = [], [], False
+    for i, word in enumerate(args):
+        if word == "--":
+            words += args[i + 1 :]
+            break
+        is_flag = word.startswith("--")
+        (flags_and_values if is_flag or value_expected else words).append(word)
+        value_expected = is_flag and "=" not in word
+    args[:] = flags_and_values
+    return words
 
 
 def pop_folder(args: list[str], flag: str = "--out") -> Path:
@@ -110,7 +118,7 @@ def apply_overrides(
     for word in args:
         if word.startswith("--") and (flag := word.partition("=")[0]) not in known:
             typed = _typed_flag(flag)
-            suggestion = suggest_flag(typed, [_typed_flag(name) for name in known])
+            suggestion = suggest_setting(typed, [_typed_flag(name) for name in known])
             raise UsageError(f"there is no {typed}{suggestion} (diptych {command} --help lists all)")
     output = io.StringIO()
     try:
@@ -210,31 +218,6 @@ def _invalid_choice(match: re.Match[str]) -> str:
     return f"{flag}: expected one of {', '.join(choices)}, got {value!r}{suggestion}"
 
 
-def recipe(name: str, kind: str = "Pretrain") -> Any:
-    """The run that the recipe ``SYSTEM.FUNCTION`` returns. Raises UsageError, which suggests the nearest names."""
-    known = recipes(kind)
-    if name not in known:
-        suggestion = suggest_name(name, known, 3)
-        listing = f"diptych {kind.lower()} --help lists all {len(known)}"
-        raise UsageError(f"there is no recipe {name!r}{suggestion} ({listing})")
-    system, function = name.split(".")
-    return getattr(import_module(recipe_modules()[system]), function)()
-
-
-def recipes(kind: str = "Pretrain") -> list[str]:
-    """The names of all recipes of a kind: public functions that return it and have no required parameter."""
-    return [
-        f"{system}.{name}"
-        for system, module in recipe_modules().items()
-        for name, value in vars(import_module(module)).items()
-        if isfunction(value)
-        and not name.startswith("_")
-        and value.__module__ == module
-        and signature(value).return_annotation == kind
-        and not any(p.default is p.empty for p in signature(value).parameters.values())
-    ]
-
-
 def list_recipes(kind: str = "Pretrain") -> str:
     """The names of all recipes of a kind for a help text: a paragraph for each system."""
     names: dict[str, list[str]] = {}
@@ -242,12 +225,3 @@ def list_recipes(kind: str = "Pretrain") -> str:
         names.setdefault(name.split(".")[0], []).append(name)
     wrap = TextWrapper(100, initial_indent="  ", subsequent_indent="    ")
     return "\n".join(wrap.fill(" ".join(group)) for group in names.values())
-
-
-@cache
-def recipe_modules() -> dict[str, str]:
-    """The module with the recipes of each system, and of the demo, by system."""
-    systems = [module.name for module in iter_modules(diptych.models.__path__) if module.ispkg]
-    modules = {system: f"diptych.models.{system}.recipes" for system in systems}
-    existing = {system: module for system, module in modules.items() if find_spec(module)}
-    return dict(sorted((existing | {"demo": "diptych.runs.demo_recipes"}).items()))

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from diptych.benchmark.rows import ROWS
-from diptych.cli.arguments import apply_overrides, parse_int, recipe, show_help, wants_help
+from diptych.cli.arguments import apply_overrides, parse_int, show_help, wants_help
 from diptych.cli.errors import UsageError
 from diptych.config.run import Evaluation, Pretrain
 from diptych.config.validation import CountOrZero, NumBeams, Range, Seed, Text, Workers, settings
 from diptych.runs.check_inputs import check_data
+from diptych.runs.recipes import recipe
 from diptych.utils.terminal import echo
 
 

@@ -24,11 +24,11 @@ from diptych.cli.arguments import (
     list_recipes,
     pop_option,
     pop_positional,
-    recipe,
     wants_help,
 )
 from diptych.cli.errors import UsageError
 from diptych.planning.accelerators import ACCELERATORS, parse_gpus
+from diptych.runs.recipes import recipe
 from diptych.utils.terminal import echo
 
 if TYPE_CHECKING:

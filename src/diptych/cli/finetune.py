@@ -19,7 +19,6 @@ Examples:
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from diptych.cli.arguments import (
@@ -28,18 +27,14 @@ from diptych.cli.arguments import (
     pop_folder,
     pop_option,
     pop_positional,
-    recipe,
-    recipes,
     show_help,
     wants_help,
 )
-from diptych.cli.errors import UsageError, suggest_name
-from diptych.config.run import Finetune
+from diptych.cli.errors import UsageError
+from diptych.config.spelling import suggest_name
 from diptych.runs.check_inputs import check_data, check_run_folder
+from diptych.runs.recipes import TASK_RECIPES, finetuning_recipe, recipes
 from diptych.utils.terminal import echo
-
-EXAMPLES = {"vqa": "vilt.small", "retrieval": "vilt.small", "classification": "vit.base"}
-"""The tasks that any system can be fine-tuned on, each with a recipe whose model supports it."""
 
 
 def finetune_command(args: list[str]) -> None:
@@ -47,21 +42,21 @@ def finetune_command(args: list[str]) -> None:
         own_recipes = f"Systems' own recipes:\n{list_recipes('Finetune')}"
         echo(f"{__doc__}\n{own_recipes}\n\ndiptych finetune TASK --help lists every option.")
         return
-    name = pop_positional(args, "the task", f"expected {', '.join(EXAMPLES)} or a system's own recipe")
+    name = pop_positional(args, "the task", f"expected {', '.join(TASK_RECIPES)} or a system's own recipe")
     system_recipes = recipes("Finetune")
     own = name in system_recipes
-    if not own and name not in EXAMPLES:
-        suggestion = suggest_name(name, [*EXAMPLES, *system_recipes], 3)
+    if not own and name not in TASK_RECIPES:
+        suggestion = suggest_name(name, [*TASK_RECIPES, *system_recipes], 3)
         raise UsageError(f"there is no task or recipe {name!r}{suggestion} (diptych finetune --help lists all)")
     if wants_help(args):
-        return show_help(_run(name, ""), f"finetune {name} --init_from DIR --data DATA --out DIR2", __doc__)
+        return show_help(finetuning_recipe(name), f"finetune {name} --init_from DIR --data DATA --out DIR2", __doc__)
     init_from, untrained = pop_option(args, "--init_from", ""), pop_option(args, "--recipe", "")
     if own and untrained:
         raise UsageError(f"{name} has a model of its own: give --init_from DIR, a pre-trained run, or neither")
     if not own and bool(init_from) == bool(untrained):
         raise UsageError("give either --init_from DIR, a pre-trained run, or --recipe RECIPE, an untrained model")
     out = pop_folder(args)
-    run = _run(name, untrained)
+    run = finetuning_recipe(name, untrained)
     check_data(pop_option([*args], "--data", run.data))
     if init_from:
         check_run_folder(Path(init_from))
@@ -70,12 +65,3 @@ def finetune_command(args: list[str]) -> None:
     if init_from:
         run = inherited(Path(init_from), run, own)
     finetune(apply_overrides(run, args, f"finetune {name}"), out)
-
-
-def _run(name: str, untrained: str) -> Finetune:
-    """A system's own recipe, or a task on the model of the recipe `untrained` (by default the one in EXAMPLES)."""
-    if name not in EXAMPLES:
-        return recipe(name, "Finetune")
-    from diptych.models import common_recipes as tasks
-
-    return replace(getattr(tasks, name)(recipe(untrained or EXAMPLES[name])), recipe=untrained)

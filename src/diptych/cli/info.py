@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from diptych.cli.arguments import pop_positional, recipe, recipes, wants_help
-from diptych.cli.errors import UsageError, suggest_name
+from diptych.cli.arguments import pop_positional, wants_help
+from diptych.cli.errors import UsageError
 from diptych.config.published import Published
+from diptych.config.spelling import suggest_name
 from diptych.models.configs import PUBLISHED
+from diptych.runs.recipes import recipe, recipes
 from diptych.utils.terminal import echo, plain
 
 if TYPE_CHECKING:

@@ -23,11 +23,11 @@ from diptych.cli.arguments import (
     list_recipes,
     pop_folder,
     pop_positional,
-    recipe,
     show_help,
     wants_help,
 )
 from diptych.runs.check_inputs import check_inputs
+from diptych.runs.recipes import recipe
 from diptych.utils.terminal import echo
 
 

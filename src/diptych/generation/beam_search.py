@@ -1,4 +1,4 @@
-"""Beam search, also with diverse groups: the best finished text of each sample."""
+"""Beam search, also with diverse groups: the best finished texts of each sample."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class BeamConfig:
         count_eos: whether the end token counts in the length: as in newer versions of Hugging Face's library, which
             open_clip uses, and not as in 4.25, which BLIP uses.
         score: from logits to the scores that are summed; open_clip sums the logits themselves.
+        num_return_sequences: how many of the finished texts are returned for each sample, at most `num_beams`.
     """
 
     num_beams: int = 3
@@ -45,18 +46,23 @@ class BeamConfig:
     early_stopping: bool = False
     count_eos: bool = False
     score: Callable[[Tensor], Tensor] = log_probability
+    num_return_sequences: int = 1
 
     def __post_init__(self) -> None:
         if self.num_beams < 1 or self.num_beam_groups < 1 or self.num_beams % self.num_beam_groups:
             raise ValueError(f"num_beams {self.num_beams} is not divisible by num_beam_groups {self.num_beam_groups}")
+        if not 1 <= self.num_return_sequences <= self.num_beams:
+            raise ValueError(
+                f"num_return_sequences must be in [1, num_beams], [1, {self.num_beams}]: got {self.num_return_sequences}"
+            )
 
 
 @dataclass(frozen=True)
 class GenerationOutput:
-    """Generated texts, each with its score in the search."""
+    """Generated texts, each with its score in the search; several of one sample are adjacent, the best first."""
 
-    ids: Int[Tensor, "b m"]
-    scores: Float[Tensor, " b"]
+    ids: Int[Tensor, "texts m"]
+    scores: Float[Tensor, " texts"]
 
 
 class BeamSearch:
@@ -106,7 +112,7 @@ def beam_search(
     beams: BeamConfig,
     use_cache: bool = True,
 ) -> GenerationOutput:
-    """The best text of each sample; texts cut off at the maximum length count as finished."""
+    """The best texts of each sample; texts cut off at the maximum length count as finished."""
     b, size, device = len(prompt), beams.num_beams // beams.num_beam_groups, prompt.device
     decoder = IncrementalDecoder(model, context, use_cache)
     decoder.repeat_samples(beams.num_beams)
@@ -135,12 +141,14 @@ def beam_search(
     for i, g in ((i, g) for i in range(b) for g in range(beams.num_beam_groups) if not searches[i][g].over):
         for text, total in zip(ids[i, g], totals[i, g].tolist(), strict=True):
             searches[i][g].finish(text, total, ids.shape[-1])
-    return _padded([_best(group) for group in searches], config)
+    best = [text for group in searches for text in _best(group, beams.num_return_sequences)]
+    return _padded(best, config)
 
 
-def _best(searches: list[BeamSearch]) -> tuple[float, Tensor]:
-    """The best finished text; of equal scores the last."""
-    return sorted((text for search in searches for text in search.finished), key=lambda text: text[0])[-1]
+def _best(searches: list[BeamSearch], number: int) -> list[tuple[float, Tensor]]:
+    """The best finished texts, the best first; of equal scores the last first."""
+    finished = [text for search in searches for text in search.finished]
+    return sorted(finished, key=lambda text: text[0])[-number:][::-1]
 
 
 def _padded(best: list[tuple[float, Tensor]], config: GenerationConfig) -> GenerationOutput:

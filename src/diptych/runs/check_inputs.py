@@ -22,15 +22,19 @@ class RunError(Exception):
     """A run folder, or a run's settings, that cannot be used: the message says which, why and what to do."""
 
 
-def check_inputs(run: Pretrain | Finetune) -> None:
+def check_inputs(run: Pretrain | Finetune, data_is_passed: bool = False) -> None:
     """Checks that data, initial runs and files of a run exist, and that images consist of whole patches.
+
+    Args:
+        data_is_passed: the data are passed from Python, so that `run.data` names no file.
 
     Raises:
         DataError: data or region features are missing.
         RunError: another input is missing, or the image size is not a multiple of the patch size.
     """
     _check_patch_size(run)
-    check_data(run.data)
+    if not data_is_passed:
+        check_data(run.data)
     initial_runs = [run.init_from]
     if isinstance(run, Pretrain):
         initial_runs += [run.init_image_from, run.visual_tokenizer]

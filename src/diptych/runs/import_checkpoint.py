@@ -1,20 +1,23 @@
-"""Importing an official checkpoint as a run folder, which other commands can evaluate, fine-tune and export."""
+"""Importing an official or Hugging Face checkpoint: as a model in memory, or as a run folder for other commands."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from diptych.checkpoints.digests import Damaged, holds_tensors
+from diptych.checkpoints.strict import load_strict
 from diptych.config.run import Finetune, ImportedCheckpoint, Pretrain
 from diptych.models.importing import OfficialCheckpoint
 from diptych.protocols import student_of
 from diptych.runs.import_settings import run_from_checkpoint
-from diptych.runs.import_source import named_classes, open_source
+from diptych.runs.import_source import ImportSource, named_classes, open_source, system_of_folder
+from diptych.runs.loaded_model import LoadedModel, initial_module
 from diptych.runs.run_folder import RunError, read_any, write_run
 from diptych.runs.tokenizer import tokenizer_of
 from diptych.training.checkpoint import CHECKPOINT, MODEL, save_tensors, save_weights
@@ -23,6 +26,20 @@ from diptych.utils.state_dict import named_weights
 
 IGNORED_WEIGHTS = "ignored.safetensors"
 """The official weights that a run does not use (teacher, queue, ...), which `export` writes back."""
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """An imported checkpoint before it is written.
+
+    `checkpoint`: the official weights under our names. `run`, `facts`: the content of run.json. `step`: the training
+    step with the checkpoint's weights.
+    """
+
+    checkpoint: OfficialCheckpoint
+    run: Pretrain | Finetune | ImportedCheckpoint
+    facts: dict[str, Any]
+    step: nn.Module
 
 
 @single_writer
@@ -54,11 +71,35 @@ def import_checkpoint(
     Raises DataError, WeightsError, RunError.
     """
     source = open_source(system, checkpoint, config)
-    name = f"{checkpoint.resolve().name}/{source.weights.name}" if checkpoint.is_dir() else checkpoint.name
+    name = _name_of(checkpoint, source)
     _refuse_other_run(out, name)
+    imported = read_checkpoint(source, name, num_heads, grid, answers, regions, vocabulary)
+    _refuse_other_weights(out, imported.step)
+    write_run(out, imported.run, imported.facts)
+    save_weights(out, imported.step)
+    unused = imported.checkpoint.ignored_tensors | _teacher_and_queue(imported.checkpoint)
+    if unused:
+        save_tensors(out / IGNORED_WEIGHTS, {name: tensor.contiguous().clone() for name, tensor in unused.items()})
+    return imported.checkpoint
+
+
+def read_checkpoint(
+    source: ImportSource,
+    name: str,
+    num_heads: int | None = None,
+    grid: tuple[int, int] | None = None,
+    answers: Path | None = None,
+    regions: str = "",
+    vocabulary: Path | None = None,
+) -> ImportedModel:
+    """The model of a checkpoint with its weights, settings and facts; nothing is written.
+
+    `name`: of the checkpoint, for run.json. Other arguments: see `import_checkpoint`.
+
+    Raises DataError, WeightsError, RunError.
+    """
     imported = source.load(num_heads, grid)
     step = imported.build()
-    _refuse_other_weights(out, step)
     run = run_from_checkpoint(imported, student_of(step), source.settings, regions, source.weights.name)
     run = source.with_images(run, imported, resized=grid is not None)
     if vocabulary := vocabulary or source.vocabulary:
@@ -68,12 +109,25 @@ def import_checkpoint(
     if isinstance(run, Finetune):
         classes, class_notes = named_classes(imported, step, answers, source.hf)
         facts, notes = facts | classes, notes + class_notes
-    write_run(out, run, facts | {"notes": notes})
-    save_weights(out, step)
-    unused = imported.ignored_tensors | _teacher_and_queue(imported)
-    if unused:
-        save_tensors(out / IGNORED_WEIGHTS, {name: tensor.contiguous().clone() for name, tensor in unused.items()})
-    return imported
+    return ImportedModel(imported, run, facts | {"notes": notes}, step)
+
+
+def load_hf_folder(folder: Path, device: torch.device) -> LoadedModel:
+    """The model of a Hugging Face folder, which is what `import_checkpoint` would write and `load_model` would load.
+
+    Raises DataError, WeightsError, RunError.
+    """
+    source = open_source(system_of_folder(folder), folder, None)
+    imported = read_checkpoint(source, _name_of(folder, source))
+    assert not isinstance(imported.run, ImportedCheckpoint)  # every supported class of Hugging Face has a recipe
+    module = initial_module(imported.run, imported.facts)
+    load_strict(module, named_weights(student_of(imported.step)), str(folder))
+    return LoadedModel(imported.run, imported.facts, module.to(device).eval(), device)
+
+
+def _name_of(checkpoint: Path, source: ImportSource) -> str:
+    """The file name of a checkpoint; of a folder, its name and that of its weights."""
+    return f"{checkpoint.resolve().name}/{source.weights.name}" if checkpoint.is_dir() else checkpoint.name
 
 
 def _refuse_other_run(out: Path, name: str) -> None:

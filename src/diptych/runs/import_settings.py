@@ -48,10 +48,7 @@ TASK_RECIPES = {
     "classification": common_recipes.classification,
 }
 
-NOT_EXPRESSIBLE = {
-    ("clip_resnet", "pretraining"): "no recipe has CLIP's ResNet",
-    ("blip", "matching"): "its contrastive head has no temperature: it was not trained in this form",
-}
+NOT_EXPRESSIBLE = {("clip_resnet", "pretraining"): "no recipe has CLIP's ResNet"}
 """Checkpoints that no recipe expresses, by (system, task), and why."""
 
 

@@ -25,7 +25,7 @@ from diptych.config.run import ImportedCheckpoint
 from diptych.config.validation import check_fields
 from diptych.data.sources.base import DataError
 from diptych.data.sources.paths import parse_json, read_text
-from diptych.models.huggingface.config import CONFIGS, HFConfig, are_placeholders, is_hf, read_config
+from diptych.models.huggingface.config import CONFIGS, HFConfig, are_placeholders, is_hf, read_config, system_of
 from diptych.models.importing import OfficialCheckpoint, load_official
 from diptych.protocols import student_of
 from diptych.runs.exported_settings import read_exported_settings
@@ -135,6 +135,12 @@ def open_source(system: str, checkpoint: Path, config: Path | None) -> ImportSou
         raise RunError(str(error)) from None
     hf = read_config(system, settings, file) if is_hf(system, settings, folder is not None) else None
     return ImportSource(system, checkpoint, RecordedConfig(settings), file, hf, folder, exported)
+
+
+def system_of_folder(folder: Path) -> str:
+    """The system whose model a Hugging Face folder holds, by its config.json. Raises WeightsError, RunError."""
+    _refuse_own_run(folder)
+    return system_of(read_json_object(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
 
 
 def _check_agrees(unused: Mapping[str, Any], model: Any) -> None:

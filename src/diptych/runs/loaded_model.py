@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +14,8 @@ from diptych.config.data import ImageSettings
 from diptych.config.run import Finetune, Pretrain
 from diptych.data.images.loading import ImageLoader
 from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.models.blip.checkpoint import without_temperature
+from diptych.models.importing import ADAPTERS
 from diptych.runs import build as building
 from diptych.runs import finetune
 from diptych.runs.check_weights import check_model, check_module
@@ -86,5 +88,8 @@ def initial_module(settings: Pretrain | Finetune, facts: Mapping[str, Any]) -> n
     check_frozen_features(settings, facts)
     if isinstance(settings, Pretrain):
         statistics = {name: value for name, value in facts.items() if isinstance(value, int | float)}
-        return building.build(settings, statistics, guided=False)
+        module = building.build(settings, statistics, guided=False)
+        return without_temperature(module) if facts.get("task") == "matching" else module
+    if settings.task == "nlvr2" and facts.get("system") in ADAPTERS:  # imported; no command trains it
+        return ADAPTERS[facts["system"]].build(asdict(settings.model), "nlvr2", {})
     return finetune.build(settings, facts)

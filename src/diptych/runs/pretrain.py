@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from diptych.data.examples import MAX_TEXT_CHARS, Examples, ImageExamples, PairE
 from diptych.data.mixgen import MixedPairs
 from diptych.data.sources.base import Captioned, NoSplit
 from diptych.data.sources.captions import open_captions
+from diptych.data.sources.pairs import open_pairs
 from diptych.data.sources.splits import named_split, requested_split
 from diptych.data.tokenizers.tokenizer import Tokenizer, vocabulary
 from diptych.data.webdataset.indexed_shards import shards
@@ -33,30 +35,33 @@ from diptych.utils.terminal import echo
 MAX_UNKNOWN_SHARE = 0.1  # of the captions' tokens
 
 
-def examples(run: Pretrain, split: str, augment: bool) -> Examples:
-    """Examples of one split of the run's data, in random access."""
-    return make_examples(run, open_captions(run.data, split, min_side=run.images.shorter_side), augment)
+def examples(run: Pretrain, split: str, augment: bool, pairs: Sequence[Any] | None = None) -> Examples:
+    """Examples of one split of the run's data, or of `pairs` (see `data.sources.pairs`), in random access."""
+    least = run.images.shorter_side
+    if pairs is not None:
+        return make_examples(run, open_pairs(pairs, split, min_side=least), augment)
+    return make_examples(run, open_captions(run.data, split, min_side=least), augment)
 
 
-def training_data(run: Pretrain) -> TrainingData:
-    """Training examples of the run: a stream of tars if `streaming.lanes` is set, else in random access."""
-    if not run.streaming.lanes:
-        return examples(run, run.split, augment=True)
+def training_data(run: Pretrain, pairs: Sequence[Any] | None = None) -> TrainingData:
+    """Training examples of the run, or of `pairs`: a stream of tars if `streaming.lanes` is set, else in random access."""
+    if pairs is not None or not run.streaming.lanes:
+        return examples(run, run.split, augment=True, pairs=pairs)
     stream = Stream(run.data, run.split, run.streaming)
     head = make_examples(run, stream.head(run.images.shorter_side), augment=True)
     return StreamedData(stream, partial(make_examples, run, augment=True), head, run.images.shorter_side)
 
 
-def validation_examples(run: Pretrain) -> Examples:
-    """Examples of the val split, without augmentation.
+def validation_examples(run: Pretrain, pairs: Sequence[Any] | None = None) -> Examples:
+    """Examples of the val split of the run's data, or of `pairs`, without augmentation.
 
     Raises:
         NoSplit: the data has no val split.
         DataError: the val split cannot be used.
     """
-    if run.streaming.lanes and any(named_split(shard) is None for shard in shards(run.data)):
+    if pairs is None and run.streaming.lanes and any(named_split(shard) is None for shard in shards(run.data)):
         raise NoSplit("a stream trains on every tar whose name has no split word; give one tar a name with 'val'")
-    return examples(run, "val", augment=False)
+    return examples(run, "val", augment=False, pairs=pairs)
 
 
 def make_examples(run: Pretrain, source: Captioned, augment: bool) -> Examples:
@@ -140,10 +145,13 @@ def statistics(source: Captioned, tokenizer: Tokenizer, max_captions: int = 20_0
     }
 
 
-def pretrain(run: Pretrain, out: Path) -> None:
+def pretrain(run: Pretrain, out: Path, pairs: Sequence[Any] | None = None) -> None:
     """Trains a run into the folder `out`, or resumes it there.
 
     Writes run.json, metrics.jsonl, checkpoints, model.safetensors and report.html.
+
+    Args:
+        pairs: the data if they are passed from Python (see `data.sources.pairs`); `run.data` is then their name.
 
     Raises:
         DataError, RunError, WeightsError: data, settings or initial weights cannot be used.
@@ -152,13 +160,13 @@ def pretrain(run: Pretrain, out: Path) -> None:
         WriteError: a file cannot be written.
         Diverged: a loss is not finite.
     """
-    check_inputs(run)
+    check_inputs(run, data_is_passed=pairs is not None)
     check_out(run.data, out)
     run = replace(run, split=requested_split(run.split, run.data))
     with processes(run.training.device) as group, locked_run_folder(out, group):
         if group.main:
             echo(f"reading {run.data} ({run.split})")
-        data = training_data(run)
+        data = training_data(run, pairs)
         facts: dict[str, Any] = {"examples": data_size(data)}
         head = data.head if isinstance(data, StreamedData) else data
         head = head.pairs if isinstance(head, MixedPairs) else head
@@ -171,4 +179,4 @@ def pretrain(run: Pretrain, out: Path) -> None:
         module = build(run, facts)
         if (unused := init_from_run(module, run)) and group.main:
             echo(f"weights of {run.init_from} that this run does not use: {listed(unused)}")
-        train(run, with_teacher(module, run), data, lambda: validation_examples(run), facts, out, group)
+        train(run, with_teacher(module, run), data, lambda: validation_examples(run, pairs), facts, out, group)

@@ -1,19 +1,23 @@
-"""Image captioning by a causal language modelling loss (BLIP, CoCa)."""
+"""Image captioning: training by a causal language modelling loss (BLIP, CoCa), and generation of captions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image
-from diptych.generation import BeamConfig, GenerationConfig, GenerationOutput, beam_search
+from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.generation import BeamConfig, GenerationConfig, GenerationOutput, beam_search, greedy, sample
+from diptych.modules.tokens import Tokens
 from diptych.objectives.lm import LM
 from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
-from diptych.protocols import CausalDecoder, ChanceLoss, ImageEncoder
+from diptych.protocols import CausalDecoder, ChanceLoss, ImageEncoder, TextDecoder
 from diptych.tasks.common import required
 
 
@@ -59,3 +63,91 @@ class Captioning(nn.Module):
         """
         start = prompt.expand(len(image), -1)
         return beam_search(self.model, self.model.encode_image(image), start, generation, beams)
+
+
+CAPTION_LOSSES = frozenset({"lm", "masked_captions", "caption"})
+"""Losses that train a text decoder to generate captions of images."""
+
+
+@dataclass(frozen=True)
+class CaptionOptions:
+    """How captions are generated: by beam search, greedily (1 beam), or by nucleus sampling (`top_p`).
+
+    Args:
+        prompt: text that every caption begins with, as in training (BLIP's captioner: "a picture of").
+        num_beams: beam size; not used by nucleus sampling.
+        top_p: nucleus sampling: probability mass of the tokens to sample from; None: beam search.
+        num_captions: captions of each image; with beam search at most `num_beams`.
+        max_length: maximum number of tokens of a caption, start token, prompt and end token included.
+        min_length: minimum number of tokens, start token and prompt included.
+        repetition_penalty: see `generation.GenerationConfig`.
+    """
+
+    prompt: str = ""
+    num_beams: int = 3
+    top_p: float | None = None
+    num_captions: int = 1
+    max_length: int = 30
+    min_length: int = 0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value out of range."""
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], or None for beam search: got {self.top_p}")
+        for name in ("num_beams", "num_captions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
+        if self.top_p is None and self.num_captions > self.num_beams:
+            raise ValueError(
+                f"beam search finds num_beams = {self.num_beams} captions, fewer than num_captions = "
+                f"{self.num_captions}: raise num_beams, or set top_p to sample captions"
+            )
+
+    def encode_prompt(self, tokenizer: Tokenizer) -> Int[Tensor, " n"]:
+        """The start token and the prompt. Raises ValueError if they leave no room for a caption."""
+        ids = tokenizer.encode([self.prompt]).ids[0, :-1]  # without the end token
+        longest = min(self.max_length, tokenizer.max_length)
+        if len(ids) >= longest:
+            raise ValueError(
+                f"the prompt of {len(ids)} tokens (start token included) fills max_length {longest}: shorten the "
+                "prompt, or raise max_length"
+            )
+        return ids
+
+
+def generate_captions(
+    model: TextDecoder,
+    image: Tokens,
+    tokenizer: Tokenizer,
+    options: CaptionOptions,
+    draws: Sequence[Float[Tensor, "b longest"]] = (),
+) -> list[list[str]]:
+    """The captions of each image, without the prompt; with beam search the most likely first.
+
+    Args:
+        image: the encoded images.
+        draws: for nucleus sampling, for each caption of an image random numbers in [0, 1) (see `generation.sample`).
+    """
+    vocabulary, device = tokenizer.vocabulary, image.mask.device
+    prompt = options.encode_prompt(tokenizer).to(device)
+    start = prompt.expand(len(image), -1)
+    max_length = min(options.max_length, tokenizer.max_length)
+    generation = GenerationConfig(
+        vocabulary.sep, vocabulary.pad, max_length, options.min_length, options.repetition_penalty
+    )
+    if options.top_p is not None:
+        sampled = [sample(model, image, start, generation, drawn.to(device), options.top_p) for drawn in draws]
+        texts = [_decode(tokenizer, ids[:, len(prompt) :]) for ids in sampled]
+        return [list(captions) for captions in zip(*texts, strict=True)]
+    if options.num_beams == 1:
+        ids = greedy(model, image, start, generation)
+    else:
+        beams = BeamConfig(options.num_beams, num_return_sequences=options.num_captions)
+        ids = beam_search(model, image, start, generation, beams).ids
+    captions = _decode(tokenizer, ids[:, len(prompt) :])
+    return [captions[i : i + options.num_captions] for i in range(0, len(captions), options.num_captions)]
+
+
+def _decode(tokenizer: Tokenizer, ids: Int[Tensor, "b n"]) -> list[str]:
+    return [tokenizer.decode(row).strip() for row in ids.tolist()]

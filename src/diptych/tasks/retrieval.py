@@ -134,9 +134,16 @@ def score_matrix(
     """The score of every image with every text. Each is encoded once; `pairs` pairs are fused at a time."""
     with torch.no_grad():
         text, image = model.encode_text(texts), model.encode_image(images)
-    index = torch.arange(len(images) * len(texts), device=texts.ids.device)
-    scores = score_pairs(model, summary, image, text, index // len(texts), index % len(texts), pairs)
-    return scores.view(len(images), len(texts))
+    return score_all_pairs(model, summary, image, text, pairs)
+
+
+def score_all_pairs(
+    model: FusionEncoder, summary: PairScorer, image: Tokens, text: Tokens, pairs: int = 256
+) -> Float[Tensor, "images texts"]:
+    """The score of every encoded image with every encoded text; `pairs` pairs are fused at a time."""
+    index = torch.arange(len(image) * len(text), device=text.mask.device)
+    scores = score_pairs(model, summary, image, text, index // len(text), index % len(text), pairs)
+    return scores.view(len(image), len(text))
 
 
 @torch.no_grad()

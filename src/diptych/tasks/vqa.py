@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diptych.batch import AnswerTargets, Batch, Text
+from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.generation import BeamConfig, GenerationConfig, GenerationOutput, beam_search
 from diptych.modules.heads import PairClassifier
 from diptych.modules.init import init_transformer
@@ -175,6 +176,26 @@ class OpenVQA(nn.Module):
             context = Tokens.from_padded(question.to_padded(), no_padding, *question.layout.spans)
         prompt = torch.full((len(batch), 1), start_id, device=batch.ids.device)
         return beam_search(self.model, context, prompt, generation, beams)
+
+    @torch.no_grad()
+    def generate_texts(self, batch: Batch, tokenizer: Tokenizer) -> list[tuple[str, float]]:
+        """A generated answer to each question, and the probability of its tokens, the end token included.
+
+        Source: BLIP's official code, with 3 beams and at most 10 tokens. Differs: questions are padded to the longest
+        of the batch, and the probability is computed without attention to that padding.
+        """
+        known = tokenizer.vocabulary
+        generation = GenerationConfig(known.sep, known.pad, MAX_ANSWER_LENGTH)
+        ids = self.generate(batch, known.cls, generation, BeamConfig(num_beams=3)).ids
+        ended = (ids == known.sep).long().cumsum(1)
+        text = Text(ids, ended - (ids == known.sep).long() == 0)  # up to the end token
+        logits = self.model.next_token_logits(text, self.encode_question(batch))
+        probabilities = (-next_losses(logits, text).sum(1)).exp().tolist()
+        return [(tokenizer.decode(row).strip(), p) for row, p in zip(ids.tolist(), probabilities, strict=True)]
+
+
+MAX_ANSWER_LENGTH = 10
+"""Tokens of a generated answer, start and end token included (BLIP's official code)."""
 
 
 def next_losses(logits: Float[Tensor, "b n v"], text: Text, label_smoothing: float = 0.0) -> Float[Tensor, "b after"]:

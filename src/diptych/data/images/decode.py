@@ -46,8 +46,8 @@ def pixel_bytes(image: Pillow.Image) -> int:
     return own if image.mode == "RGB" and "transparency" not in image.info else own + 4
 
 
-def to_rgb(image: Pillow.Image, data: bytes) -> Pillow.Image:
-    """RGB version of a decoded image of any mode; `data` is its file. Raises UnreadableImage."""
+def to_rgb(image: Pillow.Image, data: bytes | None) -> Pillow.Image:
+    """RGB version of a decoded image of any mode; `data` is its file, if there is one. Raises UnreadableImage."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     transparent = _colour_key(image, data)
@@ -116,14 +116,16 @@ def _grey_conversion(image: Pillow.Image) -> Callable[[Pillow.Image], Pillow.Ima
     return lambda band: Pillow.fromarray(levels(values(band))).convert("RGB")
 
 
-def _colour_key(image: Pillow.Image, data: bytes) -> Callable[[Box], Pillow.Image] | None:
+def _colour_key(image: Pillow.Image, data: bytes | None) -> Callable[[Box], Pillow.Image] | None:
     """Mask function, from a box to the transparent pixels in it, of a PNG whose colour key Pillow compares at another
     depth.
 
     Removes the colour key from the image's info, so that Pillow ignores it. None for all other images.
     """
     key = image.info.get("transparency")
-    if image.format != "PNG" or image.mode not in ("L", "I;16", "RGB") or not isinstance(key, int | tuple):
+    if data is None or image.format != "PNG" or image.mode not in ("L", "I;16", "RGB"):
+        return None
+    if not isinstance(key, int | tuple):
         return None
     depth = data[24]  # of IHDR, a PNG's first chunk
     spread = 255 // (2**depth - 1) if depth < 8 else 1  # Pillow scales lower depths to 8 bits
@@ -176,12 +178,26 @@ def decode(data: bytes, where: str, *, min_side: int | None = None, max_pixels: 
         BadSample: the file cannot be read or is over a limit.
     """
     with _opened(data, where) as image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise Excessive(f"{width} x {height} pixels is more than the limit of {max_pixels}")
-        check_scans(data, width * height)
+        _check_size(image, max_pixels)
+        check_scans(data, image.width * image.height)
         _check_cost(image)
         return _decoded(image, data, min_side)
+
+
+def from_pillow(image: Pillow.Image, where: str, *, max_pixels: int = MAX_PIXELS) -> Pillow.Image:
+    """Upright RGB version of an image that Pillow has opened or made, by the rules of `decode`.
+
+    Differs: of a multi-frame image the current frame; the transparent colour of a 16-bit PNG is Pillow's 8-bit one,
+    because the file is not read again.
+
+    Raises:
+        BadSample: the image cannot be decoded or is over a limit.
+    """
+    with _as_bad_sample(where):
+        _check_size(image, max_pixels)
+        _check_cost(image)
+        image.load()
+        return _upright(to_rgb(image, None), image)
 
 
 def format_of(data: bytes, where: str) -> str:
@@ -193,19 +209,39 @@ def format_of(data: bytes, where: str) -> str:
 @contextmanager
 def _opened(data: bytes, where: str) -> Iterator[Pillow.Image]:
     """An image whose header was read. Raises BadSample for any error in it or in the body of the with statement."""
+    with _as_bad_sample(where):
+        if not data:
+            raise UnreadableImage("the file is empty")
+        check_header(data)
+        yield Pillow.open(io.BytesIO(data), formats=FORMATS)
+
+
+@contextmanager
+def _as_bad_sample(where: str) -> Iterator[None]:
+    """Context in which any error is raised as BadSample."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's bomb warning and EXIF complaints: the limits are ours
-            check_header(data)
-            yield Pillow.open(io.BytesIO(data), formats=FORMATS)
+            yield
     except Pillow.UnidentifiedImageError:
         raise BadSample(
             where, f"not a readable image: none of {', '.join(FORMATS)}, or an unsupported variant of one"
         ) from None
+    except Pillow.DecompressionBombError:
+        raise BadSample(where, f"more pixels than the limit of {MAX_PIXELS}") from None
     except (Excessive, UnreadableImage) as error:
         raise BadSample(where, str(error)) from None
     except Exception as error:
         raise BadSample(where, f"not a readable image ({type(error).__name__}: {error})") from None
+
+
+def _check_size(image: Pillow.Image, max_pixels: int) -> None:
+    """Raises Excessive if an opened image has more than `max_pixels` pixels, UnreadableImage if it has none."""
+    pixels = image.width * image.height
+    if pixels > max_pixels:
+        raise Excessive(f"{image.width} x {image.height} pixels is more than the limit of {max_pixels}")
+    if not pixels:
+        raise UnreadableImage(f"{image.width} x {image.height} pixels is no image")
 
 
 def _check_cost(image: Pillow.Image) -> None:
@@ -242,9 +278,13 @@ def _decoded(image: Pillow.Image, data: bytes, min_side: int | None) -> Pillow.I
         if scale > 1:
             image.draft(image.mode, (image.width // scale, image.height // scale))
         image.load()
-    turn = _TRANSPOSE.get(_orientation(image))  # after loading, because Pillow rotates a TIFF while loading it
-    decoded = to_rgb(image, data) if fast is None else fast
-    return decoded if turn is None else decoded.transpose(turn)
+    return _upright(to_rgb(image, data) if fast is None else fast, image)
+
+
+def _upright(pixels: Pillow.Image, image: Pillow.Image) -> Pillow.Image:
+    """`pixels` turned by the EXIF orientation of `image`, which is loaded, because Pillow rotates a TIFF meanwhile."""
+    turn = _TRANSPOSE.get(_orientation(image))
+    return pixels if turn is None else pixels.transpose(turn)
 
 
 def _decode_fast(data: bytes, image: Pillow.Image, scale: int) -> Pillow.Image | None:

@@ -21,11 +21,19 @@ _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _NO_LENGTH = (0x01, 0xD8)  # JPEG markers without a length
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _PPM = re.compile(rb"P\w{1,5}(?:(?:\s|#[^\r\n]*[\r\n])+[-+.\w]+){2,3}\s")
+_SIGNATURE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF....WEBP|BM....\0{4}|II[*+]\0|MM\0[*+]|P[1-6f]\s", re.DOTALL
+)
 _VALUE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # by TIFF type
 
 
 class Excessive(ValueError):
     """An image file that announces more work than any real image needs."""
+
+
+def has_image_signature(data: bytes) -> bool:
+    """Whether a file that begins with `data` (16 bytes are enough) is of a format that `decode` reads."""
+    return _SIGNATURE.match(data) is not None
 
 
 def check_header(data: bytes) -> None:

@@ -45,9 +45,11 @@ class ImageFiles(Protocol):
 
 def file_of(source: ImageSource, index: int) -> bytes:
     """Bytes that identify an image: its file, or size and pixels if the source has no files. Raises BadSample."""
-    if isinstance(source, ImageFiles):
-        return source.file(index)
-    image = source.image(index)
+    return source.file(index) if isinstance(source, ImageFiles) else size_and_pixels(source.image(index))
+
+
+def size_and_pixels(image: Pillow.Image) -> bytes:
+    """Bytes that identify an image without a file."""
     return f"{image.size}".encode() + image.tobytes()
 
 

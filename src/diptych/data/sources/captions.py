@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -72,7 +73,10 @@ def load(path: Path, min_side: int | None = None) -> Pillow.Image:
 def read_bytes(path: Path) -> bytes:
     """Bytes of an image file within the size limit. Raises BadSample."""
     try:
-        if path.stat().st_size > 4 * MAX_PIXELS:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for its writer
+            raise BadSample(str(path), "not a regular file")
+        if status.st_size > 4 * MAX_PIXELS:
             raise BadSample(str(path), f"the file is larger than {4 * MAX_PIXELS} bytes")
         return path.read_bytes()
     except OSError as error:

@@ -211,9 +211,7 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     if task == "vqa":
         return OpenVQA(model, SMOOTHING)
     if task == "matching":
-        heads = model.pretraining_heads()
-        del heads.get_submodule("itc").scale  # pairs are scored by cosines without a temperature
-        return nn.ModuleDict({"model": model, "heads": heads})
+        return without_temperature(Pretraining(model, model.pretraining_heads(), [ITC(), HardNegativeITM()]))
     objectives: list[Objective] = [ITC()]
     objectives += (
         [HardNegativeITM(uniform_mix=1e-4), LM(label_smoothing=SMOOTHING)]
@@ -225,6 +223,12 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
         return student
     queue = Queue(*shape_of(state, "queue.image", 2), with_identities=task == "retrieval")
     return MomentumDistillation(student, queue, ("model.decoder", "heads.itm", "heads.itc.scale"))
+
+
+def without_temperature(step: nn.Module) -> nn.Module:
+    """The step without the temperature of its ITC head: the task "matching" scores pairs by their plain cosines."""
+    del step.get_submodule("heads.itc").scale
+    return step
 
 
 ADAPTER = CheckpointAdapter(

@@ -181,6 +181,17 @@ def is_hf(system: str, values: Mapping[str, Any], in_folder: bool) -> bool:
     return system in CONFIGS and (has_keys or (in_folder and bool(values) and "architecture" not in values))
 
 
+def system_of(values: Mapping[str, Any], file: str) -> str:
+    """The system of a config's model_type, or of its class. Raises WeightsError if none is supported."""
+    kind, classes = values.get("model_type"), values.get("architectures") or ()
+    for system, config in CONFIGS.items():
+        if kind == config.model_type or (kind is None and any(name in list(config.architectures) for name in classes)):
+            return system
+    kinds = ", ".join(dict.fromkeys(config.model_type for config in CONFIGS.values()))
+    supported = ", ".join(dict.fromkeys(name for config in CONFIGS.values() for name in config.architectures))
+    raise WeightsError(f"{file}: model_type is {kind!r}; expected one of {kinds}, of the classes {supported}")
+
+
 def read_config(system: str, values: Mapping[str, Any], file: str) -> HFConfig:
     """The config of a file. Raises WeightsError for a key or value that is not supported."""
     config = CONFIGS[system]

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from diptych.config.run import Evaluation
 from diptych.data.loader import SkipCounter
 from diptych.data.sources.base import Captioned
-from diptych.data.tokenizers.tokenizer import Tokenizer
-from diptych.generation import BeamConfig, GenerationConfig, beam_search
 from diptych.metrics.captions import CaptionScores, caption_scores
-from diptych.objectives.pretraining import Pretraining
-from diptych.protocols import TextDecoder
 from diptych.report import CaptionExample
 from diptych.runs.loaded_model import LoadedModel
+from diptych.runs.operations import why_unsupported
 from diptych.runs.run_folder import RunError
 from diptych.runs.scoring.base import MAX_EXAMPLES, Result, draw_examples, evenly_spaced
 from diptych.runs.scoring.gallery import Gallery, load_images, open_gallery, readable_gallery
-from diptych.tasks.captioning import Captioning
+from diptych.tasks.captioning import CaptionOptions, generate_captions
 from diptych.tasks.common import encode_images
 
 BATCH = 32
-CAPTION_LOSSES = {"lm", "masked_captions"}
-"""Pre-training losses that train a text decoder."""
 
 
 def captioning(loaded: LoadedModel, config: Evaluation) -> Result:
@@ -34,16 +27,11 @@ def captioning(loaded: LoadedModel, config: Evaluation) -> Result:
         DataError: the data cannot be read.
         RunError: the run was not trained to write captions.
     """
-    step = loaded.module
-    trained = isinstance(step, Captioning) or (isinstance(step, Pretraining) and CAPTION_LOSSES & set(step.weights))
-    if not trained or not isinstance(loaded.model, TextDecoder):
-        raise RunError(
-            "captioning needs a run that was trained to write captions: a pre-training run with the objective lm or "
-            "masked_captions"
-        )
+    if why := why_unsupported(loaded, "caption"):
+        raise RunError(why)
     counter = SkipCounter(config.max_skipped)
     gallery = readable_gallery(open_gallery(config, loaded.image_settings.shorter_side), counter)
-    gallery, captions = generate_captions(loaded, config, gallery, counter)
+    gallery, captions = caption_gallery(loaded, config, gallery, counter)
     counter.check()
     references: list[list[str]] = [[] for _ in captions]
     for text, image in zip(gallery.texts, gallery.image_of_text, strict=True):
@@ -64,27 +52,18 @@ def captioning(loaded: LoadedModel, config: Evaluation) -> Result:
     return Result(metrics, predictions, lambda: draw_examples(chosen, example), list(counter.skipped.values()), files)
 
 
-def generate_captions(
+def caption_gallery(
     loaded: LoadedModel, config: Evaluation, gallery: Gallery, counter: SkipCounter
 ) -> tuple[Gallery, list[str]]:
     """A caption of each image by beam search, and the gallery of the images that could be read."""
-    tokenizer, vocabulary = loaded.tokenizer, loaded.tokenizer.vocabulary
-    generation = GenerationConfig(vocabulary.sep, vocabulary.pad, min(config.max_length, tokenizer.max_length))
+    options = CaptionOptions(num_beams=config.num_beams, max_length=config.max_length)
     captions: list[str] = []
     image_ids: list[int] = []
     for batch in load_images(loaded, gallery, BATCH, config.workers, counter, "writing captions"):
-        prompt = torch.full((len(batch), 1), vocabulary.cls, device=loaded.device)
         image = encode_images(loaded.model, batch)
-        output = beam_search(loaded.model, image, prompt, generation, BeamConfig(config.num_beams))
-        captions += [_decode(tokenizer, row) for row in output.ids.tolist()]
+        captions += [text for (text,) in generate_captions(loaded.model, image, loaded.tokenizer, options)]
         image_ids += batch.ids.tolist()
     return gallery.select(image_ids), captions
-
-
-def _decode(tokenizer: Tokenizer, ids: list[int]) -> str:
-    """The text before the end token."""
-    end = tokenizer.vocabulary.sep
-    return tokenizer.decode(ids[: ids.index(end)] if end in ids else ids)
 
 
 def coco_files(split: str, source: Captioned, captions: list[str], references: list[list[str]]) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from rich.progress import track
 from torch import Tensor
@@ -30,7 +32,16 @@ from diptych.runs.run_folder import RunError
 from diptych.runs.scoring.base import MAX_EXAMPLES, Result, draw_examples, evenly_spaced
 from diptych.runs.scoring.gallery import Gallery, load_images, open_gallery, readable_gallery
 from diptych.tasks.common import encode_images
-from diptych.tasks.retrieval import FILL, ContrastRetrieval, PairScorer, Retrieval, Scores, candidates, score_pairs
+from diptych.tasks.retrieval import (
+    FILL,
+    ContrastRetrieval,
+    PairScorer,
+    Retrieval,
+    Scores,
+    candidates,
+    score_all_pairs,
+    score_pairs,
+)
 
 IMAGE_BATCH, TEXT_BATCH = 64, 512
 """Images and texts encoded at once; also the sides of the blocks in which pairs are compared and fused."""
@@ -42,14 +53,33 @@ TOP_K = 5  # retrieved images kept in predictions
 class DualEncoderScorer:
     """How images and texts are compared without fusion: features of either side's tokens, and their similarity.
 
-    `scale`: the inverse temperature of the contrastive head. `scale` · cosine is, up to a constant, the
-    log-probability of a pair among the others.
+    `scale`: the inverse temperature of the contrastive head (1 if it has none). `scale` · cosine is, up to a constant,
+    the log-probability of a pair among the others.
     """
 
     image_features: Callable[[Tokens], Any]
     text_features: Callable[[Tokens], Any]
     similarity: Callable[[Any, Any], Float[Tensor, "images texts"]]
     scale: float = 1.0
+
+    def with_pair_scores(
+        self,
+        pair_scores: Float[Tensor, "images texts"],
+        similarities: Float[Tensor, "images texts"],
+        by: Literal["itm", "sum", "product"],
+    ) -> Float[Tensor, "images texts"]:
+        """The scores that pairs are ranked by: ITM log-odds, and the similarity with the weight that `by` gives it.
+
+        - "itm": the ITM log-odds;
+        - "sum": the log-odds plus the cosine (BLIP's official code);
+        - "product": the product of the probabilities by ITM and by contrast, as the sum of their logarithms up to a
+          constant: the log-odds plus `scale` · cosine.
+
+        Differs: the product is in neither paper. An ITM head trained with hard negatives, which are drawn in proportion
+        to the contrastive probabilities, estimates a ratio to these; by itself, after training on little data, it ranks
+        worse than contrast, and the product does not.
+        """
+        return pair_scores + {"itm": 0.0, "sum": 1.0, "product": self.scale}[by] * similarities
 
 
 @dataclass(frozen=True)
@@ -121,7 +151,7 @@ def dual_encoder_scorer(loaded: LoadedModel) -> DualEncoderScorer | None:
         lambda tokens: head.project_image(pooled_features(tokens)[0]),
         lambda tokens: head.project_text(pooled_features(tokens)[0]),
         _cosines,
-        head.scale().item(),
+        head.scale().item() if hasattr(head, "scale") else 1.0,
     )
 
 
@@ -140,15 +170,9 @@ def score_by_similarity(
 ) -> RetrievalScores:
     """Scores of all readable images and texts by similarity; the top pairs are re-ranked if ITM was trained.
 
-    The `rerank` most similar candidates of each image and of each text are scored again, and all others rank below
-    them (ALBEF, appendix; `tasks.retrieval.RerankedRetrieval`). `rerank_by`:
-    - "itm": the ITM log-odds;
-    - "sum": the log-odds plus the cosine (BLIP's official code);
-    - "product": the product of the probabilities by ITM and by contrast.
-
-    Differs: the product is in neither paper. An ITM head trained with hard negatives, which are drawn in proportion to
-    the contrastive probabilities, estimates a ratio to these; by itself, after training on little data, it ranks worse
-    than contrast, and the product does not.
+    The `rerank` most similar candidates of each image and of each text are scored again, by `rerank_by` (see
+    `DualEncoderScorer.with_pair_scores`), and all others rank below them (ALBEF, appendix;
+    `tasks.retrieval.RerankedRetrieval`).
 
     The tokens of both sides stay in memory: about 2 MB for an image of 577 tokens of dim 768.
     """
@@ -169,8 +193,8 @@ def score_by_similarity(
     pair_score, num_candidates = pair_scorer(loaded), config.rerank
     if pair_score is None or not num_candidates:
         return RetrievalScores(gallery, Scores(similarities, similarities.T))
-    weight = {"itm": 0.0, "sum": 1.0, "product": scorer.scale}[config.rerank_by]
-    scores = rerank(loaded, pair_score, similarities, images, texts, num_candidates, weight)
+    combine = partial(scorer.with_pair_scores, by=config.rerank_by)
+    scores = rerank(loaded, pair_score, similarities, images, texts, num_candidates, combine)
     return RetrievalScores(gallery, scores, similarities)
 
 
@@ -189,9 +213,9 @@ def rerank(
     images: list[EncodedBatch],
     texts: list[EncodedBatch],
     num_candidates: int,
-    similarity_weight: float = 0.0,
+    combine: Callable[[Tensor, Tensor], Tensor],
 ) -> Scores:
-    """Scores of fused candidates plus `similarity_weight` · similarity; all other pairs rank below them.
+    """Scores of candidates, which `combine` makes of their fused scores and similarities; other pairs rank below them.
 
     Candidates are the `num_candidates` most similar texts of each image and images of each text.
     """
@@ -200,7 +224,7 @@ def rerank(
     for_image[candidates(similarities, num_candidates)] = True
     for_text[candidates(similarities.T, num_candidates)] = True
     scored = for_image | for_text.T
-    scores = _score_candidates(loaded, pair_score, scored, images, texts) + similarity_weight * similarities
+    scores = combine(_score_candidates(loaded, pair_score, scored, images, texts), similarities)
     behind = min(FILL, scores[scored].min().item() - 1)
     return Scores(scores.masked_fill(~for_image, behind), scores.T.masked_fill(~for_text, behind))
 
@@ -251,14 +275,31 @@ def score_by_fusion(loaded: LoadedModel, config: Evaluation, gallery: Gallery, c
         )
     texts, rows, image_ids = list(_encode_texts(loaded, gallery.texts)), [], []
     for batch in load_images(loaded, gallery, FUSION_IMAGE_BATCH, config.workers, counter, "scoring pairs"):
-        image, blocks = encode_images(model, batch), []
-        for text in texts:
-            pair = torch.arange(len(batch) * len(text), device=loaded.device)
-            blocks.append(score_pairs(model, pair_score, image, text, pair // len(text), pair % len(text)))
-        rows.append(torch.cat([block.view(len(batch), -1).cpu() for block in blocks], 1))
+        image = encode_images(model, batch)
+        rows.append(torch.cat([score_all_pairs(model, pair_score, image, text).cpu() for text in texts], 1))
         image_ids += batch.ids.tolist()
     scores = torch.cat(rows).float()[:, gallery.text_indices(image_ids)]
     return RetrievalScores(gallery.select(image_ids), Scores(scores, scores.T))
+
+
+def image_embedding(loaded: LoadedModel, image: Tokens) -> Float[Tensor, "b e"]:
+    """Unit-norm image embeddings: projected as for ITC if trained, else the pooled features, else the mean token."""
+    if not isinstance(loaded.model, DualEncoder):
+        return F.normalize(image.mean().float(), dim=-1)
+    pooled, head = loaded.model.pooled_features(image)[0], _trained_projection(loaded)
+    return F.normalize(pooled.float(), dim=-1) if head is None else head.project_image(pooled).float()
+
+
+def text_embedding(loaded: LoadedModel, text: Tokens) -> Float[Tensor, "b e"]:
+    """Unit-norm text embeddings, in the space of `image_embedding`, of a dual encoder."""
+    pooled, head = loaded.model.pooled_features(text)[0], _trained_projection(loaded)
+    return F.normalize(pooled.float(), dim=-1) if head is None else head.project_text(pooled).float()
+
+
+def _trained_projection(loaded: LoadedModel) -> ITCHead | None:
+    """The ITC head (of the first branch, if there are several); None if it was not trained."""
+    head = dict(loaded.heads.items()).get("itc")
+    return head if isinstance(head, ITCHead) and loaded.losses & {"itc", "retrieval"} else None
 
 
 def _named_recalls(recalls: RecallAtK) -> dict[str, float]:

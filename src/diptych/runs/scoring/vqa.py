@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from rich.progress import track
 from torch import Tensor
 
-from diptych.batch import Batch
+from diptych.batch import Batch, Text
 from diptych.config.run import Evaluation, Finetune
 from diptych.data.examples import QuestionExamples
 from diptych.data.loader import SkipCounter, evaluation_loader
@@ -72,24 +73,34 @@ def vqa(loaded: LoadedModel, config: Evaluation) -> Result:
     return Result(metrics, predictions, examples_of_rows, skipped, {f"vqa_{config.split}_results.json": results})
 
 
-def answer_ranker(loaded: LoadedModel, answers: list[str]) -> Callable[[Batch], tuple[Tensor, Tensor]]:
+def answer_ranker(
+    loaded: LoadedModel, answers: Sequence[str], among: Sequence[int] | None = None, top_k: int = TOP_K
+) -> Callable[[Batch], tuple[Tensor, Tensor]]:
     """A function from a batch of questions to the top answers: probabilities (b, k) and indices in `answers` (b, k).
 
-    A decoder ranks the CANDIDATES answers whose first token is likeliest.
+    A decoder ranks the CANDIDATES answers whose first token is likeliest; their probabilities are among each other.
+
+    Args:
+        answers: of a classifier all of its classes, in order; of a decoder any texts.
+        among: of a classifier the indices of the classes to choose from; None: all.
     """
-    module, k = loaded.module, min(TOP_K, len(answers))
-    candidates = loaded.tokenizer.encode(answers).to(loaded.device)
-    num_candidates = min(CANDIDATES, len(answers))
+    module = loaded.module
+    if isinstance(module, OpenVQA):
+        candidates = loaded.tokenizer.encode(list(answers)).to(loaded.device)
+        return partial(_rank_texts, module, candidates, min(top_k, len(answers)))
+    assert isinstance(module, ClosedVQA)
+    columns = torch.tensor(range(len(answers)) if among is None else among, device=loaded.device)
+    return partial(_rank_classes, module, columns, min(top_k, len(columns)))
 
-    def rank(batch: Batch) -> tuple[Tensor, Tensor]:
-        if isinstance(module, OpenVQA):
-            ranked = module.rank(module.encode_question(batch), candidates, num_candidates)
-            return ranked.probabilities[:, :k], ranked.candidates[:, :k]
-        assert isinstance(module, ClosedVQA)
-        values, indices = module.logits(batch).sigmoid().topk(k, 1)
-        return values, indices
 
-    return rank
+def _rank_texts(module: OpenVQA, candidates: Text, k: int, batch: Batch) -> tuple[Tensor, Tensor]:
+    ranked = module.rank(module.encode_question(batch), candidates, min(CANDIDATES, len(candidates)))
+    return ranked.probabilities[:, :k], ranked.candidates[:, :k]
+
+
+def _rank_classes(module: ClosedVQA, columns: Tensor, k: int, batch: Batch) -> tuple[Tensor, Tensor]:
+    values, places = module.logits(batch).sigmoid().index_select(1, columns).topk(k, 1)
+    return values, columns[places]
 
 
 def _prediction(source: Questioned, index: int, best: list[tuple[str, float]]) -> dict[str, Any]:

@@ -1,0 +1,572 @@
+"""The Python API: a trained model for images and texts as people have them, and training and evaluation by one call.
+
+import diptych
+
+model = diptych.load("runs/blip")
+model.caption("photos/")
+model.score(["a.jpg", "b.jpg"], ["a dog on the beach"])
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from diptych.batch import Batch, Image, Regions, Text
+from diptych.checkpoints.huggingface.folder import CONFIG_FILE, WEIGHT_FILES, find_weights
+from diptych.config.run import Evaluation, Finetune
+from diptych.config.spelling import suggest_name
+from diptych.data.examples import MAX_TEXT_CHARS
+from diptych.data.images.loading import with_images
+from diptych.data.sources.pairs import PREFIX, pairs_name
+from diptych.data.sources.photos import ImageInput, Photos
+from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.modules.init import scale_init
+from diptych.modules.tokens import Tokens, packing
+from diptych.runs import recipes
+from diptych.runs.check_inputs import data_of
+from diptych.runs.embedders import input_embeddings
+from diptych.runs.evaluate import evaluate as evaluate_run
+from diptych.runs.finetune import finetune, inherited
+from diptych.runs.image_processor import ImageProcessor
+from diptych.runs.import_checkpoint import load_hf_folder
+from diptych.runs.loaded_model import LoadedModel, load_model
+from diptych.runs.operations import check_operation, why_unsupported
+from diptych.runs.pretrain import pretrain
+from diptych.runs.run_folder import RunError, write_run
+from diptych.runs.scoring.retrieval import (
+    IMAGE_BATCH,
+    TEXT_BATCH,
+    dual_encoder_scorer,
+    image_embedding,
+    pair_scorer,
+    text_embedding,
+)
+from diptych.runs.scoring.vqa import answer_ranker
+from diptych.tasks.captioning import CaptionOptions, generate_captions
+from diptych.tasks.retrieval import Retrieval, score_all_pairs
+from diptych.tasks.vqa import OpenVQA
+from diptych.training.checkpoint import MODEL, save_weights
+from diptych.training.distributed import pick_device
+from diptych.utils.lock import locked
+from diptych.utils.rng import uniform
+
+Images = ImageInput | Iterable[ImageInput] | Photos
+"""One image or several: paths, folders, globs, PIL images, uint8 arrays (h, w, 3), tensors (3, h, w)."""
+SCORES = {"itc": ("itc",), "itm": ("itm",), "both": ("itc", "itm")}
+"""The operations that each method of `VLM.score` needs."""
+BATCH = 32  # images of one forward pass that generates text or returns states of all tokens
+
+
+class Prediction(NamedTuple):
+    """An answer or a class, and its probability."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class TokenStates:
+    """The state of every token of n samples, float32 on the CPU, zero at padding.
+
+    `spans`: columns of each kind of token, [first, one past the last): {"cls": (0, 1), "patches": (1, 50)}.
+    """
+
+    values: Float[Tensor, "n tokens d"]
+    mask: Bool[Tensor, "n tokens"]
+    spans: dict[str, tuple[int, int]]
+
+    def __getitem__(self, name: str) -> Float[Tensor, "n span d"]:
+        """The states of one kind of token. Raises KeyError."""
+        if name not in self.spans:
+            raise KeyError(f"no tokens called {name!r}; there are {', '.join(self.spans)}")
+        return self.values[:, slice(*self.spans[name])]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Token states of images and texts, before and after fusion; None where there is no such input or fusion.
+
+    `image`, `text`: before fusion. `fused_image`, `fused_text`: after fusion of each text with its image. `pooled`: the
+    vector of each pair that ITM and task heads read.
+    """
+
+    image: TokenStates | None = None
+    text: TokenStates | None = None
+    fused_image: TokenStates | None = None
+    fused_text: TokenStates | None = None
+    pooled: Float[Tensor, "n d"] | None = None
+
+
+class VLM:
+    """A trained vision-language model with its text tokenizer and image processor. `load` makes one.
+
+    Images are one or several of: paths, folders, globs, PIL images, uint8 arrays (h, w, 3), tensors (3, h, w). Results
+    are in the order of the images; those of a folder are in natural order.
+
+    Args:
+        loaded: the model, on its device.
+        dtype: None or torch.float32, or torch.bfloat16 for autocast.
+
+    An image that cannot be read raises BadSample, whose message names it; an operation that this model cannot do raises
+    UnsupportedOperation, whose message says what it lacks and which models can.
+    """
+
+    def __init__(self, loaded: LoadedModel, dtype: torch.dtype | None = None):
+        if dtype not in (None, torch.float32, torch.bfloat16):
+            raise ValueError(f"dtype must be None, torch.float32, or torch.bfloat16 (autocast): got {dtype}")
+        self.loaded, self.dtype = loaded, dtype or torch.float32
+
+    def __repr__(self) -> str:
+        can = ", ".join(
+            name for name in ("embed_images", "embed_texts", *SCORES, "caption", "answer", "classify") if self.can(name)
+        )
+        return f"VLM({type(self.model).__name__} on {self.device.type}; can: {can})"
+
+    @property
+    def model(self) -> nn.Module:
+        """The model as an nn.Module, without heads."""
+        return self.loaded.model
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the model is on."""
+        return self.loaded.device
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The text tokenizer: `encode` texts, `decode` ids. Raises RunError if the model reads no text."""
+        return self.loaded.tokenizer
+
+    @cached_property
+    def image_processor(self) -> ImageProcessor:
+        """The image processor: called with images, it returns the model's image input as one batch."""
+        return ImageProcessor(self.loaded)
+
+    def can(self, operation: str) -> bool:
+        """Whether the model can do an operation: "caption", "answer", "itm" … (`diptych.runs.operations.OPERATIONS`)."""
+        if operation == "both":
+            return self.can("itc") and self.can("itm")
+        return not why_unsupported(self.loaded, operation)
+
+    def embed_images(self, images: Images, batch_size: int = 64) -> Float[Tensor, "n d"]:
+        """Unit-norm embeddings of images, float32 on the CPU.
+
+        For models trained with a contrastive loss they lie in the space of `embed_texts`: the dot product is the
+        cosine. Those of models of images only (ViT, MAE) are the mean of their tokens.
+
+        Raises UnsupportedOperation, DataError, BadSample.
+        """
+        check_operation(self.loaded, "embed_images")
+        photos = self.image_processor.open(images)
+        if not len(photos):
+            return self.embed_images(np.zeros((32, 32, 3), np.uint8))[:0]  # its dimension
+        with self._computing():
+            batches = self._encoded_images(photos, batch_size)
+            embeddings = [image_embedding(self.loaded, tokens).float().cpu() for _, tokens in batches]
+        return F.normalize(torch.cat(embeddings), dim=-1)  # of unit norm in bf16 is not yet in float32
+
+    def embed_texts(self, texts: str | Sequence[str], batch_size: int = 512) -> Float[Tensor, "n d"]:
+        """Unit-norm embeddings of texts, float32 on the CPU. Raises UnsupportedOperation."""
+        check_operation(self.loaded, "embed_texts")
+        known = _texts(texts)
+        if not known:
+            return self.embed_texts("")[:0]
+        with self._computing():
+            batches = self._encoded_texts(known, batch_size)
+            embeddings = [text_embedding(self.loaded, tokens).float().cpu() for tokens in batches]
+        return F.normalize(torch.cat(embeddings), dim=-1)  # of unit norm in bf16 is not yet in float32
+
+    @torch.no_grad()
+    def features(self, images: Images | None = None, texts: str | Sequence[str] | None = None) -> Features:
+        """The states of all tokens: of images, of texts, and of pairs after fusion.
+
+        With images and texts, image i is fused with text i; a single image is paired with every text, and a single text
+        with every image. Models without fusion give the states before it only.
+
+        Raises ValueError for another number of images than of texts, UnsupportedOperation, DataError, BadSample.
+        """
+        if images is None and texts is None:
+            raise ValueError("features needs images, texts or both")
+        photos = None if images is None else self.image_processor.open(images)
+        known = None if texts is None else _texts(texts)
+        fuses = photos is not None and known is not None and self.can("fuse")
+        if photos is not None and known is not None:
+            rows, columns = _paired(len(photos), len(known), "texts")
+            photos, known = photos.select(rows), [known[i] for i in columns]
+        number = len(photos) if photos is not None else len(known or ())
+        if not number:
+            raise ValueError("features needs at least one image or text, got none")
+        text = None if known is None else self._encode(known)
+        parts = []
+        with self._computing():
+            for start in range(0, number, BATCH):
+                indices = range(start, min(start + BATCH, number))
+                of_image = None if photos is None else self._encode_image(self.image_processor.stack(photos, indices))
+                of_text = None if text is None else self.loaded.model.encode_text(text[indices.start : indices.stop])
+                parts.append(_features(of_image, of_text, self.loaded.model.fuse(of_text, of_image) if fuses else None))
+        return _joined(parts)
+
+    def score(
+        self, images: Images, texts: str | Sequence[str], method: Literal["itc", "itm", "both"] = "itc"
+    ) -> Float[Tensor, "images texts"]:
+        """The score of every image with every text, float32 on the CPU.
+
+        Args:
+            method: "itc": cosine of image and text embeddings; of VSE++ and SCAN their own similarity.
+                "itm": probability that the pair matches, by the ITM head; of a run of `diptych finetune retrieval` the
+                output of its ranking head. Every pair is fused, so this takes long for many.
+                "both": what `diptych evaluate --task retrieval` re-ranks by: the log of the product of both
+                probabilities, up to a constant.
+
+        Raises UnsupportedOperation, DataError, BadSample.
+        """
+        if method not in SCORES:
+            raise ValueError(f"method must be one of {', '.join(SCORES)}: got {method!r}{suggest_name(method, SCORES)}")
+        for operation in SCORES[method]:
+            check_operation(self.loaded, operation)
+        photos, known = self.image_processor.open(images), _texts(texts)
+        if not len(photos) or not known:
+            return torch.zeros(len(photos), len(known))
+        with self._computing():
+            encoded = list(self._encoded_texts(known, TEXT_BATCH))
+            return torch.cat(
+                [
+                    torch.cat([self._score_block(image, text, method).float().cpu() for text in encoded], 1)
+                    for _, image in self._encoded_images(photos, IMAGE_BATCH)
+                ]
+            )
+
+    def caption(
+        self,
+        images: Images,
+        prompt: str = "",
+        num_beams: int = 3,
+        top_p: float | None = None,
+        num_captions: int = 1,
+        max_length: int = 30,
+        *,
+        seed: int = 0,
+    ) -> list[str] | list[list[str]]:
+        """A generated caption of each image; with `num_captions` above 1, a list of captions of each.
+
+        Args:
+            prompt: text that every caption begins with; it is not repeated in the result.
+            num_beams: beam size; 1: greedy search.
+            top_p: sample from the most likely tokens of this total probability (nucleus sampling); None: beam search.
+            num_captions: captions of each image, the likeliest first; with beam search at most `num_beams`.
+            max_length: maximum number of tokens, start token, prompt and end token included.
+            seed: of nucleus sampling; the same seed gives the same captions.
+
+        Raises UnsupportedOperation, DataError, BadSample, and ValueError for an argument out of range.
+        """
+        check_operation(self.loaded, "caption")
+        options = CaptionOptions(prompt, num_beams, top_p, num_captions, max_length)
+        photos, captions = self.image_processor.open(images), []
+        with self._computing():
+            for indices, image in self._encoded_images(photos, BATCH):
+                drawn = [uniform(seed, k, indices, "caption", max_length) for k in range(num_captions)]
+                draws = [torch.from_numpy(numbers).float() for numbers in drawn]
+                captions += generate_captions(self.loaded.model, image, self.tokenizer, options, draws)
+        return captions if num_captions > 1 else [caption for (caption,) in captions]
+
+    def answer(
+        self, images: Images, questions: str | Sequence[str], candidates: Sequence[str] | None = None
+    ) -> list[Prediction]:
+        """The answer to each question about its image, with its probability.
+
+        Question i is about image i; a single image is asked every question, and a single question of every image.
+
+        Args:
+            candidates: answers to choose from. A model that classifies takes those among its own answers (`answers` in
+                run.json), and gives the probability of each by itself; a model with an answer decoder takes any texts,
+                and gives the probability among them. None: all answers of the run, else a generated answer with the
+                probability of its tokens.
+
+        Raises UnsupportedOperation, DataError, BadSample, and ValueError for another number of images than of questions
+        and for an unknown candidate.
+        """
+        check_operation(self.loaded, "answer")
+        photos, texts = self.image_processor.open(images), _texts(questions)
+        rows, columns = _paired(len(photos), len(texts), "questions")
+        answers: list[str] = list(self.loaded.facts.get("answers") or ())
+        decoder = self.loaded.module if isinstance(self.loaded.module, OpenVQA) else None
+        if decoder is not None and candidates is not None:
+            answers = _texts(candidates)
+        among = None if decoder is not None or candidates is None else _places(candidates, answers)
+        if candidates is not None and not len(candidates):
+            raise ValueError("candidates: expected at least one answer, got an empty list")
+        generates = decoder is not None and not answers
+        # a generated answer depends on the padding of its batch (see `OpenVQA.generate`): there, one question each
+        size, found = 1 if generates else BATCH, list[Prediction]()
+        with self._computing():
+            rank = None if generates else answer_ranker(self.loaded, answers, among, top_k=1)
+            for start in range(0, len(rows), size):
+                image = self.image_processor.stack(photos, rows[start : start + size])
+                text = self._encode([texts[i] for i in columns[start : start + size]])
+                batch = with_images(Batch(0, 0, torch.arange(len(text)), text=text), image).to(self.device)
+                if rank is None:
+                    assert decoder is not None
+                    found += [Prediction(*pair) for pair in decoder.generate_texts(batch, self.tokenizer)]
+                else:
+                    values, indices = (part[:, 0].tolist() for part in rank(batch))
+                    found += [Prediction(answers[i], value) for i, value in zip(indices, values, strict=True)]
+        return found
+
+    def classify(self, images: Images, top_k: int = 5) -> list[list[Prediction]]:
+        """The most probable classes of each image with their probabilities, at most `top_k`.
+
+        Raises UnsupportedOperation, DataError, BadSample.
+        """
+        check_operation(self.loaded, "classify")
+        photos, classes = self.image_processor.open(images), self.loaded.facts["classes"]
+        found = []
+        with self._computing():
+            for _, image in self.image_processor.batches(photos, BATCH):
+                logits = self.loaded.model.classify(image.to(self.device)).float()
+                top = logits.softmax(1).topk(min(top_k, len(classes)), 1)
+                for values, indices in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+                    found.append([Prediction(classes[i], value) for i, value in zip(indices, values, strict=True)])
+        return found
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes a run folder, which `load` and all commands take; returns its path.
+
+        Raises RunError if the folder contains a run; InUse if another process writes there.
+        """
+        out = Path(folder)
+        with locked(out):
+            if any((out / name).exists() for name in ("run.json", MODEL)):
+                raise RunError(f"{out} contains a run: give another folder")
+            write_run(out, self.loaded.settings, self.loaded.facts)
+            save_weights(out, self.loaded.module)
+        return out
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Context of all computation: without gradients and padding, in bf16 autocast if that is the dtype."""
+        bf16 = self.dtype == torch.bfloat16
+        with torch.no_grad(), packing(), torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            yield
+
+    def _encode_image(self, image: Image | Regions) -> Tokens:
+        return self.loaded.model.encode_image(image.to(self.device))
+
+    def _encoded_images(self, photos: Photos, batch_size: int) -> Iterator[tuple[range, Tokens]]:
+        """Image tokens of a batch at a time, with the indices of its images."""
+        for indices, image in self.image_processor.batches(photos, batch_size):
+            yield indices, self._encode_image(image)
+
+    def _encode(self, texts: list[str]) -> Text:
+        return self.tokenizer.encode(texts).to(self.device)
+
+    def _encoded_texts(self, texts: list[str], batch_size: int) -> Iterator[Tokens]:
+        """Text tokens of a batch at a time."""
+        for start in range(0, len(texts), batch_size):
+            yield self.loaded.model.encode_text(self._encode(texts[start : start + batch_size]))
+
+    def _score_block(self, image: Tokens, text: Tokens, method: str) -> Float[Tensor, "images texts"]:
+        """The scores of encoded images with encoded texts; see `score`."""
+        scorer, pair_score = dual_encoder_scorer(self.loaded), pair_scorer(self.loaded)
+        pairs = similarities = torch.zeros(0)
+        if method != "itc" and pair_score is not None:
+            pairs = score_all_pairs(self.loaded.model, pair_score, image, text)
+        if method != "itm" and scorer is not None:
+            similarities = scorer.similarity(scorer.image_features(image), scorer.text_features(text)).float()
+            return similarities if method == "itc" else scorer.with_pair_scores(pairs, similarities, "product")
+        return pairs if isinstance(self.loaded.module, Retrieval) else pairs.sigmoid()
+
+
+def load(source: str | os.PathLike[str], device: str = "auto", dtype: torch.dtype | None = None) -> VLM:
+    """The trained model in a folder: a run, an imported checkpoint, or a Hugging Face folder (config.json and weights).
+
+    A Hugging Face folder is read as `diptych import` reads it, and nothing is written.
+
+    Args:
+        device: "auto" prefers cuda, then mps, then cpu.
+        dtype: None: float32. torch.bfloat16: autocast.
+
+    Raises RunError, WeightsError, DataError, each with the folder and what was expected there.
+    """
+    folder, chosen = Path(source), pick_device(device)
+    if (folder / "run.json").is_file():
+        return VLM(load_model(folder, chosen), dtype)
+    if (folder / CONFIG_FILE).is_file() and find_weights(folder):
+        return VLM(load_hf_folder(folder, chosen), dtype)
+    expected = (
+        f"expected a run folder (run.json, {MODEL}) or a Hugging Face folder ({CONFIG_FILE} and {WEIGHT_FILES[0]} or "
+        f"{', '.join(WEIGHT_FILES[1:])})"
+    )
+    if not folder.is_dir():
+        what = "a file" if folder.exists() else "no such folder"
+        raise RunError(f"{folder}: {what}; {expected}")
+    names = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
+    raise RunError(f"{folder}: {expected}, found {names}; convert other checkpoints with diptych import")
+
+
+def create_model(name: str, **overrides: Any) -> nn.Module:
+    """An untrained model, with the initial weights of its recipe.
+
+    Its forward takes `diptych.batch.Image` (or `Regions`) and `Text`, or tensors: pixels (b, 3, h, w), and token ids
+    (b, n) without padding.
+
+    Args:
+        name: a recipe (`list_models`), as "vilt.base"; or with the patch size and the side of square images in pixels,
+            as "vilt_base_patch32_384".
+        overrides: fields of the model's config, as `depth=6`.
+
+    Raises RunError for an unknown name, ValueError for an unknown or invalid override, each with the nearest names.
+    """
+    run = recipes.model_recipe(name)
+    model: nn.Module = replace(run, model=recipes.with_settings(run.model, overrides)).model.build(
+        input_embeddings(run)
+    )
+    scale_init(model, run.init_scale)
+    model.register_forward_pre_hook(_inputs_from_tensors)
+    return model
+
+
+def train(
+    recipe: str,
+    data: str | os.PathLike[str] | Sequence[Any],
+    out: str | os.PathLike[str],
+    steps: int | None = None,
+    **settings: Any,
+) -> VLM:
+    """Trains a recipe into a run folder, or resumes it there; returns the trained model.
+
+    Args:
+        recipe: a recipe (`list_models`), or "vqa", "retrieval" or "classification" with `init_from`.
+        data: a folder, a file, tar shards or "scenes", as `--data`; or a sequence of pairs (image, caption or
+            captions), divided 90/5/5 into train, val and test by image.
+        out: the run folder.
+        steps: optimizer steps; None: as in the recipe.
+        settings: the settings of `diptych pretrain RECIPE --help`, as `batch_size=64`; those with a dot in their name
+            as `**{"optimizer.learning_rate": 1e-3}`.
+
+    Raises DataError, RunError, and ValueError for an unknown setting, with the nearest.
+    """
+    pairs = None if isinstance(data, str | os.PathLike) else data
+    name = os.fspath(data) if pairs is None else pairs_name(pairs)
+    values = {"data": name, **settings} | ({} if steps is None else {"steps": steps})
+    if recipe in recipes.recipes():
+        run = recipes.with_settings(recipes.recipe(recipe), values)
+        pretrain(run, Path(out), pairs)
+    else:
+        run = _finetuning_run(recipe, values)
+        if pairs is not None:
+            raise RunError(f"{recipe} is a fine-tuning recipe, whose data is a path: write the pairs to a table first")
+        finetune(run, Path(out))
+    return load(out, run.training.device)
+
+
+def _finetuning_run(recipe: str, values: Mapping[str, Any]) -> Finetune:
+    """The run of a fine-tuning recipe or of a task, which starts from the run `init_from`. Raises RunError."""
+    if recipe not in [*recipes.TASK_RECIPES, *recipes.recipes("Finetune")]:
+        recipes.model_recipe(recipe)  # raises, with the nearest names
+        raise RunError(f"{recipe} names a model: give a recipe, as diptych.list_models() lists them")
+    own, start = recipe not in recipes.TASK_RECIPES, values.get("init_from", "")
+    if not own and not start:
+        raise RunError(f"{recipe} needs init_from, the folder of a pre-trained run")
+    run = recipes.finetuning_recipe(recipe)
+    return recipes.with_settings(inherited(Path(start), run, own) if start else run, values)
+
+
+def evaluate(folder: str | os.PathLike[str], evaluation: Evaluation | str = "", **settings: Any) -> dict[str, float]:
+    """The metrics of a run on a task, which are also written into the run's folder, as by `diptych evaluate`.
+
+    Args:
+        evaluation: the task ("retrieval", "captioning", "vqa", "matching" or "classification"; "": the run's own), or
+            an `Evaluation` with all settings.
+        settings: fields of `Evaluation`, as `data="photos/"`, `split="test"`, `rerank=32`.
+
+    Raises DataError, RunError, and ValueError for an unknown setting.
+    """
+    chosen = Evaluation(task=evaluation) if isinstance(evaluation, str) else evaluation  # type: ignore[arg-type]
+    if not chosen.data and not settings.get("data") and data_of(Path(folder)).startswith(PREFIX):
+        raise RunError(f"{folder} was trained on pairs passed from Python, which are not kept: give data, a path")
+    return evaluate_run(Path(folder), recipes.with_settings(chosen, settings))
+
+
+def _texts(texts: str | Sequence[str]) -> list[str]:
+    """A list of texts, each cut to MAX_TEXT_CHARS. Raises ValueError for anything but strings of valid Unicode."""
+    known = [texts] if isinstance(texts, str) else list(texts)
+    for i, text in enumerate(known):
+        if not isinstance(text, str):
+            raise ValueError(f"texts[{i}]: expected a string, got {type(text).__name__}")
+        if not text.isascii() and text != text.encode(errors="ignore").decode():
+            raise ValueError(f"texts[{i}]: not valid Unicode (a lone surrogate); decode it again from its source")
+    return [text[:MAX_TEXT_CHARS] for text in known]
+
+
+def _paired(images: int, texts: int, what: str) -> tuple[list[int], list[int]]:
+    """The indices of images and of texts of each pair: one each, or one against all others. Raises ValueError."""
+    if images != texts and 1 not in (images, texts):
+        raise ValueError(f"expected as many {what} as images, or one of either: got {images} images and {texts} {what}")
+    number = max(images, texts) if images and texts else 0
+    return [i if images > 1 else 0 for i in range(number)], [i if texts > 1 else 0 for i in range(number)]
+
+
+def _places(candidates: Sequence[str], answers: list[str]) -> list[int]:
+    """The index of each candidate among a classifier's answers. Raises ValueError for an unknown one."""
+    place = {answer: i for i, answer in enumerate(answers)}
+    for candidate in candidates:
+        if candidate not in place:
+            raise ValueError(
+                f"candidates: {candidate!r} is none of the model's {len(answers)} answers"
+                f"{suggest_name(candidate, answers)}; a model with an answer decoder (BLIP, ALBEF) takes any text"
+            )
+    return [place[candidate] for candidate in dict.fromkeys(candidates)]
+
+
+def _states(tokens: Tokens) -> TokenStates:
+    mask, names = tokens.mask.cpu(), [span.name for span in tokens.layout.spans]
+    bounds = {name: tokens.layout.bounds(i) for i, name in enumerate(names)}
+    return TokenStates(tokens.to_padded().float().cpu() * mask[:, :, None], mask, bounds)
+
+
+def _features(image: Tokens | None, text: Tokens | None, fused: Any) -> Features:
+    image_states, text_states = (None if tokens is None else _states(tokens) for tokens in (image, text))
+    if fused is None:
+        return Features(image_states, text_states)
+    return Features(image_states, text_states, _states(fused.image), _states(fused.text), fused.pooled.float().cpu())
+
+
+def _joined(parts: list[Features]) -> Features:
+    """The features of all batches; batches of images of other sizes are padded to the longest."""
+    states = {
+        name: None if (values := [getattr(part, name) for part in parts])[0] is None else _joined_states(values)
+        for name in ("image", "text", "fused_image", "fused_text")
+    }
+    pooled = [part.pooled for part in parts if part.pooled is not None]
+    return Features(**states, pooled=torch.cat(pooled) if pooled else None)
+
+
+def _joined_states(parts: list[TokenStates]) -> TokenStates:
+    longest = max(parts, key=lambda part: part.mask.shape[1])
+    padding = [longest.mask.shape[1] - part.mask.shape[1] for part in parts]
+    values = [F.pad(part.values, (0, 0, 0, n)) for part, n in zip(parts, padding, strict=True)]
+    masks = [F.pad(part.mask, (0, n)) for part, n in zip(parts, padding, strict=True)]
+    return TokenStates(torch.cat(values), torch.cat(masks), longest.spans)
+
+
+def _inputs_from_tensors(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Tensors among a model's inputs as images (4 dimensions) and texts (2 dimensions)."""
+
+    def one(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        return Image.from_full(x) if x.dim() == 4 else Text(x, torch.ones_like(x, dtype=torch.bool))
+
+    return tuple(one(x) for x in arguments)

@@ -1,0 +1,131 @@
+"""Files of embeddings: float32 vectors in .npz, .npy or .safetensors, with a row for each image or text beside them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from diptych.predict.rows import Row, RowFile, open_rows
+from diptych.runs.run_folder import RunError
+from diptych.utils.io import DamagedFile, atomic_write, naming_write_errors
+
+SUFFIXES = (".npz", ".npy", ".safetensors")
+VECTORS = "vectors"  # name of the array in .npz and .safetensors
+
+
+class EmbeddingFile:
+    """Rows with a "vector" (float32, ``(d,)``): the vectors go to one file, the rows to ``FILE.jsonl`` beside it.
+
+    There, "row" takes the vector's place: its index in the file. Rows with an "error" have none. Until `finish`, the
+    vectors are in ``FILE.part``. See `rows.RowFile` for what is continued and what is refused.
+
+    Raises:
+        RunError: vectors that ``FILE.jsonl`` lists are missing. DamagedFile: it does not number them in order.
+    """
+
+    def __init__(self, path: Path, rows: RowFile):
+        self.path, self.rows = path, rows
+        self.part = path.with_name(f"{path.name}.part")
+        indices = [row.get("row") for row, _ in rows.rows() if "error" not in row]
+        if indices != list(range(len(indices))):
+            raise DamagedFile(f'{rows.path}: expected "row" to count from 0; restore it, or give another --out')
+        self.number = len(indices)
+        if self.number and not self.part.exists() and not path.exists():
+            raise RunError(f"{path} is missing, whose vectors {rows.path} lists: restore it, or remove {rows.path}")
+
+    @property
+    def done(self) -> Counter[str]:
+        return self.rows.done
+
+    def write(self, rows: Sequence[Row]) -> None:
+        vectors = [row["vector"] for row in rows if "vector" in row]
+        if vectors:
+            self._append(np.stack(vectors).astype("<f4"))
+        numbered = []
+        for row in rows:
+            index = {"row": self.number} if "vector" in row else {}
+            self.number += "vector" in row
+            numbered.append({name: value for name, value in row.items() if name != "vector"} | index)
+        self.rows.write(numbered)
+
+    def finish(self) -> None:
+        """Writes the vectors, if some were added, as an array ``(n, d)`` into their file. Raises WriteError."""
+        if not self.part.exists() or not self.number:
+            return
+        vectors = np.fromfile(self.part, "<f4").reshape(self.number, -1)
+        key = self.rows.key
+        names = [row[key] for row, _ in self.rows.rows() if "error" not in row]
+        with atomic_write(self.path) as partial:
+            _save(partial, self.path.suffix, vectors, f"{key}s", names)
+        self.part.unlink()
+
+    def _append(self, vectors: np.ndarray) -> None:
+        with naming_write_errors(self.part):
+            if not self.part.exists():
+                with atomic_write(self.part) as partial:
+                    partial.write_bytes(load_vectors(self.path).tobytes() if self.number else b"")
+            end = self.number * vectors.shape[1] * vectors.itemsize
+            with self.part.open("r+b") as file:
+                if file.seek(0, 2) < end:
+                    raise DamagedFile(
+                        f"{self.part}: fewer vectors than {self.rows.path} lists; remove both to compute them again"
+                    )
+                file.truncate(end)  # vectors of rows whose write was interrupted
+                file.seek(end)
+                file.write(vectors.tobytes())
+
+
+@contextmanager
+def open_embeddings(out: str, settings: Mapping[str, Any], key: str) -> Iterator[EmbeddingFile]:
+    """The embeddings of the file `out`, locked. Raises RunError, DamagedFile, InUse."""
+    path = Path(out)
+    if path.suffix not in SUFFIXES:
+        raise RunError(f"--out must be a file of one of {', '.join(SUFFIXES)}: got {out!r}")
+    beside = rows_file(path)
+    if path.exists() and not beside.exists():
+        raise RunError(
+            f"{path} exists, and was not written by this command (there is no {beside.name}): give another --out, or "
+            "remove it"
+        )
+    with open_rows(str(beside), settings, key) as rows:
+        assert isinstance(rows, RowFile)
+        yield EmbeddingFile(path, rows)
+
+
+def rows_file(path: Path) -> Path:
+    """The JSON Lines file beside a file of embeddings."""
+    return path.with_name(f"{path.name}.jsonl")
+
+
+def load_vectors(path: Path) -> np.ndarray:
+    """The vectors ``(n, d)`` float32 in a file of embeddings. Raises DamagedFile."""
+    vectors = None
+    with suppress(OSError, ValueError, KeyError, SafetensorError):
+        if path.suffix == ".safetensors":
+            vectors = load_file(path)[VECTORS]
+        else:
+            content = np.load(path, allow_pickle=False)
+            vectors = content[VECTORS] if path.suffix == ".npz" else content
+    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype != np.float32:
+        raise DamagedFile(f"{path}: expected float32 vectors (n, d); restore the file, or give another --out")
+    return vectors
+
+
+def _save(path: Path, suffix: str, vectors: np.ndarray, names_key: str, names: list[str]) -> None:
+    """Writes vectors to a file; .npz holds the names of the images or texts, too."""
+    if suffix == ".safetensors":
+        save_file({VECTORS: vectors}, path)
+        return
+    with path.open("wb") as file:  # numpy would add a suffix to a path
+        if suffix == ".npz":
+            arrays: dict[str, Any] = {VECTORS: vectors, names_key: np.array(names)}
+            np.savez(file, **arrays)
+        else:
+            np.save(file, vectors)

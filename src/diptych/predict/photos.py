@@ -1,0 +1,217 @@
+"""Captions, answers, scores and embeddings of many photographs: rows that are written as they come."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from diptych.api import VLM, load
+from diptych.config.predict import AnswerQuestion, CaptionPhotos, Embed, ScoreTexts
+from diptych.data.sources.base import BadSample, DataError, first_skipped
+from diptych.data.sources.paths import read_text
+from diptych.data.sources.photos import Photos, open_photos
+from diptych.predict.embeddings import open_embeddings, rows_file
+from diptych.predict.rows import Row, RowWriter, left_to_do, open_rows, progress_bar, settings_file
+from diptych.runs.operations import check_operation
+from diptych.training.distributed import pick_device, uses_bf16
+from diptych.utils.feature_cache import digest
+
+Config = CaptionPhotos | AnswerQuestion | ScoreTexts | Embed
+CHANGEABLE = ("out", "batch_size", "device", "precision", "texts")  # settings that rows do not depend on
+METHODS: tuple[Literal["itc", "itm"], ...] = ("itc", "itm")
+Predict = Callable[[list[int]], list[list[Row]]]
+"""From the indices of items to the fields of the rows of each. Raises BadSample if one of them cannot be read."""
+
+
+@dataclass
+class Summary:
+    """What a command did: its number of items, of those done earlier, and the items that it could not read."""
+
+    number: int
+    earlier: int = 0
+    unreadable: list[tuple[str, str]] = field(default_factory=list)  # (name, why)
+
+
+def caption_photos(run: str, images: Sequence[str], config: CaptionPhotos) -> Summary:
+    """Writes a row with the caption, or captions, of each photograph.
+
+    Raises DataError, RunError, UnsupportedOperation and the errors of `api.load` and `rows.RowFile`.
+    """
+    photos, model = _photos(images, config), _load(run, config)
+    check_operation(model.loaded, "caption")
+
+    def predict(indices: list[int]) -> list[list[Row]]:
+        captions = model.caption(
+            photos.select(indices),
+            config.prompt,
+            config.num_beams,
+            config.top_p or None,
+            config.num_captions,
+            config.max_length,
+            seed=_seed(photos.path(indices[0])),
+        )
+        return [[{"caption" if isinstance(part, str) else "captions": part}] for part in captions]
+
+    with open_rows(config.out, _settings("caption", model, config)) as rows:
+        return _write_rows("captions", _paths(photos), predict, rows, config.batch_size)
+
+
+def answer_question(run: str, images: Sequence[str], question: str, config: AnswerQuestion) -> Summary:
+    """Writes a row with the answer to a question about each photograph, and its probability. Raises as above."""
+    photos, model = _photos(images, config), _load(run, config)
+    check_operation(model.loaded, "answer")
+    candidates = _candidates(config.candidates)
+
+    def predict(indices: list[int]) -> list[list[Row]]:
+        answers = model.answer(photos.select(indices), question, candidates)
+        return [[{"answer": answer.text, "probability": answer.probability}] for answer in answers]
+
+    settings = _settings("answer", model, config) | {"question": question, "candidates": candidates}
+    with open_rows(config.out, settings) as rows:
+        return _write_rows(
+            "answers", _paths(photos), predict, rows, config.batch_size, constant=[{"question": question}]
+        )
+
+
+def score_texts(run: str, images: Sequence[str], texts: Sequence[str], config: ScoreTexts) -> Summary:
+    """Writes a row with the scores of each text with each photograph: "itc", "itm" or both, as the model was trained.
+
+    Raises as above.
+    """
+    photos, model = _photos(images, config), _load(run, config)
+    check_operation(model.loaded, "score")
+    methods = [method for method in METHODS if model.can(method)]
+
+    def predict(indices: list[int]) -> list[list[Row]]:
+        batch = photos.select(indices)
+        scores = {method: model.score(batch, texts, method).tolist() for method in methods}
+        return [[{m: scores[m][i][k] for m in methods} for k in range(len(texts))] for i in range(len(indices))]
+
+    settings = _settings("score", model, config) | {"texts": list(texts)}
+    with open_rows(config.out, settings, each=len(texts)) as rows:
+        constant = [{"text": text} for text in texts]
+        return _write_rows("scores", _paths(photos), predict, rows, config.batch_size, constant=constant)
+
+
+def embed(run: str, images: Sequence[str], config: Embed) -> Summary:
+    """Writes the unit-norm embedding of each photograph, or of each text of `config.texts`. Raises as above."""
+    key = "text" if config.texts else "image"
+    photos = None if config.texts else _photos(images, config)
+    names = read_lines(Path(config.texts)) if photos is None else _paths(photos)
+    model = _load(run, config)
+    check_operation(model.loaded, f"embed_{key}s")
+
+    def predict(indices: list[int]) -> list[list[Row]]:
+        if photos is None:
+            vectors = model.embed_texts([names[i] for i in indices])
+        else:
+            vectors = model.embed_images(photos.select(indices), config.batch_size)
+        return [[{"vector": vector}] for vector in vectors.numpy()]
+
+    with open_embeddings(config.out, _settings("embed", model, config), key) as embeddings:
+        summary = _write_rows("embeddings", names, predict, embeddings, config.batch_size, key)
+        embeddings.finish()
+    return summary
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not blank. Raises DataError if there is none."""
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if not lines:
+        raise DataError(f"{path}: expected one text a line, got an empty file")
+    return lines
+
+
+def _candidates(text: str) -> list[str] | None:
+    """Candidate answers: the lines of a file, or parts of the text between commas; None if it is empty."""
+    if not text:
+        return None
+    return (
+        read_lines(Path(text)) if os.path.isfile(text) else [part.strip() for part in text.split(",") if part.strip()]
+    )
+
+
+def _photos(images: Sequence[str], config: Config) -> Photos:
+    """The photographs, without the files that the command itself writes, which may be in the same folder."""
+    photos = open_photos(list(images))
+    if not config.out:
+        return photos
+    tables = Path(config.out), rows_file(Path(config.out))
+    own = {os.path.abspath(path) for table in tables for path in (table, settings_file(table))}
+    return photos.select(i for i in range(len(photos)) if os.path.abspath(photos.path(i)) not in own)
+
+
+def _paths(photos: Photos) -> list[str]:
+    return [photos.path(i) for i in range(len(photos))]
+
+
+def _load(run: str, config: Config) -> VLM:
+    bf16 = uses_bf16(pick_device(config.device), config.precision)
+    return load(run, config.device, torch.bfloat16 if bf16 else None)
+
+
+def _settings(command: str, model: VLM, config: Config) -> Row:
+    """What rows depend on: the command, a digest of the model, its precision and the options of the command."""
+    hasher = blake2b(repr(model.loaded.image_settings).encode(), digest_size=16)
+    for name, tensor in sorted(model.loaded.module.state_dict().items()):
+        hasher.update(name.encode())
+        hasher.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+    options = {name: value for name, value in asdict(config).items() if name not in CHANGEABLE}
+    precision = str(model.dtype).removeprefix("torch.")
+    return {"command": command, "model": hasher.hexdigest(), "precision": precision} | options
+
+
+def _seed(path: str) -> int:
+    """Seed of the captions sampled for a batch, by the path of its first photograph."""
+    return int.from_bytes(digest(os.fsencode(path))[:8], "big") >> 1
+
+
+def _write_rows(
+    title: str,
+    names: Sequence[str],
+    predict: Predict,
+    rows: RowWriter,
+    batch_size: int,
+    key: str = "image",
+    constant: Sequence[Row] = ({},),
+) -> Summary:
+    """Writes the rows of all items that have none yet, a batch at a time, with a progress bar.
+
+    Args:
+        names: the name of each item, which its rows begin with.
+        constant: the fields of each of an item's rows that are the same for all items.
+
+    Raises DataError if there is no item that can be read.
+    """
+    left = left_to_do(names, rows, len(constant))
+    summary = Summary(len(names), len(names) - len(left))
+    with progress_bar(title, len(names), summary.earlier) as advance:
+        for start in range(0, len(left), batch_size):
+            batch, new = left[start : start + batch_size], list[Row]()
+            for i, result in zip(batch, _predicted(batch, predict), strict=True):
+                if isinstance(result, BadSample):
+                    summary.unreadable.append((names[i], result.why))
+                    result = [{"error": result.why}] * len(constant)
+                new += [{key: names[i]} | fixed | row for fixed, row in zip(constant, result, strict=True)]
+            rows.write(new)
+            advance(len(batch))
+    if len(summary.unreadable) == summary.number:
+        raise DataError(f"none of {summary.number} images can be read (first: {first_skipped(summary.unreadable)})")
+    return summary
+
+
+def _predicted(indices: list[int], predict: Predict) -> list[list[Row] | BadSample]:
+    """The rows of each item; BadSample in place of those of an item that cannot be read, found by halving."""
+    try:
+        return list(predict(indices))
+    except BadSample as bad:
+        if len(indices) == 1:
+            return [bad]
+    middle = len(indices) // 2
+    return [*_predicted(indices[:middle], predict), *_predicted(indices[middle:], predict)]

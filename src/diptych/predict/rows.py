@@ -1,0 +1,194 @@
+"""JSON Lines files of predictions: appended to as rows come, and continued after an interruption."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from io import FileIO
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from diptych.config.validation import MAX_REPR_CHARS
+from diptych.runs.run_folder import RunError
+from diptych.utils.io import DamagedFile, atomic_write, naming_write_errors, parse_json, read_json
+from diptych.utils.lock import locked
+from diptych.utils.terminal import echo
+
+Row = dict[str, Any]
+_ADVICE = "repair the file, or give another --out"
+
+
+@runtime_checkable
+class RowWriter(Protocol):
+    """Where rows go."""
+
+    @property
+    def done(self) -> Counter[str]:
+        """How many rows of each item (an image, a text) are there already, by its name."""
+        ...
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Writes all rows of one or several items, whole lines, and flushes them."""
+        ...
+
+
+class PrintedRows:
+    """Rows printed to standard output."""
+
+    @property
+    def done(self) -> Counter[str]:
+        return Counter()
+
+    def write(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            echo(to_line(row))
+
+
+class RowFile:
+    """Rows appended to a JSON Lines file, with the settings that they depend on in ``FILE.settings.json``.
+
+    Rows of the same settings that are there already are kept, but for an incomplete last item. Nothing is written
+    before the first rows are.
+
+    Args:
+        path: the file.
+        settings: what the rows depend on: the command, the model and the options.
+        key: the field with the name of a row's item.
+        each: rows of each item.
+
+    Raises:
+        RunError: the file is none that such a command wrote, or its rows have other settings.
+        DamagedFile: a line is not such a row.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], key: str = "image", each: int = 1):
+        self.path, self.settings, self.key = path, settings, key
+        self._check_settings()
+        self._done: Counter[str] = Counter()
+        self._end = 0
+        self._file: FileIO | None = None
+        self._read(each)
+
+    @property
+    def done(self) -> Counter[str]:
+        return self._done
+
+    def write(self, rows: Sequence[Row]) -> None:
+        data = memoryview("".join(f"{to_line(row)}\n" for row in rows).encode())
+        end, written = self._end + len(data), 0
+        with naming_write_errors(self.path):
+            file = self._opened()
+            while written < len(data):  # unbuffered, so that nothing is left to write when the file is closed
+                written += file.write(data[written:])
+        self._end = end
+
+    def close(self) -> None:
+        """Closes the file; removes the last lines if their write was interrupted."""
+        if self._file is not None:
+            with self._file as file:
+                file.truncate(self._end)
+
+    def rows(self) -> Iterator[tuple[Row, int]]:
+        """The rows of the file and the length of each in bytes, without an incomplete last line. Raises DamagedFile."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.endswith(b"\n"):
+                    yield parse_json(line, {self.key: str}, f"{self.path}, line {number}", _ADVICE), len(line)
+
+    def _opened(self) -> FileIO:
+        if self._file is None:
+            if not self.path.exists():
+                with atomic_write(settings_file(self.path)) as partial:
+                    partial.write_text(json.dumps(self.settings, indent=1))
+            self._file = self.path.open("ab", buffering=0)
+            self._file.truncate(self._end)
+        return self._file
+
+    def _check_settings(self) -> None:
+        beside = settings_file(self.path)
+        if beside.exists():
+            saved = read_json(beside, {"command": str, "model": str}, _ADVICE)
+            if self.path.exists():
+                self._compare(saved)
+        elif self.path.exists():
+            raise RunError(
+                f"{self.path} exists, and was not written by this command (there is no {beside.name}): give another "
+                "--out, or remove it"
+            )
+
+    def _compare(self, saved: Mapping[str, Any]) -> None:
+        settings = json.loads(json.dumps(self.settings))
+        for name in sorted(saved.keys() | settings.keys()):
+            if saved.get(name) != settings.get(name):
+                before, now = (f"{values.get(name)!r:.{MAX_REPR_CHARS}}" for values in (saved, settings))
+                what = "of another model" if name == "model" else f"with {name} = {before}, not {now}"
+                raise RunError(f"{self.path} has rows {what}: give the same again, or another --out")
+
+    def _read(self, each: int) -> None:
+        """Counts the rows of whole items."""
+        item, size = list[Row](), 0
+        for row, length in self.rows():
+            item.append(row)
+            size += length
+            if row[self.key] != item[0][self.key]:
+                raise DamagedFile(
+                    f"{self.path}: expected {each} rows of {item[0][self.key]!r}, got {len(item) - 1}; {_ADVICE}"
+                )
+            if len(item) == each:
+                self._done[row[self.key]] += each
+                self._end += size
+                item, size = [], 0
+
+
+def to_line(row: Row) -> str:
+    """A row as one line of ASCII, so that no name in it can break the line or act on a terminal; NaN becomes null."""
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return json.dumps(finite, allow_nan=False)
+
+
+@contextmanager
+def open_rows(out: str, settings: Mapping[str, Any], key: str = "image", each: int = 1) -> Iterator[RowWriter]:
+    """The rows of the file `out`, locked; printed rows if it is "". See RowFile. Raises InUse, too."""
+    if not out:
+        yield PrintedRows()
+        return
+    path = Path(out)
+    if path.is_dir():
+        raise RunError(f"--out {path} is a folder; give a file in it, such as {path / 'rows.jsonl'}")
+    with locked(path.parent, path.name), closing(RowFile(path, settings, key, each)) as rows:
+        yield rows
+
+
+def settings_file(path: Path) -> Path:
+    """The file with the settings that the rows of `path` were made with."""
+    return path.with_name(f"{path.name}.settings.json")
+
+
+def left_to_do(names: Sequence[str], rows: RowWriter, each: int = 1) -> list[int]:
+    """Indices of the items that have no rows yet; a name that occurs several times has rows for each."""
+    done = Counter({name: count // each for name, count in rows.done.items()})
+    left = []
+    for i, name in enumerate(names):
+        if done[name]:
+            done[name] -= 1
+        else:
+            left.append(i)
+    return left
+
+
+@contextmanager
+def progress_bar(what: str, total: int, completed: int) -> Iterator[Callable[[int], None]]:
+    """A bar with the time left on standard error, if that is a terminal; yields a function that advances it."""
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total, completed=completed)
+        yield lambda number: progress.advance(task, number)

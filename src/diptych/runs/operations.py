@@ -1,0 +1,140 @@
+"""What a trained model can do, from embedding images to answering questions, and what to say if it cannot.
+
+One table: the name of each operation, what a model lacks for it, and which others can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from diptych.models.configs import ImageOnlyModel, model_name
+from diptych.protocols import DualEncoder, FusionEncoder, PartlySupported, TextDecoder, UnsupportedOperation
+from diptych.runs.loaded_model import LoadedModel
+from diptych.runs.scoring.retrieval import dual_encoder_scorer, pair_scorer
+from diptych.tasks.captioning import CAPTION_LOSSES
+from diptych.tasks.classification import Classification
+from diptych.tasks.vqa import ClosedVQA, OpenVQA
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of a trained model.
+
+    Args:
+        lacks: what a model lacks for it, as the end of a sentence that begins with the model; "" if nothing.
+        others: which systems, recipes or commands can do it.
+    """
+
+    lacks: Callable[[LoadedModel], str]
+    others: str
+
+
+def why_unsupported(loaded: LoadedModel, operation: str) -> str:
+    """One sentence on why a model cannot do an operation, and what can; "" if it can.
+
+    Raises ValueError for an operation that does not exist.
+    """
+    if operation not in OPERATIONS:
+        raise ValueError(f"operation must be one of {', '.join(OPERATIONS)}: got {operation!r}")
+    row = OPERATIONS[operation]
+    lacks = row.lacks(loaded)
+    return lacks and f"{operation}: this {model_name(loaded.settings.model)} {lacks}; {row.others}"
+
+
+def check_operation(loaded: LoadedModel, operation: str) -> None:
+    """Raises UnsupportedOperation if a model cannot do an operation."""
+    if why := why_unsupported(loaded, operation):
+        raise UnsupportedOperation(why)
+
+
+def _losses(loaded: LoadedModel) -> str:
+    """What the model was trained with, in brackets."""
+    return f"(trained with {', '.join(sorted(loaded.losses)) or 'no objective'})"
+
+
+def _lacks_image_embedding(loaded: LoadedModel) -> str:
+    return "" if isinstance(loaded.settings.model, ImageOnlyModel) else _lacks_embedding(loaded, "images")
+
+
+def _lacks_text_embedding(loaded: LoadedModel) -> str:
+    if isinstance(loaded.settings.model, ImageOnlyModel):
+        return "has no text encoder"
+    return _lacks_embedding(loaded, "texts")
+
+
+def _lacks_embedding(loaded: LoadedModel, what: str) -> str:
+    if dual_encoder_scorer(loaded) is None:
+        return f"was not trained to embed {what} in a space of both {_losses(loaded)}"
+    return "" if isinstance(loaded.model, DualEncoder) else "compares regions with words, and has no vector of a whole"
+
+
+def _lacks_similarity(loaded: LoadedModel) -> str:
+    return (
+        "" if dual_encoder_scorer(loaded) else f"was not trained with a contrastive or triplet loss {_losses(loaded)}"
+    )
+
+
+def _lacks_pair_score(loaded: LoadedModel) -> str:
+    return "" if pair_scorer(loaded) else f"has no trained ITM or ranking head {_losses(loaded)}"
+
+
+def _lacks_either_score(loaded: LoadedModel) -> str:
+    return (
+        _lacks_similarity(loaded) and _lacks_pair_score(loaded) and f"has no trained score of pairs {_losses(loaded)}"
+    )
+
+
+def _lacks_caption_decoder(loaded: LoadedModel) -> str:
+    if not isinstance(loaded.model, TextDecoder):
+        return "has no text decoder"
+    return "" if loaded.losses & CAPTION_LOSSES else f"was not trained to generate captions {_losses(loaded)}"
+
+
+def _lacks_answers(loaded: LoadedModel) -> str:
+    return "" if isinstance(loaded.module, ClosedVQA | OpenVQA) else f"was not trained to answer {_losses(loaded)}"
+
+
+def _lacks_classes(loaded: LoadedModel) -> str:
+    return "" if isinstance(loaded.module, Classification) else f"has no trained image classifier {_losses(loaded)}"
+
+
+def _lacks_fusion(loaded: LoadedModel) -> str:
+    unsupported = loaded.model.unsupported() if isinstance(loaded.model, PartlySupported) else {}
+    if not isinstance(loaded.model, FusionEncoder):
+        return "encodes images and texts apart, without fusion"
+    return "was built without fusion of a text with one image" if "fuse" in unsupported else ""
+
+
+_CONTRASTIVE = "models trained with itc can: diptych pretrain clip.small, or import CLIP or a BLIP for retrieval"
+
+OPERATIONS: dict[str, Operation] = {
+    "embed_images": Operation(_lacks_image_embedding, f"image models, and {_CONTRASTIVE}"),
+    "embed_texts": Operation(_lacks_text_embedding, _CONTRASTIVE),
+    "features": Operation(lambda _: "", ""),
+    "fuse": Operation(_lacks_fusion, "ViLT, ALBEF, VLMo, BLIP and BEiT-3 fuse them: diptych pretrain vilt.small"),
+    "score": Operation(
+        _lacks_either_score,
+        "models trained with itc, itm or triplet can: diptych pretrain clip.small, albef.small or vilt.small",
+    ),
+    "itc": Operation(
+        _lacks_similarity, f"{_CONTRASTIVE}; for its other score use method 'itm', if can('itm')"
+    ),
+    "itm": Operation(
+        _lacks_pair_score,
+        "models trained with itm can: diptych pretrain albef.small or vilt.small, or diptych finetune retrieval; for "
+        "its other score use method 'itc', if can('itc')",
+    ),
+    "caption": Operation(
+        _lacks_caption_decoder,
+        "models trained with lm or masked_captions can: diptych pretrain blip.small, coca.small or "
+        "beit3.small_captions, or import a BLIP for captioning",
+    ),
+    "answer": Operation(
+        _lacks_answers, "runs of diptych finetune vqa can, and imported ViLT, ALBEF and BLIP for VQA"
+    ),
+    "classify": Operation(
+        _lacks_classes, "runs of diptych finetune classification can, and imported ViTs with a classifier"
+    ),
+}  # fmt: skip
+"""By name: what `VLM.can` answers, and what `UnsupportedOperation` says."""

@@ -1,0 +1,135 @@
+"""Recipes by name, and their settings by dotted names. Torch-free, so that help answers at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from inspect import isfunction, signature
+from pkgutil import iter_modules
+from typing import Any, TypeVar
+
+import diptych.models
+from diptych.config.run import Finetune, Pretrain
+from diptych.config.spelling import suggest_name, suggest_setting
+from diptych.config.training import Training
+from diptych.models import common_recipes
+from diptych.runs.check_inputs import RunError
+
+T = TypeVar("T")
+TASK_RECIPES = {"vqa": "vilt.small", "retrieval": "vilt.small", "classification": "vit.base"}
+"""The tasks that any system can be fine-tuned on, each with a recipe whose model supports it."""
+TOP_LEVEL = frozenset(field.name for field in fields(Training))
+"""Settings of `training` that are named without the prefix."""
+_SIZED_NAME = re.compile(r"([a-z0-9]+)_(\w+)_patch(\d{1,4})_(\d{1,4})")
+
+
+def recipe(name: str, kind: str = "Pretrain") -> Any:
+    """The run that the recipe ``SYSTEM.FUNCTION`` returns. Raises RunError, which suggests the nearest names."""
+    known = recipes(kind)
+    if name not in known:
+        suggestion = suggest_name(name, known, 3)
+        listing = f"diptych {kind.lower()} --help lists all {len(known)}"
+        raise RunError(f"there is no recipe {name!r}{suggestion} ({listing})")
+    system, function = name.split(".")
+    return getattr(import_module(recipe_modules()[system]), function)()
+
+
+def recipes(kind: str = "Pretrain") -> list[str]:
+    """The names of all recipes of a kind: public functions that return it and have no required parameter."""
+    return [
+        f"{system}.{name}"
+        for system, module in recipe_modules().items()
+        for name, value in vars(import_module(module)).items()
+        if isfunction(value)
+        and not name.startswith("_")
+        and value.__module__ == module
+        and signature(value).return_annotation == kind
+        and not any(p.default is p.empty for p in signature(value).parameters.values())
+    ]
+
+
+@cache
+def recipe_modules() -> dict[str, str]:
+    """The module with the recipes of each system, and of the demo, by system."""
+    systems = [module.name for module in iter_modules(diptych.models.__path__) if module.ispkg]
+    modules = {system: f"diptych.models.{system}.recipes" for system in systems}
+    existing = {system: module for system, module in modules.items() if find_spec(module)}
+    return dict(sorted((existing | {"demo": "diptych.runs.demo_recipes"}).items()))
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names of all recipes, of pre-training and of fine-tuning, that match a pattern such as ``"clip.*"``."""
+    names = [*recipes(), *recipes("Finetune")]
+    return sorted(name for name in dict.fromkeys(names) if fnmatchcase(name, pattern))
+
+
+def finetuning_recipe(name: str, untrained: str = "") -> Finetune:
+    """A system's own fine-tuning recipe, or a task of TASK_RECIPES on the model of the recipe `untrained`.
+
+    Raises RunError, which suggests the nearest names.
+    """
+    if name not in TASK_RECIPES:
+        return recipe(name, "Finetune")
+    run = recipe(untrained or TASK_RECIPES[name])
+    return replace(getattr(common_recipes, name)(run), recipe=untrained)
+
+
+def model_recipe(name: str) -> Pretrain | Finetune:
+    """The run whose model has a name: a recipe, as ``vilt.base``, or with sizes as in timm, ``vilt_base_patch32_384``.
+
+    The latter is the recipe with this patch size and a position grid for square images of this size.
+    Raises RunError, which suggests the nearest names, and ValueError for sizes that do not fit.
+    """
+    if (sized := _SIZED_NAME.fullmatch(name)) is None:
+        known = list_models()
+        if name not in known:
+            suggestion = suggest_name(name.replace("_", ".", 1), known, 3)
+            raise RunError(f"there is no model {name!r}{suggestion} (diptych.list_models() lists all {len(known)})")
+        return recipe(name, "Pretrain" if name in recipes() else "Finetune")
+    run = model_recipe(f"{sized[1]}.{sized[2]}")
+    patch_size, side = int(sized[3]), int(sized[4])
+    if not hasattr(run.model, "patch_size") or not hasattr(run.model, "grid"):
+        raise RunError(
+            f"{name}: the model of {sized[1]}.{sized[2]} has no patches; leave out _patch{patch_size}_{side}"
+        )
+    if not patch_size or side % patch_size:
+        raise ValueError(f"{name}: the image size, {side}, must be a multiple of the patch size, {patch_size}")
+    sizes: dict[str, Any] = {"patch_size": patch_size, "grid": (side // patch_size,) * 2}
+    return replace(run, model=replace(run.model, **sizes))
+
+
+def with_settings(config: T, values: Mapping[str, Any]) -> T:
+    """A config with fields replaced, by their dotted names (``optimizer.learning_rate``; see TOP_LEVEL).
+
+    Raises ValueError for a name that does not exist, with the nearest, and for a value of another type or range.
+    """
+    known = setting_names(config)
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"there is no setting {name!r}{suggest_setting(name, known)}")
+        within_training = isinstance(config, Pretrain | Finetune) and name.split(".")[0] in TOP_LEVEL
+        path = ["training"] * within_training + name.split(".")
+        config = _replaced(config, path, tuple(value) if isinstance(value, list) else value)
+    return config
+
+
+def setting_names(config: Any) -> list[str]:
+    """The dotted names of all settings of a config, groups of settings among them."""
+    names = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        nested = setting_names(value) if is_dataclass(value) else []
+        prefix = "" if isinstance(value, Training) else f"{field.name}."
+        names += [field.name, *(prefix + name for name in nested)]
+    return names
+
+
+def _replaced(config: Any, path: list[str], value: Any) -> Any:
+    """The config with one field replaced, which lies at a path of field names."""
+    first, *rest = path
+    return replace(config, **{first: _replaced(getattr(config, first), rest, value) if rest else value})

@@ -1,0 +1,134 @@
+"""Files of embeddings: vectors and rows agree after interruptions at any point, in every format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from diptych.predict.embeddings import SUFFIXES, load_vectors, open_embeddings, rows_file
+from diptych.predict.rows import left_to_do
+from diptych.runs.run_folder import RunError
+from diptych.utils.io import DamagedFile
+
+SETTINGS = {"command": "embed", "model": "abc"}
+DIM = 3
+
+
+class Stopped(Exception):
+    """The process ends here."""
+
+
+def row(name: str) -> dict[str, Any]:
+    """The row of an image: a vector that depends on its name, or an error."""
+    if name.startswith("broken"):
+        return {"image": name, "error": "broken"}
+    return {"image": name, "vector": np.full(DIM, int(name), np.float32)}
+
+
+def embed(out: Path, names: list[str], batch: int = 2, stop_after: int | None = None) -> None:
+    with open_embeddings(str(out), SETTINGS, "image") as file:
+        left = left_to_do(names, file)
+        for number, start in enumerate(range(0, len(left), batch)):
+            if number == stop_after:
+                raise Stopped
+            file.write([row(names[i]) for i in left[start : start + batch]])
+        file.finish()
+
+
+def content(out: Path) -> tuple[list[str], np.ndarray]:
+    """The names with vectors by the rows beside a file, and the vectors in it."""
+    rows = [json.loads(line) for line in rows_file(out).read_text().splitlines()]
+    named = [row for row in rows if "row" in row]
+    assert [row["row"] for row in named] == list(range(len(named)))
+    return [row["image"] for row in named], load_vectors(out)
+
+
+NAMES = ["1", "2", "broken", "3", "4", "5"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_vectors_are_in_the_order_of_their_rows(tmp_path: Path, suffix: str):
+    out = tmp_path / f"out{suffix}"
+    embed(out, NAMES)
+    names, vectors = content(out)
+    assert names == ["1", "2", "3", "4", "5"]
+    assert vectors.dtype == np.float32 and vectors[:, 0].tolist() == [1, 2, 3, 4, 5] and vectors.shape == (5, DIM)
+    assert not out.with_name(f"{out.name}.part").exists()
+    if suffix == ".npz":
+        with np.load(out) as arrays:
+            assert arrays["images"].tolist() == names and sorted(arrays) == ["images", "vectors"]
+    if suffix == ".safetensors":
+        assert list(load_file(out)) == ["vectors"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_interrupted_file_is_continued_to_the_same_bytes(tmp_path: Path, suffix: str):
+    whole, out = tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}"
+    embed(whole, NAMES)
+    for stop_after in (0, 1, 1):
+        with pytest.raises(Stopped):
+            embed(out, NAMES, stop_after=stop_after)
+        assert not out.exists()
+    embed(out, NAMES)
+    assert out.read_bytes() == whole.read_bytes() or suffix == ".npz"  # a zip archive holds the time
+    assert content(out)[0] == content(whole)[0] and np.array_equal(content(out)[1], content(whole)[1])
+    embed(out, NAMES)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3])
+def test_rows_and_vectors_agree_after_a_kill_at_any_write(tmp_path: Path, cut: int):
+    out = tmp_path / "out.npy"
+    with pytest.raises(Stopped):
+        embed(out, NAMES, stop_after=2)
+    lines = rows_file(out).read_text().splitlines(keepends=True)
+    rows_file(out).write_text("".join(lines[:cut]) + (lines[cut][:5] if cut else ""))  # vectors were written, rows not
+    embed(out, NAMES)
+    names, vectors = content(out)
+    assert [int(name) for name in names] == vectors[:, 0].tolist() == [1, 2, 3, 4, 5]
+
+
+def test_new_images_are_added_to_a_finished_file(tmp_path: Path):
+    out = tmp_path / "out.npz"
+    embed(out, NAMES)
+    embed(out, ["0", *NAMES])
+    names, vectors = content(out)
+    assert names == ["1", "2", "3", "4", "5", "0"] and vectors[:, 0].tolist() == [1, 2, 3, 4, 5, 0]
+
+
+def test_files_that_are_missing_or_not_ours_are_refused(tmp_path: Path):
+    out = tmp_path / "out.npz"
+    with pytest.raises(RunError, match="--out must be a file of one of "):
+        embed(tmp_path / "out.txt", NAMES)
+    out.write_bytes(b"mine")
+    with pytest.raises(RunError, match="exists, and was not written by this command"):
+        embed(out, NAMES)
+    assert out.read_bytes() == b"mine"
+    out.unlink()
+    embed(out, NAMES)
+    out.rename(tmp_path / "moved")
+    with pytest.raises(RunError, match=r"out.npz is missing, whose vectors .*out.npz.jsonl lists"):
+        embed(out, NAMES)
+
+
+def test_a_row_that_was_removed_is_noticed(tmp_path: Path):
+    out = tmp_path / "out.npz"
+    embed(out, NAMES)
+    rows_file(out).write_text("".join(rows_file(out).read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(DamagedFile, match='expected "row" to count from 0'):
+        embed(out, NAMES)
+
+
+def test_a_damaged_file_of_vectors_is_refused(tmp_path: Path):
+    out = tmp_path / "out.npy"
+    embed(out, NAMES)
+    np.save(out, np.zeros((5, DIM)))
+    with pytest.raises(DamagedFile, match=r"expected float32 vectors \(n, d\)"):
+        embed(out, [*NAMES, "6"])
+    np.save(out, np.zeros((2, DIM), np.float32))
+    with pytest.raises(DamagedFile, match="fewer vectors than"):
+        embed(out, [*NAMES, "6"])

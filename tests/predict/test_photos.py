@@ -1,0 +1,195 @@
+"""Captions, answers, scores and embeddings of many photographs by untrained models of toy size."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diptych.api import load
+from diptych.config.predict import AnswerQuestion, CaptionPhotos, Embed, ScoreTexts
+from diptych.data.sources.base import BadSample, DataError
+from diptych.predict.photos import (
+    _predicted,
+    answer_question,
+    caption_photos,
+    embed,
+    read_lines,
+    score_texts,
+)
+from diptych.protocols import UnsupportedOperation
+from diptych.runs.run_folder import RunError
+from tests.data.tiny_data import image_bytes
+from tests.predict.tiny_models import untrained, untrained_vqa
+
+EXACT: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def blip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(untrained(tmp_path_factory.mktemp("runs") / "blip"))
+
+
+@pytest.fixture(scope="module")
+def vqa(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(untrained_vqa(tmp_path_factory.mktemp("runs") / "vqa"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five photographs and two files that are none."""
+    place = tmp_path / "photos"
+    place.mkdir()
+    for i in range(5):
+        (place / f"{i}.jpg").write_bytes(image_bytes(i, (40, 32)))
+    (place / "2 broken.jpg").write_bytes(image_bytes(9, (400, 300))[:2000])
+    (place / "notes.txt").write_text("no photograph")
+    return place
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_captions_are_those_of_the_api(blip: str, folder: Path, tmp_path: Path):
+    config = CaptionPhotos(out=str(tmp_path / "rows.jsonl"), max_length=6, batch_size=3, **EXACT)
+    summary = caption_photos(blip, [str(folder)], config)
+    rows = lines(tmp_path / "rows.jsonl")
+    assert [Path(row["image"]).name for row in rows] == [
+        "0.jpg", "1.jpg", "2 broken.jpg", "2.jpg", "3.jpg", "4.jpg", "notes.txt",
+    ]  # fmt: skip
+    assert "truncated" in rows[2]["error"] and rows[6]["error"].startswith("not a readable image")
+    assert (summary.number, summary.earlier, len(summary.unreadable)) == (7, 0, 2)
+    readable = [row for row in rows if "error" not in row]
+    model = load(blip, "cpu")
+    assert [row["caption"] for row in readable] == model.caption([row["image"] for row in readable], max_length=6)
+    assert all(list(row) == ["image", "caption"] for row in readable)
+
+
+def test_an_interrupted_command_is_continued_to_the_same_file(blip: str, folder: Path, tmp_path: Path):
+    config = CaptionPhotos(out=str(tmp_path / "whole.jsonl"), max_length=6, batch_size=2, **EXACT)
+    caption_photos(blip, [str(folder)], config)
+    whole = (tmp_path / "whole.jsonl").read_bytes()
+    config = replace(config, out=str(folder / "cut.jsonl"))  # in the folder itself: no photograph, and not listed
+    caption_photos(blip, [str(folder)], config)
+    assert (folder / "cut.jsonl").read_bytes() == whole
+    (folder / "cut.jsonl").write_bytes(whole[: len(whole) // 2])
+    summary = caption_photos(blip, [str(folder)], replace(config, batch_size=1))
+    assert (folder / "cut.jsonl").read_bytes() == whole
+    assert 0 < summary.earlier < summary.number == 7
+    (folder / "5.jpg").write_bytes(image_bytes(5))
+    assert caption_photos(blip, [str(folder)], config).earlier == 7
+    assert lines(folder / "cut.jsonl")[-1]["image"] == str(folder / "5.jpg")
+
+
+def test_several_captions_and_samples(blip: str, folder: Path, tmp_path: Path):
+    config = CaptionPhotos(out=str(tmp_path / "a.jsonl"), num_captions=2, top_p=0.9, max_length=6, **EXACT)
+    caption_photos(blip, [str(folder / "*.jpg")], config)
+    rows = [row for row in lines(tmp_path / "a.jsonl") if "error" not in row]
+    assert all(len(row["captions"]) == 2 and "caption" not in row for row in rows)
+    assert len({text for row in rows for text in row["captions"]}) > 2
+    caption_photos(blip, [str(folder / "*.jpg")], replace(config, out=str(tmp_path / "b.jsonl")))
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+
+
+def test_scores_are_those_of_the_api(blip: str, folder: Path, tmp_path: Path):
+    texts = ["a dog", "two cats", "a dog"]
+    config = ScoreTexts(out=str(tmp_path / "rows.jsonl"), batch_size=2, **EXACT)
+    score_texts(blip, [str(folder)], texts, config)
+    rows = lines(tmp_path / "rows.jsonl")
+    assert [row["text"] for row in rows] == texts * 7
+    assert [list(row) for row in rows if "error" in row] == [["image", "text", "error"]] * 6
+    scored = [row for row in rows if "error" not in row]
+    model, images = load(blip, "cpu"), [row["image"] for row in scored[::3]]
+    for method in ("itc", "itm"):
+        expected = model.score(images, texts, method).flatten().tolist()
+        assert [row[method] for row in scored] == pytest.approx(expected, abs=1e-6)
+    before = (tmp_path / "rows.jsonl").read_bytes()
+    (tmp_path / "rows.jsonl").write_bytes(before[: -len(before) // 3])
+    score_texts(blip, [str(folder)], texts, config)
+    assert lines(tmp_path / "rows.jsonl") == rows
+
+
+def test_answers_are_those_of_the_api(vqa: str, folder: Path, capsys: pytest.CaptureFixture[str]):
+    answer_question(vqa, [str(folder / "0.jpg")], "is it red?", AnswerQuestion(**EXACT))
+    (row,) = map(json.loads, capsys.readouterr().out.splitlines())
+    answer = load(vqa, "cpu").answer(folder / "0.jpg", "is it red?")[0]
+    assert row == {
+        "image": str(folder / "0.jpg"),
+        "question": "is it red?",
+        "answer": answer.text,
+        "probability": pytest.approx(answer.probability),
+    }
+    other = next(name for name in load(vqa, "cpu").loaded.facts["answers"] if name != answer.text)
+    answer_question(vqa, [str(folder / "0.jpg")], "is it red?", AnswerQuestion(candidates=f" {other} ,", **EXACT))
+    assert json.loads(capsys.readouterr().out)["answer"] == other
+
+
+def test_embeddings_are_those_of_the_api(blip: str, folder: Path, tmp_path: Path):
+    config = Embed(out=str(tmp_path / "images.npz"), batch_size=2, **EXACT)
+    embed(blip, [str(folder)], config)
+    with np.load(tmp_path / "images.npz") as arrays:
+        images, vectors = arrays["images"].tolist(), arrays["vectors"]
+    model = load(blip, "cpu")
+    assert [Path(name).name for name in images] == [f"{i}.jpg" for i in range(5)]
+    assert np.allclose(vectors, model.embed_images(images).numpy(), atol=1e-6)
+    (tmp_path / "texts.txt").write_text("a dog\n\nzwei Hunde\n", encoding="utf-8")
+    embed(blip, [], Embed(out=str(tmp_path / "texts.npz"), texts=str(tmp_path / "texts.txt"), **EXACT))
+    with np.load(tmp_path / "texts.npz") as arrays:
+        assert arrays["texts"].tolist() == ["a dog", "zwei Hunde"]
+        assert np.allclose(arrays["vectors"], model.embed_texts(["a dog", "zwei Hunde"]).numpy(), atol=1e-6)
+
+
+def test_what_a_model_cannot_do_is_said_before_anything_is_written(vqa: str, folder: Path, tmp_path: Path):
+    out = str(tmp_path / "new" / "rows.jsonl")
+    with pytest.raises(UnsupportedOperation, match="caption: this ViLT has no text decoder"):
+        caption_photos(vqa, [str(folder)], CaptionPhotos(out=out, **EXACT))
+    with pytest.raises(UnsupportedOperation, match="score: this ViLT"):
+        score_texts(vqa, [str(folder)], ["a"], ScoreTexts(out=out, **EXACT))
+    assert not (tmp_path / "new").exists()
+
+
+def test_rows_of_another_model_are_refused(blip: str, folder: Path, tmp_path: Path):
+    config = Embed(out=str(tmp_path / "images.npz"), **EXACT)
+    embed(blip, [str(folder)], config)
+    other = str(untrained(tmp_path / "other", seed=1))
+    with pytest.raises(RunError, match="has rows of another model"):
+        embed(other, [str(folder)], config)
+
+
+def test_no_readable_photograph_is_an_error(blip: str, folder: Path, tmp_path: Path):
+    out = tmp_path / "rows.jsonl"
+    with pytest.raises(DataError, match=r"none of 1 images can be read \(first: .*notes.txt: not a readable image"):
+        caption_photos(blip, [str(folder / "notes.txt")], CaptionPhotos(out=str(out), **EXACT))
+    assert "error" in lines(out)[0]
+
+
+@pytest.mark.parametrize("bad", [set(), {0}, {3, 4}, {0, 6}, set(range(7))])
+def test_unreadable_images_are_found_by_halving(bad: set[int]):
+    sizes = []
+
+    def predict(indices: list[int]) -> list[list[dict[str, Any]]]:
+        sizes.append(len(indices))
+        if unreadable := bad & set(indices):
+            raise BadSample(f"image {min(unreadable)}", "broken")
+        return [[{"caption": str(i)}] for i in indices]
+
+    results = _predicted(list(range(7)), predict)
+    assert [isinstance(result, BadSample) for result in results] == [i in bad for i in range(7)]
+    assert [result[0]["caption"] for result in results if isinstance(result, list)] == [
+        str(i) for i in range(7) if i not in bad
+    ]
+    assert sizes[0] == 7 and len(sizes) <= 1 + 6 * len(bad)
+
+
+def test_texts_are_read_one_a_line(tmp_path: Path):
+    path = tmp_path / "texts.txt"
+    path.write_text("\ufeff a dog \r\n\n\u2028two\n", encoding="utf-8")
+    assert read_lines(path) == ["a dog", "two"]
+    path.write_text(" \n")
+    with pytest.raises(DataError, match="expected one text a line, got an empty file"):
+        read_lines(path)
