@@ -35,7 +35,7 @@ from diptych.modules.init import init_transformer, scale_init
 from diptych.modules.input_embeddings import OWN, InputEmbeddings
 from diptych.protocols import FusionEncoder
 from diptych.runs import embedders
-from diptych.runs.embedders import CNN_CELL, input_embeddings
+from diptych.runs.embedders import input_embeddings
 from tests.models.test_first_step import FEATURE_DIM, VOCABULARY, B, toy
 
 IMAGES, TEXTS = ("own", "grid", "regions/"), ("own", "minilm", "minilm_words", "minilm_causal")
@@ -103,7 +103,7 @@ def own_parts(model: nn.Module) -> tuple[set[str], set[str]]:
 def image_of(run: Pretrain) -> Image | Regions:
     draw = torch.Generator().manual_seed(0)
     if run.embedders.image == "grid" and not isinstance(run.model, RegionModel):
-        return Image.from_full(torch.randn(B, CNN_CELL, 2, 2, generator=draw))
+        return Image.from_full(torch.randn(B, FrozenCNN.width, 2, 2, generator=draw))
     if run.embedders.image == "own" and not isinstance(run.model, RegionModel):
         return Image.from_full(torch.randn(B, 3, 32, 32, generator=draw))
     features, boxes = torch.randn(B, 3, FEATURE_DIM, generator=draw), torch.rand(B, 3, 5, generator=draw)

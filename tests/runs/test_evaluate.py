@@ -24,7 +24,7 @@ from diptych.data.sources.vqa import open_questions
 from diptych.metrics.vqa import normalise_answer
 from diptych.models.configs import ViLTConfig
 from diptych.models.vilt import recipes as vilt
-from diptych.objectives.wpa import WPA
+from diptych.objectives.wpa import WPALoss
 from diptych.report.sections import Curve
 from diptych.runs.evaluate import evaluate, name_of, short_name, write
 from diptych.runs.heat_maps import wpa_objective
@@ -256,8 +256,8 @@ def test_heat_maps_use_the_wpa_objective_of_training(pretrained: Path):
     run = vilt.tiny()
     small = replace(run, model=replace(run.model, dim=16, depth=1, num_heads=2, mlp_dim=32))
     module = build(small)
-    assert wpa_objective(module) is next(o for o in module.objectives if isinstance(o, WPA))
-    assert wpa_objective(torch.nn.Linear(1, 1)) == WPA()
+    assert wpa_objective(module) is next(o for o in module.objectives if isinstance(o, WPALoss))
+    assert wpa_objective(torch.nn.Linear(1, 1)) == WPALoss()
 
 
 def test_tasks_and_settings_that_do_not_fit_a_run_raise(pretrained: Path, vqa: Path):

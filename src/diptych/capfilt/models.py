@@ -24,6 +24,7 @@ from diptych.data.sources.base import BadSample, Captioned
 from diptych.generation import BeamConfig, GenerationConfig, beam_search, greedy, sample
 from diptych.modules.heads import ITCHead
 from diptych.modules.tokens import Tokens
+from diptych.objectives.definition import losses_that_train
 from diptych.protocols import DualEncoder, FusionEncoder, TextDecoder
 from diptych.runs.evaluate import restored
 from diptych.runs.feature_extractors import frozen_cnn, memory_cache
@@ -34,7 +35,6 @@ from diptych.runs.tokenizer import tokenizer_of
 from diptych.tasks.retrieval import score_pairs
 from diptych.utils.rng import uniform
 
-CAPTION_LOSSES = {"lm", "masked_captions", "caption"}  # losses that train a caption generator
 CNN_IMAGES = ImageSettings(shorter_side=224, square=True)
 
 
@@ -96,7 +96,8 @@ class Captioner:
 
     def __init__(self, evaluated: EvaluatedModel, config: CapFilt):
         module: Any = evaluated.module
-        if not isinstance(evaluated.model, TextDecoder) or not CAPTION_LOSSES & set(module.weights):
+        losses = losses_that_train("captioning") | {"caption"}  # "caption": captioning as a task
+        if not isinstance(evaluated.model, TextDecoder) or not losses & set(module.weights):
             raise RunError(
                 f"the captioner is a {type(evaluated.model).__name__} that was not trained to generate captions (its "
                 f"objectives: {', '.join(module.weights)}); give a run with the objective lm or masked_captions"

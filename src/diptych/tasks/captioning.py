@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diptych.batch import Batch, Image
 from diptych.generation import BeamConfig, GenerationConfig, GenerationOutput, beam_search
-from diptych.objectives.lm import LM
+from diptych.objectives.lm import LMLoss
 from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
 from diptych.protocols import CausalDecoder, ChanceLoss, ImageEncoder
@@ -31,7 +31,7 @@ class Captioning(nn.Module):
     def __init__(self, model: ImageCaptioner, prompt: int = 1, label_smoothing: float = 0.0):
         super().__init__()
         self.model = model
-        self.objective = LM("caption", label_smoothing=label_smoothing, num_prompt_tokens=prompt)
+        self.objective = LMLoss("caption", label_smoothing=label_smoothing, num_prompt_tokens=prompt)
         self.weights = {"caption": 1.0}
         self.chance_losses: dict[str, ChanceLoss] = {}  # the unigram entropy depends on the data
 

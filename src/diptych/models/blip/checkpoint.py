@@ -26,9 +26,9 @@ from diptych.models.blip.config import BLIPConfig
 from diptych.models.vit.checkpoint import BLOCK, PATCHES, encoder_shape
 from diptych.modules.position import resize_bicubic_plain
 from diptych.objectives.contrastive_logits import within_modality_logits
-from diptych.objectives.itc import ITC
-from diptych.objectives.itm import HardNegativeITM
-from diptych.objectives.lm import LM
+from diptych.objectives.itc import ITCLoss
+from diptych.objectives.itm import HardNegativeITMLoss
+from diptych.objectives.lm import LMLoss
 from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.tasks.captioning import Captioning
@@ -214,11 +214,11 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
         heads = model.pretraining_heads()
         del heads.get_submodule("itc").scale  # pairs are scored by cosines without a temperature
         return nn.ModuleDict({"model": model, "heads": heads})
-    objectives: list[Objective] = [ITC()]
+    objectives: list[Objective] = [ITCLoss()]
     objectives += (
-        [HardNegativeITM(uniform_mix=1e-4), LM(label_smoothing=SMOOTHING)]
+        [HardNegativeITMLoss(uniform_mix=1e-4), LMLoss(label_smoothing=SMOOTHING)]
         if task == "pretraining"
-        else [HardNegativeITM(compare=within_modality_logits)]
+        else [HardNegativeITMLoss(compare=within_modality_logits)]
     )
     student = Pretraining(model, model.pretraining_heads(), objectives)
     if not split_teacher(state)[1]:

@@ -11,6 +11,7 @@ from diptych.data.sources.base import Captioned
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.generation import BeamConfig, GenerationConfig, beam_search
 from diptych.metrics.captions import CaptionScores, caption_scores
+from diptych.objectives.definition import losses_that_train
 from diptych.objectives.pretraining import Pretraining
 from diptych.protocols import TextDecoder
 from diptych.report import CaptionExample
@@ -22,8 +23,6 @@ from diptych.tasks.captioning import Captioning
 from diptych.tasks.common import encode_images
 
 BATCH = 32
-CAPTION_LOSSES = {"lm", "masked_captions"}
-"""Pre-training losses that train a text decoder."""
 
 
 def captioning(evaluated: EvaluatedModel) -> Result:
@@ -34,11 +33,12 @@ def captioning(evaluated: EvaluatedModel) -> Result:
         RunError: the run was not trained to write captions.
     """
     step, config = evaluated.module, evaluated.config
-    trained = isinstance(step, Captioning) or (isinstance(step, Pretraining) and CAPTION_LOSSES & set(step.weights))
+    losses = losses_that_train("captioning")
+    trained = isinstance(step, Captioning) or (isinstance(step, Pretraining) and losses & set(step.weights))
     if not trained or not isinstance(evaluated.model, TextDecoder):
         raise RunError(
-            "captioning needs a run that was trained to write captions: a pre-training run with the objective lm or "
-            "masked_captions"
+            "captioning needs a run that was trained to write captions: a pre-training run with the objective "
+            f"{' or '.join(sorted(losses))}"
         )
     counter = SkipCounter(config.max_skipped)
     gallery = readable_gallery(open_gallery(config, evaluated.image_settings.shorter_side), counter)
