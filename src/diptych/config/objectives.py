@@ -101,7 +101,6 @@ class MLM:
     weight: Weight = 1.0
     rate: PositiveFraction = 0.15  # share of tokens that are masked
     whole_words: bool = True  # mask whole words rather than single tokens
-    # the image that words are predicted from: whole, none, or with masked regions (ViLBERT) or patches (BEiT-3)
     image: FullImage | NoImage | RegionMasking | BlockMasking = FullImage()
 
 
@@ -149,8 +148,7 @@ class MaskedRegions:
     """Masked region modeling (ViLBERT)."""
 
     weight: Weight = 1.0
-    # prediction target: the detector's classes, its features, or its feature among others' (NCE)
-    target: Literal["classes", "features", "nce"] = "classes"
+    target: Literal["classes", "features", "nce"] = "classes"  # predicted; nce: the region's feature among others'
     masking: WordRegionMasking = WordRegionMasking()
 
 
