@@ -17,7 +17,8 @@ from diptych.cli.baselines import Baselines
 from diptych.cli.benchmark import Benchmark
 from diptych.config.capfilt import CapFilt, CorruptCaptions
 from diptych.config.data import ImageSettings, Streaming
-from diptych.config.run import Embedders, Evaluation, Finetune, Objectives, Pretrain, Teacher
+from diptych.config.objectives import Objectives
+from diptych.config.run import Embedders, Evaluation, Finetune, Pretrain, Teacher
 from diptych.config.training import Optimizer, Training
 from diptych.config.validation import MaxItems, Range, Text, check, require_at_most, require_multiple, settings
 from diptych.models.configs import (

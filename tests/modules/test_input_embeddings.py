@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from diptych.batch import Image, Regions, Text
 from diptych.config.data import ImageSettings
-from diptych.config.run import Embedders, Objectives, Pretrain
+from diptych.config.objectives import ITM, Objectives
+from diptych.config.run import Embedders, Pretrain
 from diptych.config.training import Training
+from diptych.encoders.efficientnet import FrozenCNN
 from diptych.models.configs import (
     ALBEFConfig,
     BLIPConfig,
@@ -66,7 +68,7 @@ CONFIGS: dict[str, Callable[[], Model]] = {cls.__name__.removesuffix("Config"): 
 def toy_run(name: str, image: str, text: str) -> Pretrain:
     """A run of the model at toy size on these embedders, with input dropout."""
     config = CrossViTConfig(**SMALL_CROSSVIT) if name == "CrossViT" else CONFIGS[name]()
-    run = Pretrain(config, Objectives(itm=1.0), ImageSettings(), Training(batch_size=B))
+    run = Pretrain(config, Objectives(itm=ITM()), ImageSettings(), Training(batch_size=B))
     run = run if name == "CrossViT" else toy(run)
     return replace(run, embedders=Embedders(image, feature_dim=FEATURE_DIM, text=text, dropout=0.1))  # type: ignore[arg-type]
 

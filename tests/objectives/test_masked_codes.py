@@ -12,16 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from diptych.config.objectives import BlockMasking
 from diptych.config.training import Optimizer
 from diptych.encoders.visual_tokenizer import FrozenTokenizer, VisualTokenizer
 from diptych.encoders.visual_tokenizer_config import VisualTokenizerConfig
 from diptych.modules.normalization import CENTRED, renormalize
 from diptych.objectives.masked_codes import MaskedCodeLoss
 from diptych.objectives.masked_views import masked_patches, visual_codes
-from diptych.objectives.masking import BlockMasking, block_mask
+from diptych.objectives.masking import block_mask
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import KeyedChoices
-from diptych.objectives.vqkd import VQKDLoss, UnusedCodes
+from diptych.objectives.vqkd import UnusedCodes, VQKDLoss
 from diptych.training import checkpoint
 from diptych.training.diagnostics import Diagnostics
 from diptych.training.optimizer import adamw

@@ -22,7 +22,7 @@ from diptych.models.vilbert.model import ViLBERT
 from diptych.modules.heads import ITCHead
 from diptych.objectives.cnn_distillation import ClassDistillationLoss, GridDistillationLoss
 from diptych.objectives.itc import ITCLoss
-from diptych.objectives.itm import ITMLoss, HardNegativeITMLoss
+from diptych.objectives.itm import HardNegativeITMLoss, ITMLoss
 from diptych.objectives.lm import LMLoss
 from diptych.objectives.masked_regions import ContrastTarget, MaskedRegionLoss, Target, class_target, feature_target
 from diptych.objectives.mim import MIMLoss
@@ -62,7 +62,9 @@ def judging_pairs() -> Pretraining:
 
 def guided() -> Pretraining:
     heads = nn.ModuleDict({"grid": nn.Linear(32, 1280), "classes": nn.Linear(32, 1000)})
-    return Pretraining(small(vilt, "vilt"), heads, [GridDistillationLoss(), ClassDistillationLoss()], teacher_network=Colours())
+    return Pretraining(
+        small(vilt, "vilt"), heads, [GridDistillationLoss(), ClassDistillationLoss()], teacher_network=Colours()
+    )
 
 
 class OnMoreRegions(Pretraining):
@@ -102,7 +104,9 @@ CASES: dict[str, Callable[[], nn.Module]] = {
         vlmo.small(), ITCLoss(head_names=vlmo.ITC_HEADS), HardNegativeITMLoss()
     ),
     "momentum and queue": remembering,
-    "matching, words, alignment": lambda: on_model(small(vilt, "vilt"), ITMLoss(), MLMLoss(WORDS), WPALoss(), max_patches=5),
+    "matching, words, alignment": lambda: on_model(
+        small(vilt, "vilt"), ITMLoss(), MLMLoss(WORDS), WPALoss(), max_patches=5
+    ),
     "text only": lambda: on_model(vlmo.small(vl_start_layer=3), MLMLoss(WORDS, text_only=True)),
     "imitation": guided,
     "regions by class": lambda: of_regions(class_target),

@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import torch
 from PIL import Image as Pillow
 
 from diptych.cli import main
-from diptych.config.run import LOSSES, Evaluation
+from diptych.config.objectives import Objectives
+from diptych.config.run import Evaluation
 from diptych.data.loader import SkipCounter
 from diptych.data.sources.answers import answer_list
 from diptych.data.sources.vqa import open_questions
@@ -246,10 +247,11 @@ def test_report_is_self_contained_with_curves_chance_levels_heat_maps_and_findin
 
 
 def test_every_loss_has_a_curve(tmp_path: Path):
-    rows_ = ({"step": i} | {f"{when}{loss}": 1.0 for loss in LOSSES for when in ("", "val/")} for i in (10, 20))
+    losses = [field.name for field in fields(Objectives)]
+    rows_ = ({"step": i} | {f"{when}{loss}": 1.0 for loss in losses for when in ("", "val/")} for i in (10, 20))
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_))
     names = {section.name for section in training_sections(tmp_path, {}) if isinstance(section, Curve)}
-    assert names == {*LOSSES, *(f"val/{loss}" for loss in LOSSES)}
+    assert names == {*losses, *(f"val/{loss}" for loss in losses)}
 
 
 def test_heat_maps_use_the_wpa_objective_of_training(pretrained: Path):

@@ -92,7 +92,8 @@ def _split(args: Sequence[str], choices: Mapping[str, Words]) -> tuple[dict[str,
 
 def _unknown_word(flag: str, value: str, words: Words) -> str:
     """The message for a word that a choice does not have; it names the flags of an optional dataclass's fields too."""
-    inner = [f"{flag}.{field.name}" for field in fields(words[DEFAULT])] if words.get(DEFAULT) else []
+    only = words.get(DEFAULT)
+    inner = [f"{flag}.{field.name}" for field in fields(only)] if only else []
     settings = f" (its settings: {', '.join(inner)})" if inner else ""
     got = f"got {value[:MAX_REPR_CHARS]!r}{suggest_name(value, words)}" if value else "got nothing"
     return f"{flag}: expected {' or '.join(words)}, {got}{settings}"
@@ -116,7 +117,9 @@ def _add_owners(config: T, flag: str, choices: Mapping[str, Words], chosen: Mapp
             config = _set(config, owner, having[0]())
         elif type(value) not in having:
             names = " or ".join(member.__name__ for member in having)
-            raise UsageError(f"{flag} is a setting of {names}, and {owner} is {type(value).__name__}: give {owner} {names}")
+            raise UsageError(
+                f"{flag} is a setting of {names}, and {owner} is {type(value).__name__}: give {owner} {names}"
+            )
     return config
 
 

@@ -41,7 +41,7 @@ def from_json(annotation: Any, value: Any, where: str = "run") -> Any:
     if value is None and allows_none(annotation):
         return None
     if members := dataclasses_of(annotation):
-        annotation, value = _member(members, value, where) if len(members) > 1 else (members[0], value)
+        annotation, value = _member(members, value, where)
     if is_dataclass(annotation) and isinstance(annotation, type):
         if not isinstance(value, dict):
             raise ValueError(f"{where}: expected an object with fields, got {_preview(value)}")
@@ -124,7 +124,9 @@ def _preview(value: Any) -> str:
 
 
 def _member(members: tuple[type, ...], value: Any, where: str) -> tuple[type, Any]:
-    """The dataclass among `members` that `value` names, and its fields. Raises ValueError."""
+    """The dataclass among `members` that `value` names (the only one needs no name), and its fields. Raises ValueError."""
+    if len(members) == 1:
+        return members[0], value
     by_name = {kind.__name__: kind for kind in members}
     named = value.get(KIND) if isinstance(value, dict) else None
     if named not in list(by_name):

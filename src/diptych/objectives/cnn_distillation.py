@@ -72,7 +72,9 @@ class ClassDistillationLoss:
         }
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss:
-        return ChanceLoss(math.log(FrozenCNN.num_classes), "uniform over the CNN's classes", "the class token has learned nothing yet")
+        return ChanceLoss(
+            math.log(FrozenCNN.num_classes), "uniform over the CNN's classes", "the class token has learned nothing yet"
+        )
 
 
 def add_distillation_heads(settings: Any, model: Any, heads: nn.ModuleDict) -> None:

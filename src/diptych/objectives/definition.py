@@ -115,7 +115,9 @@ def definitions() -> dict[str, Definition[Any]]:
 
     Raises LookupError for a field of whose settings no file of this folder has a definition.
     """
-    modules = [import_module(f"{diptych.objectives.__name__}.{m.name}") for m in iter_modules(diptych.objectives.__path__)]
+    modules = [
+        import_module(f"{diptych.objectives.__name__}.{m.name}") for m in iter_modules(diptych.objectives.__path__)
+    ]
     by_settings = {d.settings: d for module in modules for d in vars(module).values() if isinstance(d, Definition)}
     table = {}
     for name, hint in get_type_hints(Objectives).items():

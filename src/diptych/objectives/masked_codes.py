@@ -92,9 +92,7 @@ def _image_only_losses(settings: MaskedCodesImageOnly, setup: Setup) -> list[Obj
 
 
 def _needs(codebook_size: int, *protocols: type, text: bool) -> Needs:
-    return Needs(
-        protocols, "codes", text=text, masks_patches=True, visual_tokenizer=True, codebook_size=codebook_size
-    )
+    return Needs(protocols, "codes", text=text, masks_patches=True, visual_tokenizer=True, codebook_size=codebook_size)
 
 
 DEFINITION = Definition(

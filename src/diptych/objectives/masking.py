@@ -19,7 +19,6 @@ from diptych.batch import Regions, Text, masked_mean
 from diptych.config.objectives import BlockMasking, RegionMasking
 from diptych.modules.tokens import Tokens
 
-
 TRIES = 10  # rectangles that may fail in a row before the rest is masked patch by patch
 
 

@@ -44,9 +44,7 @@ def check_protocols(run: Pretrain, model: Any) -> None:
         _check_states(name, needs, model, reads_regions(run))
         if needs.other and needs.other.name not in run.objectives.present():
             other, why, alternative = needs.other
-            raise RunError(
-                f"{why}, but objectives.{other} is none: set it to default, or objectives.{alternative}"
-            )
+            raise RunError(f"{why}, but objectives.{other} is none: set it to default, or objectives.{alternative}")
     if run.mixgen and reads_regions(run):
         raise RunError(f"mixgen blends pixels, and this {type(model).__name__} reads region features; set mixgen to 0")
 

@@ -149,4 +149,6 @@ def image_key_names(run: Pretrain, augment: bool = False) -> FeatureKeys | None:
     """
     images = image_loader(run)
     same_pixels = run.embedders.image == "own" and images.mean_std == CENTRED and not (augment and images.augment)
-    return FeatureKeys(frozen_cnn().name, images) if isinstance(run.model, VisualTokenizerConfig) and same_pixels else None
+    return (
+        FeatureKeys(frozen_cnn().name, images) if isinstance(run.model, VisualTokenizerConfig) and same_pixels else None
+    )

@@ -57,7 +57,9 @@ def wpa_objective(module: nn.Module) -> WPALoss:
 
 
 @torch.no_grad()
-def word_patch_maps(model: FusionEncoder, objective: WPALoss, pairs: PairExamples, device: torch.device) -> list[HeatMap]:
+def word_patch_maps(
+    model: FusionEncoder, objective: WPALoss, pairs: PairExamples, device: torch.device
+) -> list[HeatMap]:
     """A heat map of the caption's tokens over the image for each readable pair (ViLT, figure 4)."""
     maps = []
     for index in range(len(pairs)):

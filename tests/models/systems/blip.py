@@ -10,7 +10,7 @@ from diptych.models.blip.config import BLIPConfig
 from diptych.models.blip.model import BLIP
 from diptych.modules.tokens import Span, Tokens
 from diptych.objectives.itc import ITCLoss
-from diptych.objectives.itm import ITMLoss, HardNegativeITMLoss
+from diptych.objectives.itm import HardNegativeITMLoss, ITMLoss
 from diptych.objectives.lm import LMLoss
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.tasks.captioning import Captioning

@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image, Matching, Regions
+from diptych.config.objectives import RegionMasking
 from diptych.models.vilbert.config import ViLBERTConfig
 from diptych.models.vilbert.model import ViLBERT
 from diptych.models.visualbert.config import VisualBERTConfig
@@ -21,7 +22,6 @@ from diptych.modules.heads import GroundingHead, RankingHead, SimpleClassifier
 from diptych.modules.tokens import Tokens
 from diptych.objectives.itm import ITMLoss
 from diptych.objectives.masked_regions import MaskedRegionLoss, class_target
-from diptych.objectives.masking import RegionMasking
 from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import PairMasking, RandomChoices, WordMasking

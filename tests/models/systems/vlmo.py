@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.batch import Batch
+from diptych.config.objectives import BlockMasking
 from diptych.encoders.visual_tokenizer import FrozenTokenizer, VisualTokenizer
 from diptych.encoders.visual_tokenizer_config import VisualTokenizerConfig
 from diptych.models.vlmo.config import VLMoConfig
@@ -18,7 +19,6 @@ from diptych.modules.tokens import Tokens
 from diptych.objectives.itc import ITCLoss
 from diptych.objectives.itm import HardNegativeITMLoss
 from diptych.objectives.masked_codes import MaskedCodeLoss
-from diptych.objectives.masking import BlockMasking
 from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.objectives.random_choices import WordMasking

@@ -16,7 +16,7 @@ from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import FixedChoices, MaskedText
 from diptych.objectives.views import Views
-from diptych.objectives.wpa import WPALoss, TransportPlan
+from diptych.objectives.wpa import TransportPlan, WPALoss
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA

@@ -42,9 +42,7 @@ def masked_data(patches: BlockMasking, codebook_size: int) -> Objectives:
     """Masked data modelling of images, texts and pairs (section 2.2): words and patches of a pair are masked at once."""
     return Objectives(
         mlm=MLM(rate=0.5, whole_words=False, image=patches),
-        masked_codes=MaskedCodes(
-            patches=patches, word_rate=0.5, whole_words=False, codebook_size=codebook_size
-        ),
+        masked_codes=MaskedCodes(patches=patches, word_rate=0.5, whole_words=False, codebook_size=codebook_size),
         masked_codes_image_only=MaskedCodesImageOnly(patches=patches, codebook_size=codebook_size),
         mlm_text_only=TextOnlyMLM(whole_words=False),
     )

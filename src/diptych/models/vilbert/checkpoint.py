@@ -24,12 +24,12 @@ from diptych.checkpoints.adapter import (
 from diptych.checkpoints.mapping import KeyMapping, Transform, concat_layers, prefixed, weight_and_bias
 from diptych.checkpoints.official_config import OfficialConfig, stated
 from diptych.checkpoints.read import WeightsError
+from diptych.config.objectives import RegionMasking
 from diptych.models.vilbert.config import ViLBERTConfig
 from diptych.models.vilbert.model import ViLBERT
 from diptych.modules.heads import GroundingHead, RankingHead, ReLUClassifier, SimpleClassifier
 from diptych.objectives.itm import ITMLoss
 from diptych.objectives.masked_regions import MaskedRegionLoss, class_target, feature_target
-from diptych.objectives.masking import RegionMasking
 from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.objectives.random_choices import PairMasking, WordMasking

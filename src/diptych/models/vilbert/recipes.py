@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from diptych.config.data import ImageSettings
 from diptych.config.datasets import epochs_to_steps
-from diptych.config.objectives import ITM, MLM, MaskedRegions, Objectives, RandomNegatives, RegionMasking, WordRegionMasking
+from diptych.config.objectives import (
+    ITM,
+    MLM,
+    MaskedRegions,
+    Objectives,
+    RandomNegatives,
+    RegionMasking,
+    WordRegionMasking,
+)
 from diptych.config.run import Embedders, Finetune, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import CNN_FEATURE_DIM, INIT_SCALE, NUM_CNN_CLASSES, on_frozen_features, vqa_v2

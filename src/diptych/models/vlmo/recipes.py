@@ -6,7 +6,16 @@ from dataclasses import replace
 
 from diptych.config.data import ImageSettings
 from diptych.config.datasets import IMAGENET_22K_IMAGES
-from diptych.config.objectives import ITC, ITM, MLM, BlockMasking, HardNegatives, MaskedCodesImageOnly, NoImage, Objectives
+from diptych.config.objectives import (
+    ITC,
+    ITM,
+    MLM,
+    BlockMasking,
+    HardNegatives,
+    MaskedCodesImageOnly,
+    NoImage,
+    Objectives,
+)
 from diptych.config.run import Finetune, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import CONTRASTIVE_INIT_SCALE, on_frozen_features, on_images, vqa_v2
