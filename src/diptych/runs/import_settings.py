@@ -125,17 +125,17 @@ def _channels(value: Any, default: Channels, key: str) -> Channels:
 
 def _pretraining(run: Pretrain, step: Any, arguments: Mapping[str, Any]) -> Pretrain:
     """The run with the losses, loss weights and heads of the step."""
-    weights: dict[str, float] = {
-        PRETRAINING_LOSS_NAMES.get(name, name): weight for name, weight in step.weights.items()
-    }
-    known = {name: definitions()[name].settings() for name in weights} | FINE_TUNED | run.objectives.present()
+    renamed: dict[str, str] = {name: PRETRAINING_LOSS_NAMES.get(name, name) for name in step.weights}
+    weights = {renamed[name]: weight for name, weight in step.weights.items()}
+    known: dict[str, Any] = (
+        {name: definitions()[name].settings() for name in weights} | FINE_TUNED | run.objectives.present()
+    )
     objectives = Objectives(**{name: replace(known[name], weight=weight) for name, weight in weights.items()})
     mlm, itm, regions = objectives.mlm, objectives.itm, objectives.masked_regions
     if itm and isinstance(itm.negatives, HardNegatives) and not objectives.itc:
         objectives = replace(objectives, itm=ITM(weight=itm.weight))
-    if mlm and arguments.get("vl_start_layer", -1) == arguments.get(
-        "depth"
-    ):  # VLMo's text-only stage: no layer fuses images
+    if mlm and "vl_start_layer" in arguments and arguments["vl_start_layer"] == arguments["depth"]:
+        # VLMo's text-only stage: no layer fuses images
         objectives = replace(objectives, mlm=replace(mlm, image=NoImage()))
     if regions and arguments["num_region_targets"] == arguments["feature_dim"]:
         objectives = replace(objectives, masked_regions=replace(regions, target="features"))
