@@ -15,6 +15,7 @@ import json
 import platform
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from datetime import date
 from pathlib import Path
 from textwrap import fill
@@ -45,7 +46,7 @@ def records() -> dict[str, Record]:
 
 def systems_record() -> Record:
     """The objectives and the fine-tuning tasks of each system, from its recipes."""
-    from diptych.config.run import LOSSES
+    from diptych.config.objectives import Objectives
     from diptych.models.configs import PUBLISHED
     from diptych.runs.recipes import recipe, recipes
 
@@ -53,8 +54,8 @@ def systems_record() -> Record:
     rows = []
     for system, published in PUBLISHED.items():
         own = [name for name in pretraining if name.startswith(f"{system}.")]
-        weights = [recipe(name).objectives for name in own]
-        losses = [loss for loss in LOSSES if any(getattr(weight, loss) for weight in weights)]
+        trained = {loss for name in own for loss in recipe(name).objectives.present()}
+        losses = [field.name for field in fields(Objectives) if field.name in trained]
         tasks = {recipe(name, "Finetune").task for name in finetuning if name.startswith(f"{system}.")}
         tasks |= {"retrieval"} & {name.partition(".")[2] for name in own}  # by contrast: a Pretrain recipe
         citation = ", ".join(re.findall(r"\(([^()]*\d{4})\)", published.title))

@@ -25,11 +25,11 @@ from diptych.batch import Batch, Image, Matching, Text
 from diptych.models.huggingface.layouts import to_official_names
 from diptych.models.importing import map_official
 from diptych.models.vilt.model import ViLT
-from diptych.objectives.itm import ITM
-from diptych.objectives.mlm import MLM
+from diptych.objectives.itm import ITMLoss
+from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import KeyedChoices, MaskedText, WordMasking
-from diptych.objectives.wpa import WPA, optimal_transport
+from diptych.objectives.wpa import WPALoss, optimal_transport
 
 PATCH, GRID = 32, 12
 PICTURES = ((12, 16), (12, 12), (16, 12), (12, 20), (12, 14), (18, 12), (12, 16), (12, 15))  # rows, columns of patches
@@ -137,7 +137,7 @@ def run(
     masking = WordMasking(whole_words=False)
     batches = [ragged_batch(size, number) for number in range(1 + rounds * fresh)]
     masked = [KeyedChoices(batch).mask_text(cast(Text, batch.text), masking) for batch in batches]
-    objectives = [ITM(), MLM(masking), WPA()]
+    objectives = [ITMLoss(), MLMLoss(masking), WPALoss()]
     theirs, ours, heads = both(depth)
     peer = Peer(theirs, heads).train()
     padded, packed = (Pretraining(ours, heads, objectives, pack=pack).train() for pack in (False, True))

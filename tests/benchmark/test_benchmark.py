@@ -12,7 +12,8 @@ import pytest
 from diptych.benchmark import run
 from diptych.benchmark.table import NOT_RUN
 from diptych.cli import main
-from diptych.config.run import Evaluation, Objectives, Pretrain
+from diptych.config.objectives import ITC, ITM, MLM, Objectives
+from diptych.config.run import Evaluation, Pretrain
 from diptych.config.training import Training
 from diptych.data.sources.base import DataError
 from diptych.models.configs import ViLTConfig, VLMoConfig
@@ -30,18 +31,18 @@ def fused(objectives: Objectives) -> Pretrain:
 
 
 def words() -> Pretrain:
-    return replace(fused(Objectives(mlm=1.0)), recipe="toy.words")
+    return replace(fused(Objectives(mlm=MLM())), recipe="toy.words")
 
 
 def matched() -> Pretrain:
-    return replace(fused(Objectives(itm=1.0, mlm=1.0)), recipe="toy.matched")
+    return replace(fused(Objectives(itm=ITM(), mlm=MLM())), recipe="toy.matched")
 
 
 def contrasted() -> Pretrain:
     model = VLMoConfig(
         **SIZE, vl_start_layer=0, relative_position=False, layer_scale=0.0, num_itc_branches=1, drop_path=0.0
     )
-    objectives = Objectives(itc=1.0, itm=1.0)
+    objectives = Objectives(itc=ITC(), itm=ITM())
     return replace(vlmo.tiny(), recipe="toy.contrasted", model=model, objectives=objectives, training=SHORT)
 
 
@@ -187,8 +188,8 @@ def test_a_row_may_override_settings(monkeypatch: pytest.MonkeyPatch, capsys: py
     received: dict[str, tuple[Pretrain, ...]] = {}
     monkeypatch.setattr(run, "benchmark", lambda rows, *_: received.update(rows))
     words = ["benchmark", "--data", DATA, "--rows"]
-    assert main([*words, "vilt@objectives.mlm=0@steps=7,vilt"]) == 0
+    assert main([*words, "vilt@objectives.mlm=none@steps=7,vilt"]) == 0
     (without,), (default,) = received.values()
-    assert (without.objectives.mlm, without.training.steps) == (0.0, 7)
+    assert (without.objectives.mlm, without.training.steps) == (None, 7)
     assert replace(without, objectives=default.objectives, training=default.training) == default
     assert main([*words, "vilt@objectives.mlmm=0"]) == 2 and "objectives.mlm" in capsys.readouterr().err

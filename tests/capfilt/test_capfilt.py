@@ -27,7 +27,7 @@ from diptych.capfilt.run import capfilt
 from diptych.capfilt.score import json_line
 from diptych.cli import main
 from diptych.config.capfilt import CapFilt, CorruptCaptions
-from diptych.config.run import Objectives
+from diptych.config.objectives import ITC, LM, Objectives
 from diptych.data.images.transforms import stack, transform
 from diptych.data.sources.captions import open_captions
 from diptych.runs.loaded_model import load_model
@@ -484,7 +484,7 @@ def test_errors_are_one_line(config: CapFilt, role: str, pretrained: Path, noise
     assert "no such shard" in error_line(capsys, str(tmp_path / "x.tar"), "--filter", role, *out)
     assert "would be overwritten" in error_line(capsys, data, "--filter", role, "--out", str(noised))
     assert "did you mean --captioner" in error_line(capsys, data, "--captoiner", role, *out)
-    lm = saved(tmp_path / "lm", replace(TINY, objectives=Objectives(lm=1.0)))
+    lm = saved(tmp_path / "lm", replace(TINY, objectives=Objectives(lm=LM())))
     assert "was not trained to match images and texts (its objectives: lm)" in error_line(
         capsys, data, "--filter", lm, *out
     )
@@ -495,7 +495,7 @@ def test_errors_are_one_line(config: CapFilt, role: str, pretrained: Path, noise
 
 @pytest.mark.slow
 def test_a_filter_with_itc_only_needs_min_cosine(config: CapFilt, tmp_path: Path):
-    contrast = saved(tmp_path / "itc", replace(TINY, objectives=Objectives(itc=1.0)))
+    contrast = saved(tmp_path / "itc", replace(TINY, objectives=Objectives(itc=ITC())))
     config = replace(config, captioner="", filter=contrast)
     with pytest.raises(RunError, match="give --min_cosine"):
         capfilt(config, tmp_path / "a")

@@ -13,7 +13,8 @@ import torch
 from PIL import Image as Pillow
 
 from diptych.config.data import ImageSettings
-from diptych.config.run import Objectives, Pretrain
+from diptych.config.objectives import ITC, ITM, LM, Objectives
+from diptych.config.run import Pretrain
 from diptych.config.training import Training
 from diptych.models.configs import BLIPConfig
 from diptych.runs.build import build
@@ -27,7 +28,7 @@ TINY = Pretrain(
         image_dim=16, image_depth=1, image_num_heads=2, image_mlp_dim=32, patch_size=16, grid=(3, 3), dim=16, depth=1, num_heads=2,
         mlp_dim=32, vocab_size=116, text_length=24, bos_token_id=114, enc_token_id=115, embed_dim=8, dropout=0.0,
     ),
-    objectives=Objectives(itm=1.0, itc=1.0, lm=1.0),
+    objectives=Objectives(itm=ITM(), itc=ITC(), lm=LM()),
     images=ImageSettings(shorter_side=48, patch_size=16, square=True),
     training=Training(steps=1, batch_size=4),
 )  # fmt: skip

@@ -43,8 +43,8 @@ def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("pretrain vilt.tiny --out x --steps 1.5", "--steps: expected an integer, got '1.5'"),
         ("pretrain vilt.tiny --out x --steps 0", "steps must be in [1, 2147483647]: got 0"),
         (
-            "pretrain vilt.tiny --out x --objectives.mask_rate 2",
-            "diptych: objectives.mask_rate must be in (0, 1]: got 2",
+            "pretrain vilt.tiny --out x --objectives.mlm.rate 2",
+            "diptych: objectives.mlm.rate must be in (0, 1]: got 2",
         ),
         ("pretrain vilt.tiny --out x --model.depth 0", "diptych: model.depth must be in [1, 512]: got 0"),
         ("pretrain vilt.tiny --out x --model.dim 0", "diptych: model.dim must be in [1, 65536]: got 0"),
@@ -190,7 +190,7 @@ def test_missing_data_and_runs_are_reported_without_importing_torch(tmp_path: Pa
         "pretrain vilt.tiny --images.patch_size 8 --out x": "images.patch_size is 8, and the model's patches are of 16 pixels",
         "pretrain clip.small --embedders.image own --images.shorter_side 40 --out x": "set images.shorter_side to a multiple of that",
         "pretrain vilt.tiny --workers -1 --out x": "workers must be in [0, 256]: got -1",
-        "pretrain vilt.tiny --objectives.mlm -1 --out x": "objectives.mlm must be in [0, 1000000.0]: got -1.0",
+        "pretrain vilt.tiny --objectives.mlm.weight -1 --out x": "objectives.mlm.weight must be in (0, 1000000.0]: got -1.0",
         "benchmark --data nowhere --out x": "nowhere: no such file or folder",
         "benchmark --data scenes --rows vilt,albeff --out x": "there is no recipe 'albeff.small'; did you mean albef.small",
     }

@@ -14,9 +14,10 @@ from jaxtyping import TypeCheckError
 
 from diptych.cli.baselines import Baselines
 from diptych.cli.benchmark import Benchmark
+from diptych.config import objectives
 from diptych.config.capfilt import CapFilt, CorruptCaptions
 from diptych.config.data import ImageSettings, Streaming
-from diptych.config.run import Embedders, Evaluation, Finetune, Objectives, Pretrain, Teacher
+from diptych.config.run import Embedders, Evaluation, Finetune, Pretrain, Teacher
 from diptych.config.training import Optimizer, Training
 from diptych.config.validation import MaxItems, Range, Text, check, require_at_most, require_multiple, settings
 from diptych.models.configs import (
@@ -37,7 +38,8 @@ from diptych.runs.run_folder import RunError
 
 ALL_SETTINGS = (
     *get_args(Model),
-    *(Pretrain, Finetune, Evaluation, Objectives, Teacher, Embedders),
+    *(Pretrain, Finetune, Evaluation, Teacher, Embedders),
+    *(value for value in vars(objectives).values() if getattr(value, "__module__", "") == objectives.__name__),
     *(ImageSettings, Streaming, Training, Optimizer, CapFilt, CorruptCaptions, Benchmark, Baselines),
 )
 INVALID: dict[type, tuple[Any, ...]] = {
@@ -45,6 +47,7 @@ INVALID: dict[type, tuple[Any, ...]] = {
     float: (0.0, -1.0, 0.5, math.nan, math.inf, -math.inf, 1e308),
     str: ("", "8", "\0"),
     bool: (True, False),
+    type(None): (0, "none"),
 }
 """Values of each type that a user may enter by mistake."""
 RECIPE_OF_MODEL = {type(recipe(name).model): name for name in recipes() if "." in name}

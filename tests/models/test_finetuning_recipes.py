@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from diptych.batch import Batch, Text
-from diptych.config.run import Finetune, Objectives, Pretrain
+from diptych.config.objectives import ITM, ClassDistillation, Objectives
+from diptych.config.run import Finetune, Pretrain
 from diptych.config.serialization import from_json, to_json
 from diptych.models.common_recipes import with_image_grid
 from diptych.models.configs import CrossViTConfig
@@ -35,9 +36,11 @@ def small(run: Finetune) -> tuple[Finetune, Batch]:
             stages=((1, 1, 0),),
         )
         run = replace(run, model=model)
-        like = Pretrain(recipe("vit.base").model, Objectives(class_distillation=1.0), run.images, run.training)
+        like = Pretrain(
+            recipe("vit.base").model, Objectives(class_distillation=ClassDistillation()), run.images, run.training
+        )
     else:
-        like = toy(Pretrain(run.model, Objectives(itm=1.0), run.images, run.training, embedders=run.embedders))
+        like = toy(Pretrain(run.model, Objectives(itm=ITM()), run.images, run.training, embedders=run.embedders))
         run = replace(run, model=like.model, embedders=like.embedders, negative_texts=2)
     draw = torch.Generator().manual_seed(1)
     false = torch.randint(10, VOCABULARY, (2 * B, 6), generator=draw)

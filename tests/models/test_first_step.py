@@ -11,7 +11,17 @@ import torch
 
 from diptych.batch import Batch, Image, ImageKeys, Matching, Regions, Text
 from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF
-from diptych.config.run import Embedders, Objectives, Pretrain, Teacher
+from diptych.config.objectives import (
+    ITC,
+    ITM,
+    LM,
+    HardNegatives,
+    MaskedCodes,
+    MaskedCodesImageOnly,
+    MaskedRegions,
+    Objectives,
+)
+from diptych.config.run import Embedders, Pretrain, Teacher
 from diptych.encoders.efficientnet import FrozenCNN, TeacherFeatures
 from diptych.models.configs import (
     BEiT3Config,
@@ -21,12 +31,10 @@ from diptych.models.configs import (
     VisualTokenizerConfig,
     VSEppConfig,
 )
+from diptych.objectives.definition import any_needs, definitions
 from diptych.protocols import student_of
 from diptych.runs import build as building
-from diptych.runs.build import CNN_CLASSES
-from diptych.runs.check_objectives import NEEDS
-from diptych.runs.embedders import CNN_CELL, reads_regions
-from diptych.runs.pretrain import reads_images, reads_text
+from diptych.runs.embedders import reads_regions
 from diptych.runs.recipes import recipe, recipes
 from diptych.runs.run_folder import RunError, write_run
 from diptych.training.checkpoint import save_weights
@@ -81,15 +89,25 @@ def toy(run: Pretrain) -> Pretrain:
     if isinstance(model, BEiT3Config):
         size |= {"mask_token_id": 4}
     if isinstance(model, VisualTokenizerConfig):
-        size |= {"num_codes": CODES, "code_dim": 4, "feature_dim": CNN_CELL}
+        size |= {"num_codes": CODES, "code_dim": 4, "feature_dim": FrozenCNN.width}
     if not getattr(model, "decoder_depth", 1):  # an ALBEF without an answer decoder
         size["decoder_depth"] = 0
     if hasattr(model, "vl_start_layer"):
         size["vl_start_layer"] = 2 if model.vl_start_layer >= model.depth else 1  # type: ignore[union-attr]
     embed = Embedders("own" if run.embedders.image == "own" else "there", feature_dim=FEATURE_DIM)
     teacher = replace(run.teacher, queue_size=min(run.teacher.queue_size, 8))
-    objectives = replace(run.objectives, codebook_size=CODES)
+    objectives = with_codes(run.objectives, CODES)
     return replace(run, model=replace(model, **size), embedders=embed, teacher=teacher, objectives=objectives)
+
+
+def with_codes(objectives: Objectives, codebook_size: int) -> Objectives:
+    """The objectives, those of visual tokens with a codebook of another size."""
+    changed = {
+        name: replace(settings, codebook_size=codebook_size)
+        for name, settings in objectives.present().items()
+        if hasattr(settings, "codebook_size")
+    }
+    return replace(objectives, **changed)
 
 
 def batch(run: Pretrain) -> Batch:
@@ -100,8 +118,8 @@ def batch(run: Pretrain) -> Batch:
     text = Text(ids, torch.ones_like(ids, dtype=torch.bool))
     image = Image.from_full(torch.randn(B, 3, 32, 32, generator=draw))
     labels = {"image": torch.arange(B)}
-    inputs = Batch(0, 0, torch.arange(B), text=text if reads_text(run.objectives) else None, labels=labels)
-    if not reads_images(run.objectives):
+    inputs = Batch(0, 0, torch.arange(B), text=text if any_needs(run.objectives, "text") else None, labels=labels)
+    if not any_needs(run.objectives, "image"):
         return inputs
     matched = torch.tensor([True, False, True, False])
     if not reads_regions(run):
@@ -127,7 +145,7 @@ class FakeCNN(FrozenCNN):
         rows, columns = (side // self.stride for side in image.pixels.shape[-2:])
         draw = torch.Generator().manual_seed(1)
         return TeacherFeatures(
-            torch.randn(B, rows, columns, CNN_CELL, generator=draw), torch.randn(B, CNN_CLASSES, generator=draw)
+            torch.randn(B, rows, columns, self.width, generator=draw), torch.randn(B, self.num_classes, generator=draw)
         )
 
 
@@ -169,7 +187,7 @@ def test_a_run_on_codes_names_a_visual_tokenizer_with_that_many_codes(tokenizer:
     with pytest.raises(RunError, match="name the run that trained one"):
         building.build(replace(run, visual_tokenizer=""))
     with pytest.raises(RunError, match="has 7 codes"):
-        building.build(replace(run, objectives=replace(run.objectives, codebook_size=9)))
+        building.build(replace(run, objectives=with_codes(run.objectives, 9)))
 
 
 def test_a_collapsed_visual_tokenizer_raises(tokenizer: str):
@@ -184,29 +202,33 @@ def test_a_collapsed_visual_tokenizer_raises(tokenizer: str):
 @pytest.mark.parametrize(
     ("name", "objectives", "message"),
     [
-        ("clip.small", Objectives(itm=1.0), "a CLIP cannot be trained with itm: it has no fusion of text and image"),
+        ("clip.small", Objectives(itm=ITM()), "a CLIP cannot be trained with itm: it has no fusion of text and image"),
         (
             "vilt.tiny",
-            Objectives(itc=1.0),
+            Objectives(itc=ITC()),
             "a ViLT cannot be trained with itc: it has no separate image and text features",
         ),
-        ("visualbert.small", Objectives(masked_regions=1.0), "no head 'regions'"),
-        ("vlmo.small", Objectives(itm=1.0, hard_negatives=True), "hard negatives of itm are sampled by itc similarity"),
-        ("scan.small", Objectives(lm=1.0), r"it has no autoregressive text decoder \(blip, coca have one\)"),
+        ("visualbert.small", Objectives(masked_regions=MaskedRegions()), "no head 'regions'"),
+        (
+            "vlmo.small",
+            Objectives(itm=ITM(negatives=HardNegatives())),
+            "hard negatives of itm are sampled by itc similarity",
+        ),
+        ("scan.small", Objectives(lm=LM()), r"it has no autoregressive text decoder \(blip, coca have one\)"),
         (
             "vilt.tiny",
-            Objectives(masked_codes_image_only=1.0),
+            Objectives(masked_codes_image_only=MaskedCodesImageOnly()),
             "a ViLT cannot be trained with masked_codes_image_only: it has no encoder of masked images",
         ),
         (
             "vlmo.base",
-            Objectives(masked_codes_image_only=1.0),
+            Objectives(masked_codes_image_only=MaskedCodesImageOnly()),
             "this VLMo has no mask token for masked patches: set model.with_mask_token True",
         ),
-        ("vlmo.tiny", Objectives(masked_codes=1.0), "this VLMo has no mask token"),
+        ("vlmo.tiny", Objectives(masked_codes=MaskedCodes()), "this VLMo has no mask token"),
         (
             "beit3.small",
-            Objectives(masked_codes_image_only=1.0),
+            Objectives(masked_codes_image_only=MaskedCodesImageOnly()),
             'this BEiT3 has frozen image features: set embedders.image to "own"',
         ),
     ],
@@ -238,15 +260,13 @@ def variants() -> list[Any]:
 def test_every_loss_takes_a_step_or_raises_when_the_run_is_built(name: str, others: dict, tokenizer: str):
     run = toy(recipe(name))
     run = replace(run, model=replace(run.model, **others), visual_tokenizer=tokenizer, heads=("*",), teacher=Teacher())
-    losses, taken = [row[0] for row in NEEDS] + ["mlm"], 0
-    for loss in losses:
-        one_loss = replace(
-            run, objectives=replace(Objectives(codebook_size=CODES), **dict.fromkeys(losses, 0.0) | {loss: 1.0})
-        )
+    taken = 0
+    for loss, definition in definitions().items():
+        one_loss = replace(run, objectives=with_codes(Objectives(**{loss: definition.settings()}), CODES))
         try:
             module = building.build(one_loss).train()
         except RunError as error:
-            assert f"set objectives.{loss} to 0" in str(error) or 'set embedders.image to "own"' in str(error)
+            assert f"set objectives.{loss} to none" in str(error) or 'set embedders.image to "own"' in str(error)
             continue
         module(batch(one_loss))[loss].backward()
         taken += 1
@@ -256,12 +276,10 @@ def test_every_loss_takes_a_step_or_raises_when_the_run_is_built(name: str, othe
 @pytest.mark.parametrize("variant", ["retrieval", "nlvr2"])
 def test_captioning_without_a_decoder_names_the_variant_to_set(variant: str):
     run = toy(recipe("blip.pretrain_14m"))
-    setting = "set model.variant to 'pretraining' or 'caption', or set objectives.lm to 0"
+    setting = "set model.variant to 'pretraining' or 'caption', or set objectives.lm to none"
     message = f"no text decoder .variant '{variant}'.: {setting}"
     with pytest.raises(RunError, match=message):
-        building.build(
-            replace(run, model=replace(run.model, variant=variant), objectives=Objectives(itm=0, mlm=0, lm=1.0))
-        )
+        building.build(replace(run, model=replace(run.model, variant=variant), objectives=Objectives(lm=LM())))
 
 
 def test_frozen_parameters_require_no_gradient():

@@ -9,7 +9,7 @@ from torch import Tensor
 from diptych.checkpoints.read import WeightsError, load_state_dict
 from diptych.models.importing import load_official, map_official
 from diptych.models.vilbert import checkpoint as vilbert
-from diptych.objectives.masked_regions import MaskedRegions, class_target, feature_target
+from diptych.objectives.masked_regions import MaskedRegionLoss, class_target, feature_target
 from diptych.tasks.multitask import MultiTask
 from tests.parity.goldens import GOLDEN_CASES
 
@@ -135,7 +135,7 @@ def test_the_two_logits_of_alignment_are_swapped(official: dict[str, Tensor]):
 def test_the_region_targets_follow_from_the_head_s_width(official: dict[str, Tensor]):
     def target() -> object:
         step = map_official("vilbert", official, CONFIG).build()
-        return next(o.target for o in step.objectives if isinstance(o, MaskedRegions))  # type: ignore[union-attr]
+        return next(o.target for o in step.objectives if isinstance(o, MaskedRegionLoss))  # type: ignore[union-attr]
 
     assert target() is class_target
     official["cls.imagePredictions.decoder.weight"] = torch.randn(40, 48)

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from diptych.batch import Image, Regions, Text
 from diptych.config.data import ImageSettings
-from diptych.config.run import Embedders, Objectives, Pretrain
+from diptych.config.objectives import ITM, Objectives
+from diptych.config.run import Embedders, Pretrain
 from diptych.config.training import Training
+from diptych.encoders.efficientnet import FrozenCNN
 from diptych.models.configs import (
     ALBEFConfig,
     BLIPConfig,
@@ -35,7 +37,7 @@ from diptych.modules.init import init_transformer, scale_init
 from diptych.modules.input_embeddings import OWN, InputEmbeddings
 from diptych.protocols import FusionEncoder
 from diptych.runs import embedders
-from diptych.runs.embedders import CNN_CELL, input_embeddings
+from diptych.runs.embedders import input_embeddings
 from tests.models.test_first_step import FEATURE_DIM, VOCABULARY, B, toy
 
 IMAGES, TEXTS = ("own", "grid", "regions/"), ("own", "minilm", "minilm_words", "minilm_causal")
@@ -66,7 +68,7 @@ CONFIGS: dict[str, Callable[[], Model]] = {cls.__name__.removesuffix("Config"): 
 def toy_run(name: str, image: str, text: str) -> Pretrain:
     """A run of the model at toy size on these embedders, with input dropout."""
     config = CrossViTConfig(**SMALL_CROSSVIT) if name == "CrossViT" else CONFIGS[name]()
-    run = Pretrain(config, Objectives(itm=1.0), ImageSettings(), Training(batch_size=B))
+    run = Pretrain(config, Objectives(itm=ITM()), ImageSettings(), Training(batch_size=B))
     run = run if name == "CrossViT" else toy(run)
     return replace(run, embedders=Embedders(image, feature_dim=FEATURE_DIM, text=text, dropout=0.1))  # type: ignore[arg-type]
 
@@ -103,7 +105,7 @@ def own_parts(model: nn.Module) -> tuple[set[str], set[str]]:
 def image_of(run: Pretrain) -> Image | Regions:
     draw = torch.Generator().manual_seed(0)
     if run.embedders.image == "grid" and not isinstance(run.model, RegionModel):
-        return Image.from_full(torch.randn(B, CNN_CELL, 2, 2, generator=draw))
+        return Image.from_full(torch.randn(B, FrozenCNN.width, 2, 2, generator=draw))
     if run.embedders.image == "own" and not isinstance(run.model, RegionModel):
         return Image.from_full(torch.randn(B, 3, 32, 32, generator=draw))
     features, boxes = torch.randn(B, 3, FEATURE_DIM, generator=draw), torch.rand(B, 3, 5, generator=draw)

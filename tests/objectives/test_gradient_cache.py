@@ -14,7 +14,7 @@ from diptych.models.clip.config import CLIPConfig
 from diptych.models.clip.model import CLIP
 from diptych.modules.tokens import packing
 from diptych.objectives import views
-from diptych.objectives.itc import ITC
+from diptych.objectives.itc import ITCLoss
 from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Pretraining
 from tests.models.systems import albef, clip, vlmo
@@ -25,17 +25,17 @@ SAMPLES = 18
 
 def clip_step(chunk: int | None) -> Pretraining:
     model: Any = clip.SYSTEMS["clip"].small()
-    return Pretraining(model, model.pretraining_heads(), [ITC()], grad_cache_size=chunk)
+    return Pretraining(model, model.pretraining_heads(), [ITCLoss()], grad_cache_size=chunk)
 
 
 def two_readouts(chunk: int | None) -> Pretraining:
     model = vlmo.small()
-    return Pretraining(model, model.pretraining_heads(), [ITC(head_names=vlmo.ITC_HEADS)], grad_cache_size=chunk)
+    return Pretraining(model, model.pretraining_heads(), [ITCLoss(head_names=vlmo.ITC_HEADS)], grad_cache_size=chunk)
 
 
 def with_teacher(chunk: int | None) -> MomentumDistillation:
     model = albef.small()
-    student = Pretraining(model, model.pretraining_heads(), [ITC()], grad_cache_size=chunk)
+    student = Pretraining(model, model.pretraining_heads(), [ITCLoss()], grad_cache_size=chunk)
     return MomentumDistillation(student, Queue(32, model.embed_dim))
 
 
@@ -65,7 +65,7 @@ def test_losses_and_gradients_equal_those_without_chunks(make: Callable[[int | N
 
 def dropping(chunk: int | None) -> Pretraining:
     model: ALBEF = albef.small(dropout=0.3)
-    return Pretraining(model, model.pretraining_heads(), [ITC()], grad_cache_size=chunk)
+    return Pretraining(model, model.pretraining_heads(), [ITCLoss()], grad_cache_size=chunk)
 
 
 def kept(encode: Callable[[slice], tuple[Tensor, ...]], samples: int, size: int) -> tuple[Tensor, ...]:
@@ -92,7 +92,7 @@ def test_saved_activations_do_not_grow_with_encoder_depth():
     def bytes_kept(chunk: int | None, samples: int) -> int:
         sizes: dict[str, Any] = clip.SIZES | {"embed_dim": 8}
         model: Any = CLIP(CLIPConfig(**sizes))
-        step, kept = Pretraining(model, model.pretraining_heads(), [ITC()], grad_cache_size=chunk), 0
+        step, kept = Pretraining(model, model.pretraining_heads(), [ITCLoss()], grad_cache_size=chunk), 0
 
         def count(x: Tensor) -> Tensor:
             nonlocal kept

@@ -14,7 +14,7 @@ from diptych.models.vit.config import ViTConfig
 from diptych.models.vit.model import ViT
 from diptych.modules.heads import ITCHead, LogScale
 from diptych.objectives.contrastive_logits import within_modality_logits
-from diptych.objectives.itm import HardNegativeITM
+from diptych.objectives.itm import HardNegativeITMLoss
 from diptych.objectives.random_choices import FixedChoices, KeyedChoices
 from diptych.objectives.views import Features, TeacherOutput, Views
 
@@ -47,13 +47,13 @@ def test_tiny_weights_can_be_sampled_and_no_candidate_is_an_error():
 @pytest.mark.parametrize("even", [0.0, 1e-4])
 def test_weights_are_the_softmax_plus_a_uniform_share_without_positives(even: float):
     logits = torch.tensor([[50.0, 1.0, 2.0], [0.0, 40.0, 0.0], [1.0, 3.0, -2.0]])
-    weights = HardNegativeITM(uniform_mix=even).log_weights(logits, torch.eye(3, dtype=torch.bool)).exp()
+    weights = HardNegativeITMLoss(uniform_mix=even).log_weights(logits, torch.eye(3, dtype=torch.bool)).exp()
     expected = (logits.softmax(1) + even).fill_diagonal_(0)
     torch.testing.assert_close(weights, expected)
 
 
 def test_chance_loss_is_the_entropy_of_one_match_in_three():
-    assert HardNegativeITM().chance_loss({}).value == pytest.approx(-math.log(1 / 3) / 3 - 2 * math.log(2 / 3) / 3)
+    assert HardNegativeITMLoss().chance_loss({}).value == pytest.approx(-math.log(1 / 3) / 3 - 2 * math.log(2 / 3) / 3)
 
 
 def test_within_modality_logits_ignore_the_teacher():
@@ -69,6 +69,6 @@ def test_within_modality_logits_ignore_the_teacher():
     logits = within_modality_logits(views, "itc")
     torch.testing.assert_close(logits.to_text, 2 * image @ text.T)
     torch.testing.assert_close(logits.to_image, 2 * text @ image.T)
-    negatives = HardNegativeITM(compare=within_modality_logits).negatives(views)
+    negatives = HardNegativeITMLoss(compare=within_modality_logits).negatives(views)
     assert negatives.images[[0, 2]].tolist() == negatives.texts[[0, 2]].tolist() == [1, 1]
     assert negatives.images[1] != 1 and negatives.texts[1] != 1

@@ -16,7 +16,7 @@ from diptych.modules.heads import ITCHead, LogScale
 from diptych.modules.tokens import Span, Tokens
 from diptych.objectives.contrastive_logits import contrast_logits
 from diptych.objectives.gather import all_gather
-from diptych.objectives.itc import ITC
+from diptych.objectives.itc import ITCLoss
 from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
 
@@ -63,8 +63,8 @@ def test_itc_is_the_mean_over_directions_and_heads():
         losses[name] = by_hand(head.image(sign * pixels).detach(), head.text(sign * ids).detach(), 1 / 0.07)
         logits = contrast_logits(views, name, readout)
         assert logits.first == 0 and logits.to_text.shape == (5, 5)
-    one = ITC().loss_sums(views)["itc"].item()
-    both = ITC(head_names=("itc", "other")).loss_sums(views)["itc"].item()
+    one = ITCLoss().loss_sums(views)["itc"].item()
+    both = ITCLoss(head_names=("itc", "other")).loss_sums(views)["itc"].item()
     assert one == pytest.approx(losses["itc"], rel=1e-5)
     assert both == pytest.approx((losses["itc"] + losses["other"]) / 2, rel=1e-5)
 
@@ -86,7 +86,7 @@ def test_the_sigmoid_loss_has_siglips_scale_and_bias():
             for j in range(5):
                 logit = 10.0 * float(image[i] @ text[j]) + offset
                 total += math.log1p(math.exp(-logit if i == j else logit))
-        assert ITC(form="sigmoid").loss_sums(views)["itc"].item() == pytest.approx(total, rel=1e-5)
+        assert ITCLoss(form="sigmoid").loss_sums(views)["itc"].item() == pytest.approx(total, rel=1e-5)
 
 
 def test_the_initial_sigmoid_logits_say_that_pairs_do_not_match():
@@ -96,9 +96,9 @@ def test_the_initial_sigmoid_logits_say_that_pairs_do_not_match():
 
 
 def test_chance_loss_is_ln_of_the_number_of_candidates():
-    floor = ITC().chance_loss({"candidates": 64})
+    floor = ITCLoss().chance_loss({"candidates": 64})
     assert floor is not None and floor.value == pytest.approx(math.log(64))
-    assert ITC().chance_loss({}) is None
+    assert ITCLoss().chance_loss({}) is None
 
 
 def _on_rank(rank: int, folder: str) -> None:

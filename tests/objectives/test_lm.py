@@ -7,7 +7,7 @@ import math
 import torch
 
 from diptych.batch import Text
-from diptych.objectives.lm import LM, without_prompt
+from diptych.objectives.lm import LMLoss, without_prompt
 
 IDS = torch.tensor([[1, 5, 6, 7, 2], [1, 5, 2, 0, 0]])
 TEXT = Text(IDS, IDS > 0)
@@ -22,7 +22,7 @@ def test_the_prompt_and_padding_are_not_predicted():
 
 
 def test_chance_loss_is_the_unigram_entropy_without_smoothing():
-    floor = LM().chance_loss({"unigram_entropy": math.pi})
+    floor = LMLoss().chance_loss({"unigram_entropy": math.pi})
     assert floor is not None and floor.value == math.pi
-    assert LM(label_smoothing=0.1).chance_loss({"unigram_entropy": math.pi}) is None
-    assert LM().chance_loss({}) is None
+    assert LMLoss(label_smoothing=0.1).chance_loss({"unigram_entropy": math.pi}) is None
+    assert LMLoss().chance_loss({}) is None

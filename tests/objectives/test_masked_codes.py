@@ -12,16 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from diptych.config.objectives import BlockMasking
 from diptych.config.training import Optimizer
 from diptych.encoders.visual_tokenizer import FrozenTokenizer, VisualTokenizer
 from diptych.encoders.visual_tokenizer_config import VisualTokenizerConfig
 from diptych.modules.normalization import CENTRED, renormalize
-from diptych.objectives.masked_codes import MaskedImageCodes
+from diptych.objectives.masked_codes import MaskedCodeLoss
 from diptych.objectives.masked_views import masked_patches, visual_codes
-from diptych.objectives.masking import BlockMasking, block_mask
+from diptych.objectives.masking import block_mask
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import KeyedChoices
-from diptych.objectives.vqkd import VQKD, UnusedCodes
+from diptych.objectives.vqkd import UnusedCodes, VQKDLoss
 from diptych.training import checkpoint
 from diptych.training.diagnostics import Diagnostics
 from diptych.training.optimizer import adamw
@@ -68,7 +69,7 @@ def test_block_masks_depend_on_the_sample_only_and_not_on_padding():
 def tokenizer_step(seed: int = 0) -> Pretraining:
     torch.manual_seed(seed)
     model = VisualTokenizer(VisualTokenizerConfig(32, 1, 4, 64, 8, (3, 4), 24, 8, 1, 1280, patience=3))
-    return Pretraining(model, nn.ModuleDict(), [VQKD(), UnusedCodes()], teacher_network=Colours())
+    return Pretraining(model, nn.ModuleDict(), [VQKDLoss(), UnusedCodes()], teacher_network=Colours())
 
 
 def trained(step: Pretraining, steps: range, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
@@ -177,7 +178,7 @@ def test_codes_of_masked_patches_are_predicted():
     step = Pretraining(
         model,
         nn.ModuleDict({"codes": nn.Linear(32, 24)}),
-        [MaskedImageCodes(BlockMasking(min_block=2))],
+        [MaskedCodeLoss(BlockMasking(min_block=2))],
         {"codes": 24.0},
         tokenizer=frozen,
     )
@@ -191,7 +192,7 @@ def test_codes_of_masked_patches_are_predicted():
     by_hand = [F.cross_entropy(logits[i, j], valid[i, j]) for i, j in hidden.nonzero().tolist()]
     torch.testing.assert_close(step(batch)["masked_codes"], torch.stack(by_hand).mean())
     assert step.chance_losses["masked_codes"].value == pytest.approx(math.log(24))
-    floor = MaskedImageCodes().chance_loss({"codes": 24.0, "code_entropy": 2.0})
+    floor = MaskedCodeLoss().chance_loss({"codes": 24.0, "code_entropy": 2.0})
     assert floor is not None and floor.value == 2.0
     with pytest.raises(ValueError, match="need a visual tokenizer, but this run has none"):
-        Pretraining(model, step.heads, [MaskedImageCodes()])(batch)
+        Pretraining(model, step.heads, [MaskedCodeLoss()])(batch)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diptych.batch import Batch, Regions
-from diptych.objectives.masking import RegionMasking
+from diptych.config.objectives import RegionMasking
 from diptych.objectives.random_choices import KeyedChoices
 
 

@@ -11,7 +11,7 @@ from diptych.models.vit.config import ViTConfig
 from diptych.models.vit.model import ViT
 from diptych.modules.tokens import packing
 from diptych.objectives.masking import first_patches, patch_order
-from diptych.objectives.mim import MIM, patch_pixels
+from diptych.objectives.mim import MIMLoss, patch_pixels
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import FixedChoices
 
@@ -25,7 +25,7 @@ def ragged() -> Image:
     return Image(pixels, SIZES)
 
 
-def step(objective: MIM) -> Pretraining:
+def step(objective: MIMLoss) -> Pretraining:
     torch.manual_seed(0)
     model = MAE(
         MAEConfig(16, 1, 2, 16, 4, (2, 3), decoder_dim=16, decoder_depth=1, decoder_num_heads=2, decoder_mlp_dim=16)
@@ -38,7 +38,7 @@ def batch() -> Batch:
 
 
 def test_patches_are_ordered_by_the_noise_at_their_raster_index():
-    tokens = step(MIM()).model.embed_image(ragged())  # type: ignore[union-attr]
+    tokens = step(MIMLoss()).model.embed_image(ragged())  # type: ignore[union-attr]
     noise = torch.tensor([[0.5, 0.1, 0.9, 0.2, 0.4, 0.3], [0.7, 0.6, 0, 0, 0, 0], [0.1, 0.2, 0, 0, 0, 0]])
     order = patch_order(tokens, noise)
     assert order[0, 1:].tolist() == [4, 0, 5, 1, 3, 2]
@@ -51,7 +51,7 @@ def test_patches_are_ordered_by_the_noise_at_their_raster_index():
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_only_masked_patches_count_and_do_not_reach_the_encoder(packed: bool):
-    objective = MIM(ratio=0.5, normalise=False)
+    objective = MIMLoss(ratio=0.5, normalise=False)
     made = step(objective)
     draws = FixedChoices(patch_noise=torch.tensor([[0.0, 1, 2, 3, 4, 5]]).expand(3, 6))
     with packing(packed):
@@ -70,7 +70,7 @@ def test_only_masked_patches_count_and_do_not_reach_the_encoder(packed: bool):
 
 
 def test_normalised_targets_ignore_a_patchs_brightness_and_contrast():
-    made, bright = step(MIM()), ragged()
+    made, bright = step(MIMLoss()), ragged()
     noise = FixedChoices(patch_noise=torch.tensor([[0.0, 1, 2, 3, 4, 5]]).expand(3, 6))
     bright.pixels[0, :, 4:, 8:] *= 3
     bright.pixels[0, :, 4:, 8:] += 2
@@ -86,13 +86,13 @@ def test_patch_pixels_are_ordered_by_row_column_and_channel():
 
 
 def test_mim_without_an_autoencoder_or_an_order_raises_an_error():
-    made = Pretraining(ViT(ViTConfig(8, 1, 2, 8, 4, (2, 3), 0)), nn.ModuleDict(), [MIM()])
+    made = Pretraining(ViT(ViTConfig(8, 1, 2, 8, 4, (2, 3), 0)), nn.ModuleDict(), [MIMLoss()])
     with pytest.raises(ValueError, match="ViT is not a masked autoencoder"):
         made(batch())
     with pytest.raises(ValueError, match="FixedChoices has no patch_noise"):
-        step(MIM())(batch(), draws=FixedChoices())
+        step(MIMLoss())(batch(), draws=FixedChoices())
 
 
 @pytest.mark.parametrize(("ratio", "patches", "kept"), [(0.75, 196, 49), (0.75, 6, 1), (0.6, 10, 4), (0.8, 10, 1)])
 def test_the_number_of_visible_patches_rounds_as_the_official_code(ratio: float, patches: int, kept: int):
-    assert MIM(ratio=ratio).num_visible(torch.tensor(patches)).item() == kept == int(patches * (1 - ratio))
+    assert MIMLoss(ratio=ratio).num_visible(torch.tensor(patches)).item() == kept == int(patches * (1 - ratio))

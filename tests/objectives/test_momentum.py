@@ -15,8 +15,8 @@ from diptych.config.training import Optimizer
 from diptych.modules.heads import ITCHead, ITMHead, Temperature
 from diptych.modules.tokens import FusedTokens, Span, Tokens
 from diptych.objectives.contrastive_logits import contrast_logits, teacher_logits
-from diptych.objectives.itc import ITC
-from diptych.objectives.itm import HardNegativeITM
+from diptych.objectives.itc import ITCLoss
+from diptych.objectives.itm import HardNegativeITMLoss
 from diptych.objectives.momentum import MomentumDistillation, MomentumSchedule, Queue, momentum_update, teacher_of
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.views import Features
@@ -50,7 +50,7 @@ class Towers(nn.Module):
 def momentum(size: int = 8, identified: bool = False, alpha: float = 0.4) -> MomentumDistillation:
     torch.manual_seed(0)
     heads = nn.ModuleDict({"itc": ITCHead(WIDTH, WIDTH, 4, Temperature()), "itm": ITMHead(WIDTH)})
-    student = Pretraining(Towers(), heads, [ITC(), HardNegativeITM()])
+    student = Pretraining(Towers(), heads, [ITCLoss(), HardNegativeITMLoss()])
     return MomentumDistillation(student, Queue(size, 4, identified), momentum=0.9, alpha=alpha)
 
 
@@ -153,7 +153,7 @@ def test_pairs_of_one_image_are_positives():
     views = module.views(batch)
     logits = contrast_logits(views, "itc")
     assert (logits.ids[:, None] == logits.candidate_ids).sum(1).tolist() == [3, 1, 3]
-    negatives = HardNegativeITM().negatives(views)
+    negatives = HardNegativeITMLoss().negatives(views)
     assert negatives.images[0] == negatives.images[2] == 1 and negatives.texts[1] in (0, 2)
 
 
@@ -228,7 +228,7 @@ def test_untrained_the_loss_is_ln_of_batch_plus_queue(seed: int, size: int):
     """Within 5 %, in a wide space: with 256 dimensions, random cosines times 14 have a std of 0.9, which adds loss."""
     torch.manual_seed(seed)
     heads = nn.ModuleDict({"itc": ITCHead(WIDTH, WIDTH, 8192, Temperature())})
-    student = Pretraining(Towers(), heads, [ITC()], {"candidates": 32 + size})
+    student = Pretraining(Towers(), heads, [ITCLoss()], {"candidates": 32 + size})
     module = MomentumDistillation(student, Queue(size, 8192), without=["heads.itc.scale"])
     pixels, ids = torch.randn(32, 3, 1, 1), torch.randint(9, (32, 1))
     text = Text(ids, torch.ones_like(ids, dtype=torch.bool))

@@ -15,13 +15,13 @@ from diptych.batch import Batch, Image, ImageKeys, Matching, Text
 from diptych.encoders.efficientnet import FrozenCNN
 from diptych.modules.normalization import CENTRED, renormalize
 from diptych.modules.tokens import FusedTokens, Span, Tokens, packing
-from diptych.objectives.cnn_distillation import ClassDistillation, GridDistillation
-from diptych.objectives.itm import ITM
-from diptych.objectives.mlm import MLM
+from diptych.objectives.cnn_distillation import ClassDistillationLoss, GridDistillationLoss
+from diptych.objectives.itm import ITMLoss
+from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.objectives.random_choices import FixedChoices, KeyedChoices, MaskedText, WordMasking
 from diptych.objectives.views import Views
-from diptych.objectives.wpa import WPA
+from diptych.objectives.wpa import WPALoss
 from diptych.utils.feature_cache import MemoryCache
 
 WIDTH, VOCABULARY = 6, 50
@@ -96,11 +96,11 @@ def heads() -> nn.ModuleDict:
 
 
 ALL: tuple[Objective, ...] = (
-    ITM(),
-    MLM(MASKING),
-    WPA(),
-    GridDistillation(),
-    ClassDistillation(),
+    ITMLoss(),
+    MLMLoss(MASKING),
+    WPALoss(),
+    GridDistillationLoss(),
+    ClassDistillationLoss(),
 )
 
 
@@ -138,7 +138,7 @@ def test_each_encoding_is_computed_once_and_shared():
 
 
 def test_encodings_that_no_objective_uses_are_not_computed():
-    step = step_of(ClassDistillation())
+    step = step_of(ClassDistillationLoss())
     step(batch_of())
     assert step.model.passes == ["image"]  # type: ignore[union-attr]
     step.num_terms(batch_of())
@@ -147,7 +147,7 @@ def test_encodings_that_no_objective_uses_are_not_computed():
 
 @pytest.mark.parametrize("prior", [0.5, 1 / 3])
 def test_chance_loss_of_itm_is_the_entropy_of_its_prior(prior: float):
-    floor = ITM(prior=prior).chance_loss({})
+    floor = ITMLoss(prior=prior).chance_loss({})
     logits = torch.tensor([math.log(1 - prior), math.log(prior)]).expand(1000, 2)
     labels = torch.arange(1000) < round(1000 * prior)
     assert floor.value == pytest.approx(F.cross_entropy(logits, labels.long()).item(), abs=1e-3)
@@ -160,12 +160,12 @@ def test_chance_losses_are_given_if_they_are_known():
     assert set(step.chance_losses) == {"itm", "mlm", "class_distillation"}
     assert step.chance_losses["mlm"].value == 3.0
     assert step.chance_losses["class_distillation"].value == pytest.approx(math.log(1000))
-    assert MLM().chance_loss({}) is None
+    assert MLMLoss().chance_loss({}) is None
     assert step.weights == {"itm": 1.0, "mlm": 1.0, "wpa": 0.1, "grid_distillation": 1.0, "class_distillation": 0.5}
 
 
 def test_mlm_counts_masked_tokens_only():
-    step, batch = step_of(MLM(MASKING)), batch_of()
+    step, batch = step_of(MLMLoss(MASKING)), batch_of()
     assert batch.text is not None
     views = step.views(batch)
     masked = views.masked(MASKING)
@@ -179,7 +179,7 @@ def test_mlm_counts_masked_tokens_only():
 
 
 def test_without_masked_tokens_the_loss_is_zero_and_not_nan():
-    step, batch = step_of(MLM(MASKING)), batch_of()
+    step, batch = step_of(MLMLoss(MASKING)), batch_of()
     assert batch.text is not None
     none = MaskedText(batch.text, torch.zeros_like(batch.text.mask), batch.text.ids)
     losses = step(batch, None, FixedChoices(none))
@@ -190,7 +190,7 @@ def test_without_masked_tokens_the_loss_is_zero_and_not_nan():
 
 @pytest.mark.parametrize("pack", [False, True])
 def test_wpa_is_matched_minus_mismatched_transport_distance(pack: bool):
-    step, batch = step_of(WPA(iterations=1000), pack=pack), batch_of()
+    step, batch = step_of(WPALoss(iterations=1000), pack=pack), batch_of()
     assert batch.text and batch.matching and batch.image
     losses, model = step(batch), step.model
     exact = []
@@ -213,7 +213,7 @@ def test_the_plan_has_a_row_per_column_after_cls_and_none_for_sep_or_pads():
     assert batch.text and batch.image
     model = Plain()
     pair = model.fuse(model.encode_text(batch.text), model.encode_image(batch.image))
-    plan = WPA().transport(pair).plan
+    plan = WPALoss().transport(pair).plan
     assert plan.shape == (4, 7, 4)
     for row, length in zip(plan, batch.text.mask.sum(1).tolist(), strict=True):
         massive = (row.sum(1) > 0).nonzero().flatten().tolist()
@@ -225,7 +225,7 @@ def test_the_plan_has_a_row_per_column_after_cls_and_none_for_sep_or_pads():
 
 @pytest.mark.parametrize("pack", [False, True])
 def test_grid_distillation_compares_each_patch_with_the_cnn_at_its_cell(pack: bool):
-    step, batch = step_of(GridDistillation(), ClassDistillation(temperature=2.0), pack=pack), batch_of()
+    step, batch = step_of(GridDistillationLoss(), ClassDistillationLoss(temperature=2.0), pack=pack), batch_of()
     assert batch.image
     distances, divergences = [], []
     for pixels, (h, w) in zip(batch.image.pixels, (batch.image.sizes // 32).tolist(), strict=True):
@@ -291,7 +291,7 @@ def test_a_patch_size_other_than_the_cnns_stride_raises_an_error():
         def _compute(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
             return torch.zeros(1, 1, 1280), torch.zeros(1000)
 
-    step = Pretraining(Plain(), heads(), [GridDistillation()], teacher_network=Coarse())
+    step = Pretraining(Plain(), heads(), [GridDistillationLoss()], teacher_network=Coarse())
     with pytest.raises(ValueError, match="expected patches of 64 pixels"):
         step(batch_of())
 
@@ -329,9 +329,9 @@ def test_the_real_cnns_features_do_not_depend_on_the_batch():
 @pytest.mark.parametrize(
     ("objective", "change", "message"),
     [
-        (ITM(), {"matching": None}, "no images for ITM"),
-        (MLM(MASKING), {"text": None}, "no text"),
-        (ClassDistillation(), {"image": None}, "no image"),
+        (ITMLoss(), {"matching": None}, "no images for ITM"),
+        (MLMLoss(MASKING), {"text": None}, "no text"),
+        (ClassDistillationLoss(), {"image": None}, "no image"),
     ],
 )
 def test_a_batch_without_required_inputs_raises_an_error(objective: Objective, change: dict, message: str):
@@ -341,14 +341,14 @@ def test_a_batch_without_required_inputs_raises_an_error(objective: Objective, c
 
 def test_a_missing_teacher_network_or_text_encoder_raises_an_error():
     with pytest.raises(ValueError, match="needs a teacher network, but this run has none"):
-        Pretraining(Plain(), heads(), [ClassDistillation()])(batch_of())
+        Pretraining(Plain(), heads(), [ClassDistillationLoss()])(batch_of())
 
     class Blind(nn.Module):
         def encode_image(self, image: Image) -> Tokens:
             return Plain().encode_image(image)
 
     with pytest.raises(ValueError, match="Blind cannot fuse text and image"):
-        Pretraining(Blind(), heads(), [MLM(MASKING)])(batch_of())
+        Pretraining(Blind(), heads(), [MLMLoss(MASKING)])(batch_of())
 
 
 def test_every_view_has_the_same_kept_patches():

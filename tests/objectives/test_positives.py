@@ -29,8 +29,8 @@ from diptych.models.vsepp.model import VSEpp
 from diptych.modules.heads import ITCHead, ITMHead, LogScale
 from diptych.modules.tokens import FusedTokens, Span, Tokens
 from diptych.objectives.contrastive_logits import positive_pairs
-from diptych.objectives.itc import ITC
-from diptych.objectives.itm import HardNegativeITM
+from diptych.objectives.itc import ITCLoss
+from diptych.objectives.itm import HardNegativeITMLoss
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import FixedChoices, KeyedChoices
 from diptych.objectives.triplet import TripletLoss, triplet_loss
@@ -73,7 +73,7 @@ def by_hand(form: str, embeddings: Features, images: list[int]) -> float:
 
 @pytest.mark.parametrize("form", ["softmax", "sigmoid"])
 def test_itc_targets_are_shared_among_an_images_captions(form: Any):
-    objective = ITC(form=form)
+    objective = ITCLoss(form=form)
     loss = objective.loss_sums(views_of(LABELS))["itc"].item()
     assert loss == pytest.approx(by_hand(form, features(), SHARED), rel=1e-5)
     without_ids = objective.loss_sums(views_of({}))["itc"].item()
@@ -85,22 +85,22 @@ def test_retrieving_another_caption_of_the_image_counts_as_correct():
     """Image 0 is most similar to text 2, and text 2 to image 0."""
     image = torch.eye(6)[[0, 1, 2, 3]]
     embeddings = Features(image, image[[2, 1, 0, 3]])
-    right = ITC().loss_sums(views_of(LABELS, embeddings))["itc/accuracy"]
-    assert (right, ITC().loss_sums(views_of({}, embeddings))["itc/accuracy"]) == (4, 2)
+    right = ITCLoss().loss_sums(views_of(LABELS, embeddings))["itc/accuracy"]
+    assert (right, ITCLoss().loss_sums(views_of({}, embeddings))["itc/accuracy"]) == (4, 2)
 
 
 def test_equal_logits_still_give_ln_of_the_number_of_candidates():
     alike = Features(torch.ones(4, 6), torch.ones(4, 6))
-    loss = ITC().loss_sums(views_of(LABELS, alike))["itc"] / 4
+    loss = ITCLoss().loss_sums(views_of(LABELS, alike))["itc"] / 4
     assert loss.item() == pytest.approx(math.log(4))
 
 
 def test_hard_negatives_are_always_of_other_images():
     image = torch.eye(6)[[0, 1, 0, 3]]  # the image is in the batch twice, and most similar to itself
-    drawn = HardNegativeITM().negatives(views_of(LABELS, Features(10 * image, image)))
+    drawn = HardNegativeITMLoss().negatives(views_of(LABELS, Features(10 * image, image)))
     for chosen in drawn:
         assert all(SHARED[j] != SHARED[i] for i, j in enumerate(chosen.tolist()))
-    without_ids = HardNegativeITM().negatives(views_of({}, Features(10 * image, image)))
+    without_ids = HardNegativeITMLoss().negatives(views_of({}, Features(10 * image, image)))
     assert without_ids.texts[[0, 2]].tolist() == [2, 0], "without ids all sampled negatives count"
 
 
@@ -130,7 +130,7 @@ def matched(images: list[int], in_rank: bool = False) -> tuple[Pretraining, Batc
     text = Text(torch.randint(1, 9, (b, 6)), torch.ones(b, 6, dtype=torch.bool))
     image = Image.from_full(torch.randn(b, 1, 1, 6))
     batch = Batch(0, 1, torch.arange(b), image=image, text=text, labels={"image": torch.tensor(images)})
-    return Pretraining(Sums(), heads, [HardNegativeITM(local_negatives=in_rank)]), batch
+    return Pretraining(Sums(), heads, [HardNegativeITMLoss(local_negatives=in_rank)]), batch
 
 
 @pytest.mark.parametrize("in_rank", [False, True])
@@ -226,10 +226,10 @@ def test_five_captions_per_image_with_frozen_regions_from_files_to_losses(tmp_pa
     step = Pretraining(VSEpp(VSEppConfig(3, 8, vocabulary().size, 4)), nn.ModuleDict(), [TripletLoss()])
     assert torch.equal(positive_pairs(step.views(batch)).mask(), same)
     views = views_of(batch.labels, features(6))
-    assert ITC().loss_sums(views)["itc"].item() == pytest.approx(
+    assert ITCLoss().loss_sums(views)["itc"].item() == pytest.approx(
         by_hand("softmax", features(6), owners.tolist()), rel=1e-5
     )
-    for chosen in HardNegativeITM().negatives(views):
+    for chosen in HardNegativeITMLoss().negatives(views):
         assert all(owners[j] != owners[i] for i, j in enumerate(chosen.tolist()))
     all_negatives = triplet_loss(
         step_similarity(step, batch), step_similarity(step, batch).T, 0.2, True, positives=same

@@ -20,19 +20,19 @@ from diptych.batch import Batch, Image, Matching, Regions, Text
 from diptych.models.vilbert.config import ViLBERTConfig
 from diptych.models.vilbert.model import ViLBERT
 from diptych.modules.heads import ITCHead
-from diptych.objectives.cnn_distillation import ClassDistillation, GridDistillation
-from diptych.objectives.itc import ITC
-from diptych.objectives.itm import ITM, HardNegativeITM
-from diptych.objectives.lm import LM
-from diptych.objectives.masked_regions import ContrastTarget, MaskedRegions, Target, class_target, feature_target
-from diptych.objectives.mim import MIM
-from diptych.objectives.mlm import MLM
+from diptych.objectives.cnn_distillation import ClassDistillationLoss, GridDistillationLoss
+from diptych.objectives.itc import ITCLoss
+from diptych.objectives.itm import HardNegativeITMLoss, ITMLoss
+from diptych.objectives.lm import LMLoss
+from diptych.objectives.masked_regions import ContrastTarget, MaskedRegionLoss, Target, class_target, feature_target
+from diptych.objectives.mim import MIMLoss
+from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.objectives.random_choices import RandomChoices, WordMasking
 from diptych.objectives.triplet import TripletLoss
 from diptych.objectives.views import TeacherOutput, Views
-from diptych.objectives.wpa import WPA
+from diptych.objectives.wpa import WPALoss
 from diptych.protocols import TrainStep
 from tests.models.systems import albef, beit3, clip, mae, regions, tokenizer, vilbert, vilt, vlmo
 from tests.models.systems.common import MASK, VOCABULARY, Colours, batch_of, rows
@@ -50,19 +50,21 @@ def on_model(model: Any, *objectives: Objective, **others: Any) -> Pretraining:
 
 def remembering(identified: bool = False) -> MomentumDistillation:
     model = albef.small()
-    student = on_model(model, ITC(), HardNegativeITM(uniform_mix=1e-4), MLM(WORDS))
+    student = on_model(model, ITCLoss(), HardNegativeITMLoss(uniform_mix=1e-4), MLMLoss(WORDS))
     return MomentumDistillation(student, Queue(16, model.embed_dim, identified), momentum=0.5)
 
 
 def judging_pairs() -> Pretraining:
-    step = on_model(small(clip, "clip"), ITC(form="sigmoid"))
+    step = on_model(small(clip, "clip"), ITCLoss(form="sigmoid"))
     cast(ITCHead, step.heads["itc"]).use_sigmoid()
     return step
 
 
 def guided() -> Pretraining:
     heads = nn.ModuleDict({"grid": nn.Linear(32, 1280), "classes": nn.Linear(32, 1000)})
-    return Pretraining(small(vilt, "vilt"), heads, [GridDistillation(), ClassDistillation()], teacher_network=Colours())
+    return Pretraining(
+        small(vilt, "vilt"), heads, [GridDistillationLoss(), ClassDistillationLoss()], teacher_network=Colours()
+    )
 
 
 class OnMoreRegions(Pretraining):
@@ -87,7 +89,7 @@ class OnMoreRegions(Pretraining):
 
 def of_regions(target: Target, **sizes: Any) -> Pretraining:
     model = ViLBERT(ViLBERTConfig(**vilbert.SIZES | sizes))
-    return OnMoreRegions(model, model.pretraining_heads(), [MaskedRegions(vilbert.HIDING, target)])
+    return OnMoreRegions(model, model.pretraining_heads(), [MaskedRegionLoss(vilbert.HIDING, target)])
 
 
 def hinge(name: str, hardest: bool) -> Pretraining:
@@ -96,25 +98,27 @@ def hinge(name: str, hardest: bool) -> Pretraining:
 
 FEATURES = {"num_region_targets": vilbert.FEATURES}
 CASES: dict[str, Callable[[], nn.Module]] = {
-    "contrast": lambda: on_model(small(clip, "clip"), ITC()),
+    "contrast": lambda: on_model(small(clip, "clip"), ITCLoss()),
     "contrast, sigmoid": judging_pairs,
     "contrast of two readouts, hard negatives": lambda: on_model(
-        vlmo.small(), ITC(head_names=vlmo.ITC_HEADS), HardNegativeITM()
+        vlmo.small(), ITCLoss(head_names=vlmo.ITC_HEADS), HardNegativeITMLoss()
     ),
     "momentum and queue": remembering,
-    "matching, words, alignment": lambda: on_model(small(vilt, "vilt"), ITM(), MLM(WORDS), WPA(), max_patches=5),
-    "text only": lambda: on_model(vlmo.small(vl_start_layer=3), MLM(WORDS, text_only=True)),
+    "matching, words, alignment": lambda: on_model(
+        small(vilt, "vilt"), ITMLoss(), MLMLoss(WORDS), WPALoss(), max_patches=5
+    ),
+    "text only": lambda: on_model(vlmo.small(vl_start_layer=3), MLMLoss(WORDS, text_only=True)),
     "imitation": guided,
     "regions by class": lambda: of_regions(class_target),
     "regions by feature": lambda: of_regions(feature_target, **FEATURES),
     "regions by contrast": lambda: of_regions(ContrastTarget(6), **FEATURES),
     "hinge, hardest": lambda: hinge("vsepp", True),
     "hinge, all, by attention": lambda: hinge("scan", False),
-    "next words": lambda: on_model(small(clip, "coca"), LM()),
+    "next words": lambda: on_model(small(clip, "coca"), LMLoss()),
     "captions": lambda: beit3.captions(small(beit3, "beit3, captions")),
     "codes only, codes and words of pairs": lambda: beit3.masked_data(small(beit3, "beit3, masked data")),
     "codebook": lambda: tokenizer.vqkd(tokenizer.small()),
-    "pixels": lambda: Pretraining(small(mae, "mae"), nn.ModuleDict(), [MIM()]),
+    "pixels": lambda: Pretraining(small(mae, "mae"), nn.ModuleDict(), [MIMLoss()]),
 }
 COMPARING = (
     "contrast", "contrast, sigmoid", "contrast of two readouts, hard negatives", "regions by contrast", "hinge, hardest",

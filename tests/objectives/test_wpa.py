@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.modules.tokens import FusedTokens, Span, Tokens, packing
-from diptych.objectives.wpa import WPA, cosines, ipot, optimal_transport
+from diptych.objectives.wpa import WPALoss, cosines, ipot, optimal_transport
 
 LENGTHS = [(6, 20), (12, 35), (3, 9), (1, 5), (8, 1), (10, 30)]  # words, patches
 N, M = 14, 38
@@ -142,7 +142,7 @@ def test_class_tokens_and_the_end_token_have_no_mass(packed: bool):
         image = Tokens.from_padded(
             torch.randn(2, 4, 5, generator=draw), patches, Span("image", "cls", 1), Span("image", "patches", 3)
         )
-        transport = WPA().transport(FusedTokens(text, image, text.first()))
+        transport = WPALoss().transport(FusedTokens(text, image, text.first()))
     assert transport.plan.shape == (2, 3, 3)
     assert (transport.plan.sum(2) > 0).tolist() == [[True, True, False], [True, False, False]]
     torch.testing.assert_close(transport.plan.sum((1, 2)), torch.ones(2), rtol=1e-2, atol=0)

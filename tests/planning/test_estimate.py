@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from diptych.cli import main
-from diptych.config.run import Objectives, Pretrain, Teacher
+from diptych.config.objectives import MLM, Objectives
+from diptych.config.run import Pretrain, Teacher
 from diptych.data.loader import training_loader
 from diptych.models.vilt import recipes as vilt
 from diptych.planning import estimate as estimates
@@ -46,7 +47,7 @@ def test_the_profile_predicts_the_cost_of_a_larger_batch(small: Profile):
 @pytest.mark.slow
 def test_matmul_flops_equal_the_formula():
     """With MLM only, a step costs three forward passes; for the patch embedding two, since pixels need no gradient."""
-    run = replace(tiny(), objectives=Objectives(mlm=1.0, mask_rate=0.5))
+    run = replace(tiny(), objectives=Objectives(mlm=MLM(rate=0.5)))
     measured = profile(run)
     d, n, hidden = SMALL["dim"], round(measured.text_tokens + measured.image_tokens), SMALL["mlp_dim"]
     weights = SMALL["depth"] * (4 * d * d + 2 * d * hidden)
@@ -65,7 +66,7 @@ def test_activation_checkpointing_saves_memory_and_costs_a_third_more(small: Pro
 
 @pytest.mark.slow
 def test_a_momentum_teacher_has_parameters_that_are_not_trained():
-    run = replace(tiny(), objectives=Objectives(mlm=1.0), teacher=Teacher(momentum=0.99))
+    run = replace(tiny(), objectives=Objectives(mlm=MLM()), teacher=Teacher(momentum=0.99))
     measured = profile(run)
     assert measured.parameters > 1.8 * measured.trained
 

@@ -26,6 +26,7 @@ from diptych.batch import Batch
 from diptych.config.run import Evaluation, Finetune, Pretrain
 from diptych.config.training import Optimizer
 from diptych.generation import BeamConfig, GenerationConfig, beam_search
+from diptych.objectives.definition import any_needs
 from diptych.objectives.pretraining import Pretraining
 from diptych.protocols import TextDecoder, TrainStep, student_of
 from diptych.runs import build as building
@@ -73,7 +74,7 @@ class one_thread:
 
 def _pretraining(name: str, folder: Path) -> dict[str, Any]:
     run = test_first_step.toy(recipe(name))
-    if run.objectives.masked_codes or run.objectives.masked_codes_image_only:
+    if any_needs(run.objectives, "visual_tokenizer"):
         run = replace(run, visual_tokenizer=_tokenizer(folder / "tokenizer"))
     batch = test_first_step.batch(run)
     module = building.with_teacher(building.build(run), run)

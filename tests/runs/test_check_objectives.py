@@ -14,22 +14,24 @@ from torch import nn
 from diptych.cli import main
 from diptych.cli.arguments import apply_overrides
 from diptych.config.data import ImageSettings
+from diptych.config.objectives import RegionMasking
 from diptych.config.training import Training
 from diptych.data.examples import PairExamples
 from diptych.data.synthetic.source import Scenes
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.models.configs import PUBLISHED
-from diptych.objectives.itc import ITC
-from diptych.objectives.itm import HardNegativeITM
-from diptych.objectives.masked_regions import ContrastTarget, MaskedRegions, class_target
-from diptych.objectives.masking import RegionMasking, WordMasking
+from diptych.objectives.definition import definitions
+from diptych.objectives.itc import ITCLoss
+from diptych.objectives.itm import HardNegativeITMLoss
+from diptych.objectives.masked_regions import ContrastTarget, MaskedRegionLoss, class_target
+from diptych.objectives.masking import WordMasking
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import PairMasking
 from diptych.objectives.triplet import TripletLoss
 from diptych.protocols import ComparisonPool
 from diptych.runs import train as training
 from diptych.runs.build import build
-from diptych.runs.check_objectives import CAPABILITIES, NEEDS, check_samples, compares_samples
+from diptych.runs.check_objectives import CAPABILITIES, check_samples, compares_samples
 from diptych.runs.recipes import recipe
 from diptych.runs.run_folder import RunError
 from diptych.runs.train import open_validation
@@ -62,14 +64,14 @@ SMALL = [
 def test_each_objective_reports_how_many_samples_it_compares():
     pool = ComparisonPool(local=1, all_ranks=3, queue=5)
     masking = PairMasking(WordMasking(114, 4, 0.15, True), RegionMasking())
-    assert ITC().samples_compared(pool) == 8
+    assert ITCLoss().samples_compared(pool) == 8
     assert TripletLoss().samples_compared(pool) == 3
     assert (
-        HardNegativeITM().samples_compared(pool) == 3
-        and HardNegativeITM(local_negatives=True).samples_compared(pool) == 1
+        HardNegativeITMLoss().samples_compared(pool) == 3
+        and HardNegativeITMLoss(local_negatives=True).samples_compared(pool) == 1
     )
-    assert MaskedRegions(masking, ContrastTarget()).samples_compared(pool) == 3
-    assert MaskedRegions(masking, class_target).samples_compared(pool) is None
+    assert MaskedRegionLoss(masking, ContrastTarget()).samples_compared(pool) == 3
+    assert MaskedRegionLoss(masking, class_target).samples_compared(pool) is None
 
 
 def step_of(*objectives: object) -> Pretraining:
@@ -93,21 +95,21 @@ def test_contrast_needs_another_sample_of_the_batch_a_rank_or_a_queue(
 ):
     settings = Training(batch_size=batch, grad_accum=accumulate)
     if not is_error:
-        return check_samples(step_of(ITC()), settings, ranks, queued)
+        return check_samples(step_of(ITCLoss()), settings, ranks, queued)
     with pytest.raises(RunError, match="itc compares each sample with others, but a micro-batch has 1") as error:
-        check_samples(step_of(ITC()), settings, ranks, queued)
+        check_samples(step_of(ITCLoss()), settings, ranks, queued)
     assert f"give --batch_size {2 * accumulate * ranks} or more" in str(error.value)
 
 
 @pytest.mark.slow
 def test_triplet_and_itm_do_not_compare_with_the_queue_nor_local_negatives_with_other_ranks():
     training = Training(batch_size=2)
-    for objective in (TripletLoss(), HardNegativeITM()):
+    for objective in (TripletLoss(), HardNegativeITMLoss()):
         with pytest.raises(RunError, match=f"{objective.name} compares"):
             check_samples(step_of(objective), replace(training, batch_size=1), ranks=1, queued=99)
         check_samples(step_of(objective), training, ranks=2)
     with pytest.raises(RunError, match="itm compares"):
-        check_samples(step_of(HardNegativeITM(local_negatives=True)), training, ranks=2)
+        check_samples(step_of(HardNegativeITMLoss(local_negatives=True)), training, ranks=2)
 
 
 def test_losses_that_compare_no_samples_accept_one_sample():
@@ -158,8 +160,8 @@ def test_tasks_that_compare_no_samples_train_with_batch_size_1(
 
 
 def test_errors_name_the_systems_that_have_a_capability():
-    for _, protocol, _ in NEEDS:
-        assert protocol in CAPABILITIES
+    for definition in definitions().values():
+        assert set(definition.needs(definition.settings()).model) <= set(CAPABILITIES)
     for protocol, (_, systems) in CAPABILITIES.items():
         methods = {
             name

@@ -149,7 +149,7 @@ HOSTILE = [
     ("run/model/vocab_size", 30_522, "does not fit"), ("run/model/text_length", 60_000, "does not fit"),
     ("run/model/mlp_dim", 200_000, "does not fit"), ("run/model/dim", "16", "model.dim must be an integer: got '16'"),
     ("run/model/depth", True, "model.depth must be an integer: got True"), ("run/model/grid", [5, "5"], "model.grid must be an integer"),
-    ("run/training/batch_size", 8.0, "batch_size must be an integer: got 8.0"), ("run/objectives/itc", "1", "objectives.itc must be a number: got '1'"),
+    ("run/training/batch_size", 8.0, "batch_size must be an integer: got 8.0"), ("run/objectives/itc", "1", "run.objectives.itc: expected an object with fields, got '1'"),
     ("run/model", {"kind": "VLMoConfig", "dim": None}, "model.dim must be an integer: got None"),
     ("versions/diptych", "9.9", "written by Diptych 9.9"),
 ]  # fmt: skip

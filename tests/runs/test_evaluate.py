@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import torch
 from PIL import Image as Pillow
 
 from diptych.cli import main
-from diptych.config.run import LOSSES, Evaluation
+from diptych.config.objectives import Objectives
+from diptych.config.run import Evaluation
 from diptych.data.loader import SkipCounter
 from diptych.data.sources.answers import answer_list
 from diptych.data.sources.subsets import CaptionSubset
@@ -25,7 +26,7 @@ from diptych.data.sources.vqa import open_questions
 from diptych.metrics.vqa import normalise_answer
 from diptych.models.configs import ViLTConfig
 from diptych.models.vilt import recipes as vilt
-from diptych.objectives.wpa import WPA
+from diptych.objectives.wpa import WPALoss
 from diptych.report.sections import Curve
 from diptych.runs.evaluate import evaluate, name_of, short_name, write
 from diptych.runs.heat_maps import wpa_objective
@@ -247,18 +248,19 @@ def test_report_is_self_contained_with_curves_chance_levels_heat_maps_and_findin
 
 
 def test_every_loss_has_a_curve(tmp_path: Path):
-    rows_ = ({"step": i} | {f"{when}{loss}": 1.0 for loss in LOSSES for when in ("", "val/")} for i in (10, 20))
+    losses = [field.name for field in fields(Objectives)]
+    rows_ = ({"step": i} | {f"{when}{loss}": 1.0 for loss in losses for when in ("", "val/")} for i in (10, 20))
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_))
     names = {section.name for section in training_sections(tmp_path, {}) if isinstance(section, Curve)}
-    assert names == {*LOSSES, *(f"val/{loss}" for loss in LOSSES)}
+    assert names == {*losses, *(f"val/{loss}" for loss in losses)}
 
 
 def test_heat_maps_use_the_wpa_objective_of_training(pretrained: Path):
     run = vilt.tiny()
     small = replace(run, model=replace(run.model, dim=16, depth=1, num_heads=2, mlp_dim=32))
     module = build(small)
-    assert wpa_objective(module) is next(o for o in module.objectives if isinstance(o, WPA))
-    assert wpa_objective(torch.nn.Linear(1, 1)) == WPA()
+    assert wpa_objective(module) is next(o for o in module.objectives if isinstance(o, WPALoss))
+    assert wpa_objective(torch.nn.Linear(1, 1)) == WPALoss()
 
 
 def test_tasks_and_settings_that_do_not_fit_a_run_raise(pretrained: Path, vqa: Path):

@@ -21,7 +21,8 @@ from diptych.checkpoints.read import load_state_dict
 from diptych.cli import main
 from diptych.config.capfilt import CapFilt
 from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
-from diptych.config.run import Embedders, Evaluation, Finetune, ImportedCheckpoint, Objectives, Pretrain
+from diptych.config.objectives import ITC, LM, MLM, MaskedCaptions, NoImage, Objectives
+from diptych.config.run import Embedders, Evaluation, Finetune, ImportedCheckpoint, Pretrain
 from diptych.models import common_recipes as tasks
 from diptych.models.albef import recipes as albef
 from diptych.models.beit3 import recipes as beit3
@@ -127,7 +128,6 @@ def finetune_run(run: Pretrain, task: str) -> Finetune:
 CLIPS = (CLIP_MEAN, CLIP_STD)
 ALBEFS, BLIPS = toy(albef.pretrain_4m(), V_ALBEF), toy(blip.pretrain_14m(), V_BLIP)
 BEITS, VILTS, VLMOS = toy(beit3.base(), V_BEIT3), toy(vilt.base(), V_VILT), toy(vlmo.base_plus(), V_VLMO)
-NO_LOSS = Objectives(whole_words=False)
 MASKED = {"special_ids": {"mask": 4}}
 IMAGENETS = (IMAGENET_MEAN, IMAGENET_STD)
 CASES = {
@@ -143,7 +143,7 @@ CASES = {
         replace(BLIPS, model=replace(V_BLIP, variant="retrieval"), objectives=blip.retrieval().objectives), "blip", normalisation=CLIPS
     ),
     "blip, caption": Case(
-        replace(BLIPS, model=replace(V_BLIP, variant="caption", embed_dim=256), objectives=Objectives(lm=1.0, label_smoothing=0.1), heads=()), "blip",
+        replace(BLIPS, model=replace(V_BLIP, variant="caption", embed_dim=256), objectives=Objectives(lm=LM(label_smoothing=0.1)), heads=()), "blip",
         ("matching", "captioning"), normalisation=CLIPS,
     ),
     "blip, vqa": Case(
@@ -157,10 +157,10 @@ CASES = {
         toy(coca.open_clip(), V_COCA), "coca", ("matching", "retrieval", "captioning"), normalisation=CLIPS
     ),
     "beit3, captioning": Case(
-        replace(BEITS, model=replace(V_BEIT3, with_decoder=True), objectives=replace(NO_LOSS, masked_captions=1.0, mask_rate=0.7)), "beit3",
+        replace(BEITS, model=replace(V_BEIT3, with_decoder=True), objectives=Objectives(masked_captions=MaskedCaptions(whole_words=False, label_smoothing=0.0))), "beit3",
         ("matching", "captioning"), MASKED,
     ),
-    "beit3, retrieval": Case(replace(BEITS, objectives=replace(NO_LOSS, itc=1.0)), "beit3", config=MASKED),
+    "beit3, retrieval": Case(replace(BEITS, objectives=Objectives(itc=ITC())), "beit3", config=MASKED),
     "beit3, vqa": Case(
         finetune_run(replace(BEITS, model=replace(V_BEIT3, pooling="image")), "vqa"), "beit3", ("vqa",), MASKED
     ),
@@ -169,12 +169,12 @@ CASES = {
         "beit3", ("classification",), MASKED, IMAGENETS,
     ),
     "vilt": Case(VILTS, "vilt"),
-    "vilt, text only": Case(replace(VILTS, objectives=Objectives(mlm=1.0), heads=("mlm",)), "vilt", ("matching",)),
+    "vilt, text only": Case(replace(VILTS, objectives=Objectives(mlm=MLM()), heads=("mlm",)), "vilt", ("matching",)),
     "vilt, vqa": Case(finetune_run(VILTS, "vqa"), "vilt", ("vqa",)),
     "vilt, retrieval": Case(finetune_run(VILTS, "retrieval"), "vilt", ("retrieval",)),
     "vlmo": Case(VLMOS, "vlmo"),
     "vlmo, before images": Case(
-        replace(VLMOS, model=replace(V_VLMO, vl_start_layer=2), objectives=Objectives(mlm=1.0, text_only=True), heads=("mlm",)), "vlmo", ("matching",)
+        replace(VLMOS, model=replace(V_VLMO, vl_start_layer=2), objectives=Objectives(mlm=MLM(image=NoImage())), heads=("mlm",)), "vlmo", ("matching",)
     ),
     "vlmo, one readout": Case(replace(VLMOS, model=replace(V_VLMO, num_itc_branches=1)), "vlmo"),
     "vlmo, retrieval": Case(

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image as Pillow
 
 from diptych.cli import main
-from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
+from diptych.config.objectives import LM, Objectives
+from diptych.config.run import Embedders, Finetune, Pretrain
 from diptych.metrics.vqa import BEST_OF_ANY, BEST_OF_LIST
 from diptych.models import common_recipes
 from diptych.models.blip import recipes as blip
@@ -59,7 +60,7 @@ def captioner() -> Pretrain:
     tokens: Any = dict(bos_token_id=114, enc_token_id=115)
     size: Any = dict(dim=16, depth=1, num_heads=1, mlp_dim=16, embed_dim=8)
     model = BLIPConfig(**{**TINY, "vocab_size": 116}, **SIDE, **size, **tokens, variant="caption")
-    return replace(on_scenes(blip.pretrain_14m(), model), objectives=Objectives(lm=1.0), heads=())
+    return replace(on_scenes(blip.pretrain_14m(), model), objectives=Objectives(lm=LM()), heads=())
 
 
 def matcher() -> Pretrain:

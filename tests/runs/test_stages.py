@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diptych.batch import Image
+from diptych.config.objectives import BlockMasking, MaskedCodesImageOnly, Objectives
 from diptych.config.run import Pretrain
 from diptych.data.loader import training_loader
 from diptych.models.beit3 import recipes as beit3
@@ -43,6 +44,12 @@ def toy(run: Pretrain, vl_start_layer: int, relative_position: bool, begin: Path
     model = replace(run.model, **SIZE, vl_start_layer=vl_start_layer, relative_position=relative_position)
     images = replace(run.images, shorter_side=80)
     return replace(run, model=model, training=training, images=images, data="scenes:20", init_from=str(begin))
+
+
+def masked_codes(min_block: int) -> Objectives:
+    """Codes of the tokenizer below, in blocks of at least `min_block` patches."""
+    patches = BlockMasking(rate=75 / 196, min_block=min_block)
+    return Objectives(masked_codes_image_only=MaskedCodesImageOnly(patches=patches, codebook_size=7))
 
 
 @pytest.fixture
@@ -83,9 +90,7 @@ def trained(run: Pretrain, folder: Path) -> tuple[dict[str, Tensor], dict[str, T
 @pytest.mark.slow
 def test_each_stage_starts_with_the_weights_of_the_one_before(relative: bool, tokenizer: str, tmp_path: Path):
     images = toy(vlmo.base_images(), 2, relative)
-    images = replace(
-        images, visual_tokenizer=tokenizer, objectives=replace(images.objectives, codebook_size=7, min_block=2)
-    )
+    images = replace(images, visual_tokenizer=tokenizer, objectives=masked_codes(min_block=2))
     initial, after_images, unused = trained(images, tmp_path / "images")
     texts = {
         name
@@ -143,7 +148,7 @@ def test_a_run_prints_the_weights_that_it_does_not_use(
 def test_masked_patches_are_distinguished_by_their_positions(tokenizer: str):
     """With relative positions, two masked patches differ by the bias table only: equal if it is zero."""
     run = toy(vlmo.base_images(), 2, relative_position=True)
-    run = replace(run, visual_tokenizer=tokenizer, objectives=replace(run.objectives, codebook_size=7))
+    run = replace(run, visual_tokenizer=tokenizer, objectives=masked_codes(min_block=16))
     model: Any = build(run).eval().model
     image = Image.from_full(torch.randn(1, 3, 80, 80, generator=torch.Generator().manual_seed(0)))
     hidden = torch.zeros(1, 25, dtype=torch.bool)

@@ -18,7 +18,7 @@ from diptych.models.beit3 import recipes as beit3
 from diptych.models.coca import recipes as coca
 from diptych.models.configs import CoCaConfig
 from diptych.models.vilt import recipes as vilt
-from diptych.objectives.mlm import MLM
+from diptych.objectives.mlm import MLMLoss
 from diptych.runs import finetune
 from diptych.runs.build import objectives
 from diptych.runs.run_folder import RunError, read_run, write_run
@@ -47,7 +47,7 @@ def test_a_vocabulary_file_is_read_if_the_run_names_one(tmp_path: Path):
     run = reading(listed(tmp_path / "v.txt", "dog", "##s"), 9)
     ids = tokenizer_of(run).encode(["dogs [MASK]"]).ids[0].tolist()
     assert ids == [4, 0, 1, *[3] * 3, 5] and tokenizer_of(run).vocabulary.mask == 6
-    (words,) = [o for o in objectives(run) if isinstance(o, MLM)]
+    (words,) = [o for o in objectives(run) if isinstance(o, MLMLoss)]
     assert (words.masking.mask_id, words.masking.vocab_size) == (6, 7)
 
 

@@ -17,7 +17,7 @@ from diptych.data.examples import PairExamples
 from diptych.data.sources.base import DataError
 from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import Tokenizer
-from diptych.objectives.itc import ITC
+from diptych.objectives.itc import ITCLoss
 from diptych.objectives.pretraining import Pretraining
 from diptych.protocols import TrainStep
 from diptych.runs.train import open_validation, validation_means
@@ -46,7 +46,7 @@ def means(group: Group) -> dict[str, float]:
     """Validation means of ITC over three batches of different sizes."""
     torch.manual_seed(0)
     model: Any = clip.SYSTEMS["clip"].small()
-    step = Pretraining(model, model.pretraining_heads(), [ITC()]).eval()
+    step = Pretraining(model, model.pretraining_heads(), [ITCLoss()]).eval()
     return validation_means(cast(TrainStep, step), [batch_of(b, seed=b) for b in (4, 6, 3)], group, "fp32")
 
 

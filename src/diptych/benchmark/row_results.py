@@ -11,6 +11,7 @@ from typing import Any
 from diptych.checkpoints.digests import CheckpointError
 from diptych.config import training as settings
 from diptych.config.run import Evaluation, Finetune, Pretrain
+from diptych.objectives.definition import losses_that_train
 from diptych.runs import report
 from diptych.runs import train as training
 from diptych.runs.build import build
@@ -57,13 +58,8 @@ class RowResult:
 
 def scorable_tasks(run: Pretrain) -> tuple[str, ...]:
     """The tasks that a pre-trained run can be evaluated on, by its objectives."""
-    weights = run.objectives
-    tasks = {
-        "retrieval": weights.itc or weights.triplet,
-        "matching": weights.itm,
-        "captioning": weights.lm or weights.masked_captions,
-    }
-    return tuple(task for task, weight in tasks.items() if weight)
+    trained = run.objectives.present().keys()
+    return tuple(task for task in ("retrieval", "matching", "captioning") if trained & losses_that_train(task))
 
 
 def same_run(folder: Path, run: Pretrain) -> bool:

@@ -6,13 +6,14 @@ import io
 import re
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from dataclasses import fields, is_dataclass
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from textwrap import TextWrapper
 from typing import Any, TypeVar
 
 import tyro
 
+from diptych.cli.choices import DEFAULT, choose, chosen_members, fill, help_of_choice, walk
 from diptych.cli.errors import UsageError, find_misspelt
 from diptych.config.spelling import suggest_name, suggest_setting
 from diptych.config.validation import MAX_REPR_CHARS, check
@@ -20,6 +21,8 @@ from diptych.runs.recipes import TOP_LEVEL, recipes
 from diptych.utils.terminal import echo
 
 T = TypeVar("T")
+RULE = f" {'-' * 78}"
+_FLAG_LINE = re.compile(r"  --\w")
 
 
 def pop_option(args: list[str], flag: str, default: str | None = None) -> str:
@@ -105,13 +108,14 @@ def apply_overrides(
 
     Args:
         config: A run, or another dataclass of settings.
-        args: ``--field VALUE`` or ``--field=VALUE``.
+        args: ``--field VALUE`` or ``--field=VALUE``; for optional dataclasses and unions see cli/choices.py.
         command: Named in error messages.
         top_level: Fields of `training` whose flags need no prefix.
         positionals: Fields that the command takes by position, which therefore have no flag.
 
     Raises:
-        UsageError: A flag is unknown (the message suggests the nearest) or a value does not fit its field.
+        UsageError: A flag is unknown (the message suggests the nearest), a value does not fit its field, or a flag sets
+            a field of a dataclass that is not chosen.
     """
     args = [_tyro_flag(word, top_level) for word in args]
     known = [flag for flag in flags(config) if flag.removeprefix("--") not in positionals]
@@ -120,6 +124,7 @@ def apply_overrides(
             typed = _typed_flag(flag)
             suggestion = suggest_setting(typed, [_typed_flag(name) for name in known])
             raise UsageError(f"there is no {typed}{suggestion} (diptych {command} --help lists all)")
+    config, args = choose(config, args)
     output = io.StringIO()
     try:
         with redirect_stderr(output), redirect_stdout(output):
@@ -144,26 +149,56 @@ def show_help(config: Any, command: str, description: str | None, positionals: S
 
     `positionals` are left out, as in `apply_overrides`.
     """
-    output = io.StringIO()
-    with suppress(SystemExit), redirect_stdout(output):
-        _parse(config, ["--help"], command)
+    sections = _help_sections(config, command)
     # the prefix of `training` is not typed; blanks instead of it keep the columns aligned
-    text = re.sub(r"--training\.(\S+(?: \S+)*)", lambda m: f"--{m[1]}{' ' * 9}", output.getvalue())
+    text = "\n\n".join("\n".join([f" {title}", *lines]) for title, lines in sections.items())
+    text = re.sub(r"--training\.(\S+(?: \S+)*)", lambda m: f"--{m[1]}{' ' * 9}", text)
     text = text.replace("{,", "{")  # the choice "" stands for a default only
     for name in positionals:  # the flag's line, and the lines on which its help continues
         text = re.sub(rf"^ +--{name} .*\n(?: {{8,}}.*\n)*", "", text, flags=re.MULTILINE)
-    title = re.search(r"^\W*options\W*$", text, re.MULTILINE)
-    options = text[title.start() if title else 0 :].splitlines()
-    echo("\n".join([(description or "").strip(), "", *(line.rstrip() for line in options)]))
+    echo("\n".join([(description or "").strip(), "", *(line.rstrip() for line in text.splitlines())]))
 
 
-def flags(config: Any, prefix: str = "--") -> list[str]:
-    """The flag of every field of `config`, by its dotted name."""
-    names = []
-    for field in fields(config):
-        value = getattr(config, field.name)
-        names += flags(value, f"{prefix}{field.name}.") if is_dataclass(value) else [prefix + field.name]
-    return names
+def _help_sections(config: Any, command: str) -> dict[str, list[str]]:
+    """The lines of help on each group of options, with those of every dataclass that can be chosen, by their title."""
+    sections = _tyro_sections(fill(config), command)
+    titles = ["options"]
+    for flag, words in walk(config):
+        path = flag.removeprefix("--")
+        group = path if words else path.rpartition(".")[0]
+        titles += [title := f"{group} options".strip()]
+        if words:
+            own = sections.pop(title, [RULE])
+            *description, rule = [*takewhile(lambda line: not _FLAG_LINE.match(line), own)]
+            entry = help_of_choice(config, flag, words)
+            sections[title] = [*description, rule, *entry, *own[len(description) + 1 :]]
+            if DEFAULT not in words:
+                sections[title] = [rule, *entry]
+                for member in chosen_members(config, flag, words):
+                    of_member = _tyro_sections(fill(member), command, f"{path}.")
+                    lines = [*dropwhile(lambda line: not _FLAG_LINE.match(line), of_member.pop("options"))]  # not -h
+                    sections[title] += [f"  with {type(member).__name__}:", *lines] if lines else []
+                    sections |= of_member
+    return {title: sections[title] for title in dict.fromkeys(titles) if title in sections}
+
+
+def _tyro_sections(config: Any, command: str, prefix: str = "") -> dict[str, list[str]]:
+    """tyro's help on each group of options, by its title; `prefix`: of the names of all flags and groups."""
+    output = io.StringIO()
+    with suppress(SystemExit), redirect_stdout(output):
+        _parse(config, ["--help"], command)
+    text = re.sub(r" +$", "", output.getvalue(), flags=re.MULTILINE)
+    text = re.sub(r"^  --(?=\w)", f"  --{prefix}", text, flags=re.MULTILINE)
+    text = re.sub(r"^(  --\w.*?\S) {2,}(?=\S)", r"\1\n        ", text, flags=re.MULTILINE)  # short flags
+    text = re.sub(r"^ {8,}", " " * 8, text, flags=re.MULTILINE)
+    titles = re.split(r"^ ((?:\S+ )?options)\n", text, flags=re.MULTILINE)[1:]
+    names = [prefix + title if title != "options" else title for title in titles[::2]]
+    return {name: lines.rstrip().splitlines() for name, lines in zip(names, titles[1::2], strict=True)}
+
+
+def flags(config: Any) -> list[str]:
+    """The flag of every field of `config`, by its dotted name; also of those within dataclasses that can be chosen."""
+    return list(dict.fromkeys(flag for flag, _ in walk(config)))
 
 
 def _parse(config: T, args: Sequence[str], command: str) -> T:

@@ -7,7 +7,7 @@ what is finished and continues with the rest.
 Examples:
   diptych benchmark --data flickr8k/ --out benchmark
   diptych benchmark --data flickr8k/ --rows clip,albef,vlmo.small_text+vlmo.small --seeds 0 --minutes 60
-  diptych benchmark --data flickr8k/ --rows albef,albef@objectives.mlm=0    (the contribution of MLM)
+  diptych benchmark --data flickr8k/ --rows albef,albef@objectives.mlm=none    (the contribution of MLM)
 
   --rows ROW,ROW   a system (albef: albef.small), a recipe, or stages joined by +, each initialised from the one before;
                    after an @ a setting to change

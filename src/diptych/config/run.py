@@ -6,6 +6,7 @@ from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from diptych.config.data import ImageSettings, Streaming
+from diptych.config.objectives import Objectives
 from diptych.config.training import Training
 from diptych.config.validation import (
     BoxesPerSide,
@@ -24,68 +25,10 @@ from diptych.config.validation import (
     Seed,
     Steps,
     Text,
-    Weight,
     Workers,
     settings,
 )
 from diptych.models.configs import Model
-
-
-@settings("objectives")
-class Objectives:
-    """Weights of the pre-training losses (0: not computed), then their options."""
-
-    itm: Weight = 0.0  # image-text matching (ITM)
-    mlm: Weight = 0.0  # masked language modelling (MLM)
-    itc: Weight = 0.0  # image-text contrastive loss (ITC)
-    wpa: Weight = 0.0  # word-patch alignment by optimal transport (ViLT)
-    grid_distillation: Weight = 0.0  # distillation of a frozen CNN's feature map, per patch
-    class_distillation: Weight = 0.0  # distillation of a frozen CNN's class distribution
-    lm: Weight = 0.0  # autoregressive language modelling: captioning
-    masked_captions: Weight = 0.0  # masked tokens of a caption under a causal mask (BEiT-3)
-    masked_regions: Weight = 0.0  # masked region modelling
-    mim: Weight = 0.0  # masked image modelling: pixels of masked patches (MAE)
-    masked_codes: Weight = 0.0  # masked vision-language modelling: visual tokens of masked patches, with masked text
-    masked_codes_image_only: Weight = 0.0  # masked image modelling: visual tokens of masked patches, without text
-    mlm_text_only: Weight = 0.0  # masked language modelling of texts without images, beside the other losses
-    vqkd: Weight = 0.0  # visual tokenizer: vector-quantised distillation of the CNN's features per patch (VQ-KD)
-    triplet: Weight = 0.0  # triplet loss with a margin over negatives (VSE++, SCAN)
-    whole_words: bool = True  # mlm: mask whole words rather than single tokens
-    mask_rate: PositiveFraction = 0.15  # mlm: share of tokens that are masked
-    text_only: bool = False  # mlm: encode the text without its image
-    hard_negatives: bool = False  # itm: sample negatives by contrastive similarity, not uniformly
-    uniform_mix: Fraction = 0.0  # hard negatives: probability added to every candidate (BLIP: 1e-4)
-    itc_form: Literal["softmax", "sigmoid"] = "softmax"  # itc: softmax over the batch, or sigmoid per pair
-    label_smoothing: FractionBelowOne = 0.0  # lm, masked_captions: label smoothing over the vocabulary
-    mask_regions: bool = False  # itm, mlm: share one encoding with masked regions (ViLBERT)
-    region_target: Literal["classes", "features", "nce"] = "classes"  # masked_regions: prediction target
-    min_block: Annotated[int, Range(1, 4096)] = 16  # masked_codes*: minimum patches of a masked block
-    local_negatives: bool = False  # hard negatives: only from the process's own part of the batch
-    mim_rate: Annotated[float, Range(0, 1, "both")] = 0.75  # mim: share of patches that are masked
-    mlm_text_only_rate: PositiveFraction = 0.15  # mlm_text_only: share of tokens that are masked
-    codebook_size: Annotated[int, Range(2, 2**16)] = 8192  # vqkd, masked_codes*: number of visual tokens
-    margin: Annotated[float, Range(0, 100)] = 0.2  # triplet: margin
-    hardest_only: bool = True  # triplet: only the hardest negative counts, not the sum over all
-
-
-LOSSES = (
-    "itm",
-    "mlm",
-    "itc",
-    "wpa",
-    "grid_distillation",
-    "class_distillation",
-    "lm",
-    "masked_captions",
-    "masked_regions",
-    "mim",
-    "masked_codes",
-    "masked_codes_image_only",
-    "mlm_text_only",
-    "vqkd",
-    "triplet",
-)
-"""The fields of `Objectives` that are weights of losses; all others are options."""
 
 
 @settings("teacher")
@@ -156,7 +99,6 @@ class Pretrain:
     init_text_from: str = ""  # BERT checkpoint to initialise the text encoder from
     visual_tokenizer: str = ""  # masked_codes*: run folder of the visual tokenizer
     mixgen: Fraction = 0.0  # share of training pairs mixed with another pair (MixGen: 0.25)
-    grad_cache_size: CountOrZero = 0  # itc: samples per encoder pass with gradient caching; 0: the whole batch
     streaming: Streaming = field(default_factory=Streaming)
     corpus: str = ""  # the paper's training data, for the record
     vocabulary: str = ""  # vocabulary file of the text tokenizer; empty: the bundled one of the model's size

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
+
+from diptych.config.validation import allows_none, dataclasses_of
 
 KIND = "kind"
 RECORD = {"kind": str, "run": dict, "facts": dict, "versions": dict, "machine": str, "command": str}
@@ -21,13 +23,13 @@ MIN_FACTS = {"examples": 0, "captions_counted": 0, "unigram_entropy": 0, "code_e
 def to_json(run: Any) -> dict[str, Any]:
     """Plain values of a dataclass and of those within it.
 
-    If a field's type is a union of dataclasses, its value says which one: ``{"kind": class name}``.
+    If a field's type is a union of several dataclasses, its value says which one: ``{"kind": class name}``.
     """
     values, hints = {}, get_type_hints(type(run))
     for field in fields(run):
         value = getattr(run, field.name)
         if is_dataclass(value):
-            kind = {KIND: type(value).__name__} if _is_union(hints[field.name]) else {}
+            kind = {KIND: type(value).__name__} if len(dataclasses_of(hints[field.name])) > 1 else {}
             values[field.name] = kind | to_json(value)
         else:
             values[field.name] = value
@@ -36,8 +38,10 @@ def to_json(run: Any) -> dict[str, Any]:
 
 def from_json(annotation: Any, value: Any, where: str = "run") -> Any:
     """Dataclass of type `annotation` from plain values. Raises ValueError that names the field that does not fit."""
-    if _is_union(annotation):
-        annotation, value = _member(annotation, value, where)
+    if value is None and allows_none(annotation):
+        return None
+    if members := dataclasses_of(annotation):
+        annotation, value = _member(members, value, where)
     if is_dataclass(annotation) and isinstance(annotation, type):
         if not isinstance(value, dict):
             raise ValueError(f"{where}: expected an object with fields, got {_preview(value)}")
@@ -119,15 +123,13 @@ def _preview(value: Any) -> str:
     return f"{value!r:.60}"
 
 
-def _is_union(annotation: Any) -> bool:
-    return get_origin(annotation) is Union or type(annotation).__name__ == "UnionType"
-
-
-def _member(union: Any, value: Any, where: str) -> tuple[Any, Any]:
-    """The member of a union of dataclasses that `value` names, and its fields. Raises ValueError."""
-    members = {kind.__name__: kind for kind in get_args(union) if isinstance(kind, type) and is_dataclass(kind)}
+def _member(members: tuple[type, ...], value: Any, where: str) -> tuple[type, Any]:
+    """The dataclass among `members` that `value` names (the only one needs no name), and its fields. Raises ValueError."""
+    if len(members) == 1:
+        return members[0], value
+    by_name = {kind.__name__: kind for kind in members}
     named = value.get(KIND) if isinstance(value, dict) else None
-    if named not in list(members):
+    if named not in list(by_name):
         got = f"{KIND} {_preview(named)}" if isinstance(value, dict) else _preview(value)
-        raise ValueError(f"{where}: expected one of {', '.join(members)}, got {got}")
-    return members[named], {name: part for name, part in value.items() if name != KIND}
+        raise ValueError(f"{where}: expected one of {', '.join(by_name)}, got {got}")
+    return by_name[named], {name: part for name, part in value.items() if name != KIND}

@@ -42,8 +42,9 @@ OTHER_NAMES = {
     "model.text_length": "max_length max_len context_length max_text_len max_seq_length",
     "model.dropout": "drop_rate hidden_dropout_prob",
     "model.drop_path": "drop_path drop_path_rate",
-    "objectives.mask_rate": "mlm_probability mask_prob mask_ratio mlm_prob",
-    "objectives.label_smoothing": "label_smoothing",
+    "objectives.mlm.rate": "mlm_probability mask_prob mask_rate mlm_prob",
+    "objectives.mim.rate": "mask_ratio",
+    "objectives.lm.label_smoothing": "label_smoothing",
     "num_beams": "beams beam_size",
     "max_length": "longest max_new_tokens",
     "vocabulary": "vocab vocab_file tokenizer_path",
@@ -67,7 +68,7 @@ def suggest_setting(name: str, known: Sequence[str]) -> str:
     if not same:
         return suggest_name(name, known)
     unit = ", which counts batches" if [bare(one) for one in same] == ["steps"] and "epoch" in name else ""
-    return f"; did you mean {' or '.join(same)}{unit}?"
+    return f"; did you mean {' or '.join(same[:3])}{unit}?"
 
 
 def _same_meaning(name: str, known: Sequence[str]) -> list[str]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 MAX_REPR_CHARS = 60
@@ -78,7 +79,7 @@ Epsilon = Annotated[float, Range(0, 1, "both")]  # of layer normalisation
 Fraction = Annotated[float, Range(0, 1)]
 PositiveFraction = Annotated[float, Range(0, 1, "low")]
 FractionBelowOne = Annotated[float, Range(0, 1, "high")]
-Weight = Annotated[float, Range(0, 1e6)]
+Weight = Annotated[float, Range(0, 1e6, "low")]  # of a loss
 Factor = Annotated[float, Range(0, 1e4, "low")]
 Steps = Annotated[float, Range(0, 2**31 - 1)]  # optimizer steps; below 1: a share of the run
 
@@ -183,8 +184,19 @@ def _expected_type(hint: Any) -> tuple[str, tuple[type, ...]] | None:
     }
     if hint in plain:
         return plain[hint]
-    kinds = [kind for kind in (get_args(hint) or (hint,)) if isinstance(kind, type) and is_dataclass(kind)]
-    return (" or ".join(kind.__name__ for kind in kinds), tuple(kinds)) if kinds else None
+    kinds = (*dataclasses_of(hint), *([NoneType] if allows_none(hint) else []))
+    return (" or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds), kinds) if kinds else None
+
+
+def dataclasses_of(hint: Any) -> tuple[type, ...]:
+    """The dataclasses that a value of type `hint` may be an instance of: those of a union, or the only one."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return tuple(kind for kind in kinds if isinstance(kind, type) and is_dataclass(kind))
+
+
+def allows_none(hint: Any) -> bool:
+    """Whether a dataclass that is a value of type `hint` may be None instead."""
+    return bool(dataclasses_of(hint)) and NoneType in get_args(hint)
 
 
 def shown(value: Any) -> str:

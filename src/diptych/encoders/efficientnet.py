@@ -40,7 +40,7 @@ class FrozenCNN:
     (x − 127.5) / 127.5, a difference below one step of 8 bits.
     """
 
-    stride, width = 32, 1280
+    stride, width, num_classes = 32, 1280, 1000
     _normalization: MeanStd = CENTRED
 
     def __init__(self, max_bytes: float | None = None, cache: DiskCache | None = None) -> None:
@@ -68,7 +68,7 @@ class FrozenCNN:
             return self._of_maps(image)
         b, (rows, columns) = len(image), (side // self.stride for side in image.pixels.shape[-2:])
         grid = image.pixels.new_zeros(b, rows, columns, self.width)
-        classes = image.pixels.new_zeros(b, 1000)
+        classes = image.pixels.new_zeros(b, self.num_classes)
         names = [(None, False)] * b if image_keys is None else image_keys.items()
         for i, ((h, w), (name, mirrored)) in enumerate(zip(image.sizes.tolist(), names, strict=True)):
             pixels = image.pixels[i, :, :h, :w]

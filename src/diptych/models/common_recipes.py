@@ -19,7 +19,8 @@ from dataclasses import replace
 
 from diptych.config.data import ImageSettings
 from diptych.config.datasets import VQA_V2_QUESTIONS
-from diptych.config.run import Embedders, Finetune, Objectives, Pretrain, TextEmbedder
+from diptych.config.objectives import Objectives
+from diptych.config.run import Embedders, Finetune, Pretrain, TextEmbedder
 from diptych.config.training import Optimizer, Training
 from diptych.models.configs import Model
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from diptych.config.objectives import ClassDistillation, GridDistillation
+from diptych.encoders.efficientnet import FrozenCNN
+from diptych.objectives.definition import Definition, Needs
 from diptych.objectives.views import Views
-from diptych.protocols import ChanceLoss
+from diptych.protocols import ChanceLoss, PatchEncoder
 
 
 @dataclass(frozen=True)
-class GridDistillation:
+class GridDistillationLoss:
     """1 − cosine between each patch's token, projected by head "grid", and the CNN's feature of the same cell."""
 
     name: str = "grid_distillation"
@@ -44,7 +48,7 @@ class GridDistillation:
 
 
 @dataclass(frozen=True)
-class ClassDistillation:
+class ClassDistillationLoss:
     """Cross entropy between the class token's logits (head "classes") and the CNN's class distribution.
 
     Source: Hinton et al. 2015.
@@ -68,4 +72,27 @@ class ClassDistillation:
         }
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss:
-        return ChanceLoss(math.log(1000), "uniform over the CNN's classes", "the class token has learned nothing yet")
+        return ChanceLoss(
+            math.log(FrozenCNN.num_classes), "uniform over the CNN's classes", "the class token has learned nothing yet"
+        )
+
+
+def add_distillation_heads(settings: Any, model: Any, heads: nn.ModuleDict) -> None:
+    """Adds the heads of both distillation losses, so that runs with one or both have the same weights."""
+    if "grid" not in heads:
+        dim = getattr(model, "image_dim", model.dim)
+        heads["grid"], heads["classes"] = nn.Linear(dim, FrozenCNN.width), nn.Linear(dim, FrozenCNN.num_classes)
+
+
+GRID_DEFINITION = Definition(
+    GridDistillation,
+    needs=lambda _: Needs((PatchEncoder,), "grid", text=False, patch_grid=True, frozen_cnn=True),
+    losses=lambda grid, _: [GridDistillationLoss(weight=grid.weight)],
+    add_heads=add_distillation_heads,
+)
+CLASS_DEFINITION = Definition(
+    ClassDistillation,
+    needs=lambda _: Needs((PatchEncoder,), "classes", text=False, patch_grid=True, frozen_cnn=True),
+    losses=lambda classes, _: [ClassDistillationLoss(weight=classes.weight)],
+    add_heads=add_distillation_heads,
+)

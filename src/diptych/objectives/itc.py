@@ -5,21 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from diptych.config.objectives import ITC
+from diptych.modules.heads import ITCHead, LogScale
 from diptych.objectives.contrastive_logits import contrast_logits, teacher_logits
 from diptych.objectives.cross_entropy import soft_cross_entropy
+from diptych.objectives.definition import Definition, Needs
 from diptych.objectives.views import Views
-from diptych.protocols import ChanceLoss, ComparisonPool
+from diptych.protocols import ChanceLoss, ComparisonPool, DualEncoder, PatchEncoder
 
 
 @dataclass(frozen=True)
-class ITC:
+class ITCLoss:
     """The mean of the image-to-text and text-to-image losses over all candidates.
 
     Args:
@@ -100,3 +103,21 @@ class ITC:
 def _mixed(labels: Float[Tensor, "b m"], teacher: Float[Tensor, "b m"] | None, alpha: float) -> Float[Tensor, "b m"]:
     """(1 − alpha) · labels + alpha · the teacher's distribution; the labels without a teacher."""
     return labels if teacher is None else alpha * teacher + (1 - alpha) * labels
+
+
+def add_itc_head(settings: ITC, model: Any, heads: nn.ModuleDict) -> None:
+    """Adds an ITC head to a model of image patches that has none; gives all ITC heads the form of the loss."""
+    if "itc" not in heads and isinstance(model, PatchEncoder):
+        heads["itc"] = ITCHead(model.dim, model.dim, model.dim, LogScale(), bias=False)
+    for head in heads.values():
+        if settings.form == "sigmoid" and isinstance(head, ITCHead):
+            head.use_sigmoid()
+
+
+DEFINITION = Definition(
+    ITC,
+    needs=lambda itc: Needs((DualEncoder,), "itc", grad_cache_size=itc.grad_cache_size),
+    losses=lambda itc, setup: [ITCLoss(weight=itc.weight, head_names=setup.itc_heads, form=itc.form)],
+    add_heads=add_itc_head,
+    trains="retrieval",
+)

@@ -12,13 +12,16 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from diptych.config.objectives import ITM, HardNegatives
 from diptych.modules.tokens import Tokens
 from diptych.objectives.contrastive_logits import ContrastLogits, contrast_logits, positive_pairs
+from diptych.objectives.definition import Definition, Needs, OtherObjective, Setup
 from diptych.objectives.gather import all_gather_tokens
 from diptych.objectives.masked_views import masked_pair
+from diptych.objectives.pretraining import Objective
 from diptych.objectives.random_choices import PairMasking
 from diptych.objectives.views import Views
-from diptych.protocols import ChanceLoss, ComparisonPool
+from diptych.protocols import ChanceLoss, ComparisonPool, FusionEncoder
 
 
 class Negatives(NamedTuple):
@@ -29,7 +32,7 @@ class Negatives(NamedTuple):
 
 
 @dataclass(frozen=True)
-class HardNegativeITM:
+class HardNegativeITMLoss:
     """Cross entropy of match or mismatch over three pairs a sample: the true one, and two with hard negatives.
 
     Negatives are sampled in proportion to the softmax of the contrastive logits. Pairs that share an image are not
@@ -125,7 +128,7 @@ class HardNegativeITM:
 
 
 @dataclass(frozen=True)
-class ITM:
+class ITMLoss:
     """Cross entropy of match or mismatch of a pair; the data replaces half of the images at random (ViLT, 3.2)."""
 
     name: str = "itm"
@@ -160,3 +163,25 @@ class ITM:
             "text and image are not yet compared: ITM needs informative image features; start from a pre-trained image "
             "encoder, train MLM first, or lower the learning rate",
         )
+
+
+def _needs(settings: ITM) -> Needs:
+    if isinstance(settings.negatives, HardNegatives):
+        why = "hard negatives of itm are sampled by itc similarity"
+        return Needs((FusionEncoder,), "itm", other=OtherObjective("itc", why, "itm.negatives to RandomNegatives"))
+    regions = settings.negatives.masking is not None
+    return Needs((FusionEncoder,), "itm", mismatched_pairs=True, regions=regions)
+
+
+def _losses(settings: ITM, setup: Setup) -> list[Objective]:
+    """With random or hard negatives; these are sampled by the first ITC head."""
+    negatives = settings.negatives
+    if isinstance(negatives, HardNegatives):
+        head = next(iter(setup.itc_heads), "")
+        mix, local_only = negatives.uniform_mix, negatives.local_only
+        return [HardNegativeITMLoss(weight=settings.weight, head=head, uniform_mix=mix, local_negatives=local_only)]
+    masking = None if negatives.masking is None else setup.pair_masking(negatives.masking)
+    return [ITMLoss(weight=settings.weight, masking=masking)]
+
+
+DEFINITION = Definition(ITM, _needs, _losses, trains="matching")

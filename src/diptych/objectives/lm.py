@@ -10,13 +10,15 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from diptych.batch import Text
+from diptych.config.objectives import LM
 from diptych.objectives.cross_entropy import chunked_cross_entropy
+from diptych.objectives.definition import Definition, Needs
 from diptych.objectives.views import Views
 from diptych.protocols import CausalDecoder, ChanceLoss
 
 
 @dataclass(frozen=True)
-class LM:
+class LMLoss:
     """Cross entropy of each next token of a text, given its image (BLIP, section 3.2; CoCa, section 3.2).
 
     `num_prompt_tokens`: number of leading tokens that are not predicted: the start token, and a prompt.
@@ -61,3 +63,11 @@ def without_prompt(text: Text, num_prompt_tokens: int = 1) -> Bool[Tensor, "b af
     targets = text.mask[:, 1:].clone()
     targets[:, : num_prompt_tokens - 1] = False
     return targets
+
+
+DEFINITION = Definition(
+    LM,
+    needs=lambda _: Needs((CausalDecoder,), causal=True),
+    losses=lambda lm, _: [LMLoss(weight=lm.weight, label_smoothing=lm.label_smoothing)],
+    trains="captioning",
+)

@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from diptych.config.objectives import MaskedCaptions
 from diptych.modules.tokens import Tokens
 from diptych.objectives.cross_entropy import chunked_cross_entropy, output_layer, vocab_size_of
+from diptych.objectives.definition import Definition, Needs, Setup
+from diptych.objectives.pretraining import Objective
 from diptych.objectives.random_choices import WordMasking
 from diptych.objectives.views import Views
 from diptych.protocols import CausalFusionEncoder, ChanceLoss
 
 
 @dataclass(frozen=True)
-class MaskedCaptioning:
+class MaskedCaptionLoss:
     """Kullback-Leibler divergence from smoothed labels at the masked tokens (BEiT-3, section 3.1: 70 % are masked).
 
     The true word's label is 1 - `label_smoothing`, the other words share the rest evenly, as in the official code.
@@ -58,3 +61,13 @@ def smoothed_entropy(smoothing: float, vocab_size: int) -> float:
     """Entropy in nats of a label of 1 - `smoothing` at the true word, the rest spread evenly over the other words."""
     true, other = 1 - smoothing, smoothing / (vocab_size - 1)
     return -true * math.log(true) - (smoothing * math.log(other) if smoothing else 0.0)
+
+
+def _losses(settings: MaskedCaptions, setup: Setup) -> list[Objective]:
+    masking = setup.word_masking(settings.rate, settings.whole_words, ends=True)
+    return [MaskedCaptionLoss(masking, settings.label_smoothing, weight=settings.weight)]
+
+
+DEFINITION = Definition(
+    MaskedCaptions, lambda _: Needs((CausalFusionEncoder,), "mlm", causal=True), _losses, trains="captioning"
+)

@@ -11,20 +11,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diptych.batch import Regions
+from diptych.config.objectives import MaskedRegions
 from diptych.objectives.contrastive_logits import positive_pairs
+from diptych.objectives.definition import Definition, Needs, Setup
 from diptych.objectives.gather import all_gather, single_process
 from diptych.objectives.masked_views import masked_pair, masked_regions
 from diptych.objectives.masking import MaskedRegionBatch
+from diptych.objectives.pretraining import Objective
 from diptych.objectives.random_choices import PairMasking
 from diptych.objectives.views import Views
-from diptych.protocols import ChanceLoss, ComparisonPool
+from diptych.protocols import ChanceLoss, ComparisonPool, FusionEncoder
 
 Target = Callable[[Tensor, MaskedRegionBatch, Views], Tensor]
 """(the head's prediction for each masked region, the masked batch, the views) → the loss of each masked region."""
 
 
 @dataclass(frozen=True)
-class MaskedRegions:
+class MaskedRegionLoss:
     """The mean loss of masked regions, by `target`: `class_target` (the paper's) or another of this file.
 
     Differs: the official code divides by the number of masked regions even if it is zero, which gives NaN.
@@ -93,3 +96,15 @@ def gathered_regions(regions: Regions) -> tuple[Regions, int]:
     boxes, mask = all_gather(F.pad(regions.boxes, (0, 0, 0, padding)))[0], F.pad(regions.mask, (0, padding))
     mask = all_gather(mask.to(torch.uint8))[0].bool()
     return Regions(features, boxes, mask, has_whole_image=regions.has_whole_image), first
+
+
+TARGETS: dict[str, Target] = {"classes": class_target, "features": feature_target, "nce": ContrastTarget()}
+"""Prediction targets by their names in the settings."""
+
+
+def _losses(settings: MaskedRegions, setup: Setup) -> list[Objective]:
+    masking = setup.pair_masking(settings.masking)
+    return [MaskedRegionLoss(masking, TARGETS[settings.target], weight=settings.weight)]
+
+
+DEFINITION = Definition(MaskedRegions, lambda _: Needs((FusionEncoder,), "regions", regions=True), _losses)

@@ -6,8 +6,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from diptych.batch import Regions
+from diptych.config.objectives import BlockMasking, RegionMasking
 from diptych.modules.tokens import FusedTokens, Tokens
-from diptych.objectives.masking import BlockMasking, MaskedRegionBatch, RegionMasking
+from diptych.objectives.masking import MaskedRegionBatch
 from diptych.objectives.random_choices import PairMasking
 from diptych.objectives.views import Views
 from diptych.protocols import MaskedImageEncoder

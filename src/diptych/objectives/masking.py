@@ -16,21 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diptych.batch import Regions, Text, masked_mean
+from diptych.config.objectives import BlockMasking, RegionMasking
 from diptych.modules.tokens import Tokens
-
-
-@dataclass(frozen=True)
-class BlockMasking:
-    """BEiT's blockwise masking: random rectangles, until a fraction `rate` of an image's patches is masked.
-
-    Rectangles have at least `min_block` patches and an aspect ratio from `aspect` to its inverse.
-    Source: Bao et al. 2022, section 2.3, algorithm 1; BEiT-3 masks 40 %.
-    """
-
-    rate: float = 0.4
-    min_block: int = 16
-    aspect: float = 0.3
-
 
 TRIES = 10  # rectangles that may fail in a row before the rest is masked patch by patch
 
@@ -63,14 +50,6 @@ def block_mask(rows: int, columns: int, masking: BlockMasking, random: np.random
 
 Uniform = Callable[[str, int], np.ndarray]
 """(stream name, n) → random numbers (b, n) in [0, 1)."""
-
-
-@dataclass(frozen=True)
-class RegionMasking:
-    """ViLBERT's masking (section 3.2): 15 % of regions are chosen, of which 90 % get a zero feature."""
-
-    rate: float = 0.15
-    keep_rate: float = 0.1  # of chosen regions, which keep their feature
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diptych.batch import Image
+from diptych.config.objectives import MIM
 from diptych.modules.tokens import Tokens
+from diptych.objectives.definition import Definition, Needs
 from diptych.objectives.masking import first_patches, patch_mask
 from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, MaskedAutoencoder
@@ -27,7 +29,7 @@ class Reconstruction(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MIM:
+class MIMLoss:
     """Mean squared error of pixels at the masked patches (MAE, sections 3 and 4.1).
 
     `ratio`: the fraction of each image's patches that is masked. `normalise`: the targets are each patch's pixels,
@@ -87,3 +89,10 @@ def reconstructor(views: Views) -> MaskedAutoencoder:
     if not isinstance(views.model, MaskedAutoencoder):
         raise ValueError(f"{type(views.model).__name__} is not a masked autoencoder, which the MIM loss needs")
     return views.model
+
+
+DEFINITION = Definition(
+    MIM,
+    needs=lambda _: Needs((MaskedAutoencoder,), text=False),
+    losses=lambda mim, _: [MIMLoss(weight=mim.weight, ratio=mim.rate)],
+)

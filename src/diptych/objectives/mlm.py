@@ -9,17 +9,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from diptych.config.objectives import MLM, BlockMasking, NoImage, RegionMasking, TextOnlyMLM
 from diptych.modules.tokens import FusedTokens, Tokens
 from diptych.objectives.cross_entropy import SoftTargets, chunked_cross_entropy, distilled_loss, output_layer
+from diptych.objectives.definition import Definition, Needs, Setup
 from diptych.objectives.masked_views import masked_pair
-from diptych.objectives.masking import BlockMasking, RegionMasking
+from diptych.objectives.pretraining import Objective
 from diptych.objectives.random_choices import PairMasking, WordMasking
 from diptych.objectives.views import Views
-from diptych.protocols import ChanceLoss, UnimodalTextEncoder
+from diptych.protocols import ChanceLoss, FusionEncoder, MaskedImageEncoder, UnimodalTextEncoder
 
 
 @dataclass(frozen=True)
-class MLM:
+class MLMLoss:
     """Cross entropy at the masked tokens; vocabulary logits are computed at these only (BERT; ViLT, 3.2).
 
     With a momentum model, its predictions for the same text are mixed into the targets (ALBEF, equation 7).
@@ -80,3 +82,33 @@ class MLM:
             "only word frequencies are learned, the context is not used: check the learning rate, warm-up and that "
             "texts vary",
         )
+
+
+def _needs(settings: MLM) -> Needs:
+    if isinstance(settings.image, NoImage):
+        return TEXT_ONLY
+    if isinstance(settings.image, BlockMasking):
+        return Needs((FusionEncoder, MaskedImageEncoder), "mlm", masks_patches=True, visual_tokenizer=True)
+    return Needs((FusionEncoder,), "mlm", regions=isinstance(settings.image, RegionMasking))
+
+
+def _losses(settings: MLM, setup: Setup) -> list[Objective]:
+    image = settings.image
+    return [
+        MLMLoss(
+            setup.word_masking(settings.rate, settings.whole_words),
+            weight=settings.weight,
+            image_masking=image if isinstance(image, RegionMasking | BlockMasking) else None,
+            text_only=isinstance(image, NoImage),
+        )
+    ]
+
+
+def _text_only_losses(settings: TextOnlyMLM, setup: Setup) -> list[Objective]:
+    masking = setup.word_masking(settings.rate, settings.whole_words)
+    return [MLMLoss(masking, "mlm_text_only", settings.weight, text_only=True)]
+
+
+TEXT_ONLY = Needs((UnimodalTextEncoder,), "mlm", image=False)
+DEFINITION = Definition(MLM, _needs, _losses)
+TEXT_ONLY_DEFINITION = Definition(TextOnlyMLM, lambda _: TEXT_ONLY, _text_only_losses)

@@ -15,12 +15,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diptych.batch import Batch, Regions, Text
+from diptych.config.objectives import BlockMasking, RegionMasking
 from diptych.modules.tokens import Tokens
 from diptych.objectives.masking import (
-    BlockMasking,
     MaskedRegionBatch,
     MaskedText,
-    RegionMasking,
     WordMasking,
     block_mask,
     first_patches,

@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from diptych.config.objectives import Triplet
 from diptych.objectives.contrastive_logits import positive_pairs
+from diptych.objectives.definition import Definition, Needs
 from diptych.objectives.gather import all_gather_tokens, single_process
 from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, ComparisonPool, SimilarityModel
@@ -95,3 +97,13 @@ def triplet_loss(
         costs = (margin + similarity - similarity[own][:, None]).clamp(min=0).masked_fill(positives, 0)
         total = total + (costs.max(1).values if hardest_only else costs.sum(1)).sum()
     return total
+
+
+DEFINITION = Definition(
+    Triplet,
+    needs=lambda _: Needs((SimilarityModel,)),
+    losses=lambda triplet, _: [
+        TripletLoss(weight=triplet.weight, margin=triplet.margin, hardest_only=triplet.hardest_only)
+    ],
+    trains="retrieval",
+)

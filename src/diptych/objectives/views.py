@@ -164,7 +164,9 @@ class Views:
         if self.grad_cache_size is None:
             return pool(tokens())
         if self.max_patches is not None:
-            raise ValueError("gradient caching cannot sample patches: set max_patches to 0, or grad_cache_size to 0")
+            raise ValueError(
+                "gradient caching cannot sample patches: set max_patches or objectives.itc.grad_cache_size to 0"
+            )
         return in_chunks(lambda rows: pool(encode(inputs[rows])), len(self.batch), self.grad_cache_size)
 
     def features(self, head: str, readout: int = 0) -> Features:

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diptych.config.objectives import VQKD
 from diptych.modules.codebook import CodeUsage
+from diptych.objectives.definition import Definition, Needs
 from diptych.objectives.gather import all_gather
 from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, VectorQuantizer
@@ -18,7 +20,7 @@ LEAST_USED = 0.2  # fraction of the codebook; with less in use a visual tokenize
 
 
 @dataclass(frozen=True)
-class VQKD:
+class VQKDLoss:
     """1 − cosine between each patch's decoded feature and the teacher's, plus `commitment` times the commitment loss.
 
     The commitment loss is the squared distance of a patch's vector from its code (weight 1, and a mean over channels,
@@ -105,3 +107,10 @@ def vector_quantizer(views: Views) -> VectorQuantizer:
     if not isinstance(views.model, VectorQuantizer):
         raise ValueError(f"{type(views.model).__name__} is not a visual tokenizer, which VQ-KD needs")
     return views.model
+
+
+DEFINITION = Definition(
+    VQKD,
+    needs=lambda _: Needs((VectorQuantizer,), text=False, frozen_cnn=True),
+    losses=lambda vqkd, _: [VQKDLoss(weight=vqkd.weight), UnusedCodes()],
+)

@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from diptych.config.objectives import WPA
 from diptych.modules.tokens import FusedTokens
+from diptych.objectives.definition import Definition, Needs
 from diptych.objectives.views import Views
-from diptych.protocols import ChanceLoss
+from diptych.protocols import ChanceLoss, FusionEncoder, PatchEncoder
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def ipot(
 
 
 @dataclass(frozen=True)
-class WPA:
+class WPALoss:
     """The transport distance of matched pairs minus that of mismatched ones, averaged over pairs (ViLT, 3.2).
 
     Class tokens and [SEP] have no mass. Shares the forward pass of ITM. Differs: as in the official code, and unlike in
@@ -119,3 +121,10 @@ class WPA:
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
         """None: the only trivial value of a difference of distances is zero, its initial value."""
         return None
+
+
+DEFINITION = Definition(
+    WPA,
+    needs=lambda _: Needs((FusionEncoder, PatchEncoder), mismatched_pairs=True, patch_grid=True, equal_dims=True),
+    losses=lambda wpa, _: [WPALoss(weight=wpa.weight)],
+)

@@ -14,7 +14,7 @@ from diptych.data.sources.vqa import open_questions
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.metrics.recall import chance
 from diptych.metrics.vqa import BEST_OF_ANY, best_accuracy, normalise_answer, vqa_accuracy
-from diptych.objectives.itm import ITM
+from diptych.objectives.itm import ITMLoss
 from diptych.runs.pretrain import statistics
 from diptych.runs.scoring.gallery import open_gallery, readable_texts
 from diptych.runs.training_data import division_of, say_division
@@ -73,7 +73,7 @@ def retrieval(settings: Evaluation) -> dict[str, Scores]:
 def matching(settings: Evaluation) -> dict[str, Scores]:
     """Chance losses in nats of ITM (half of the pairs match) and MLM (unigram entropy of the captions' tokens)."""
     facts = statistics(open_gallery(settings, ANY_SIZE), Tokenizer())
-    prior = ITM().chance_loss(facts).value
+    prior = ITMLoss().chance_loss(facts).value
     return {"chance": {"itm": prior, "itm/accuracy": 0.5, "mlm": facts["unigram_entropy"]}}
 
 

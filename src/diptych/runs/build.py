@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from diptych.config.run import Pretrain
 from diptych.config.training import steps_of
 from diptych.data.tokenizers.tokenizer import vocabulary
 from diptych.encoders.visual_tokenizer import FrozenTokenizer
-from diptych.models import configs as settings
+from diptych.models import configs
 from diptych.models.configs import model_name
 from diptych.models.initialize import (
     initialize_image_encoder,
@@ -27,36 +26,22 @@ from diptych.models.initialize import (
     initialize_vilt_from_vit,
 )
 from diptych.models.vilt.model import ViLT
-from diptych.modules.heads import ITCHead, LogScale
-from diptych.modules.init import init_transformer, scale_init
-from diptych.objectives.cnn_distillation import ClassDistillation, GridDistillation
-from diptych.objectives.itc import ITC
-from diptych.objectives.itm import ITM, HardNegativeITM
-from diptych.objectives.lm import LM
-from diptych.objectives.masked_captions import MaskedCaptioning
-from diptych.objectives.masked_codes import MaskedImageCodes
-from diptych.objectives.masked_regions import ContrastTarget, MaskedRegions, Target, class_target, feature_target
-from diptych.objectives.masking import BlockMasking, RegionMasking
-from diptych.objectives.mim import MIM
-from diptych.objectives.mlm import MLM
+from diptych.modules.heads import ITCHead
+from diptych.modules.init import scale_init
+from diptych.objectives.definition import Setup, any_needs, definitions, losses_of, needs_of
 from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Objective, Pretraining
-from diptych.objectives.random_choices import PairMasking, WordMasking
-from diptych.objectives.triplet import TripletLoss
-from diptych.objectives.vqkd import LEAST_USED, VQKD, UnusedCodes
-from diptych.objectives.wpa import WPA
-from diptych.protocols import PatchEncoder
+from diptych.objectives.vqkd import LEAST_USED
 from diptych.runs.check_init import check_image_start, check_same_model, check_text_start
 from diptych.runs.check_objectives import check_heads, check_protocols
 from diptych.runs.check_weights import check_model
-from diptych.runs.embedders import CNN_CELL, check_no_leak, image_loader, input_embeddings
+from diptych.runs.embedders import check_no_leak, image_loader, input_embeddings
 from diptych.runs.feature_extractors import check_frozen_features, frozen_cnn
 from diptych.runs.run_folder import RunError, read_run, read_weights
 from diptych.runs.tokenizer import vocabulary_of
 from diptych.utils.state_dict import named_weights
 from diptych.utils.terminal import echo
 
-CNN_CLASSES = 1000  # ImageNet classes of the teacher CNN
 DROPPED_WEIGHTS = ("mask_token",)
 """Model weights that a later stage may lack: the mask token of pre-training on images only."""
 
@@ -79,11 +64,11 @@ def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: 
     scale_init(nn.ModuleList([model, heads]), run.init_scale)
     check_heads(run.objectives, model, heads)
     freeze(model, run.freeze)
-    config = run.objectives
-    needs_cnn = guided and (config.grid_distillation or config.class_distillation or config.vqkd)
+    needs_cnn = guided and any_needs(run.objectives, "frozen_cnn")
     teacher = frozen_cnn().with_normalization(image_loader(run).mean_std) if needs_cnn else None
-    needs_codes = guided and (config.masked_codes or config.masked_codes_image_only)
+    needs_codes = guided and any_needs(run.objectives, "visual_tokenizer")
     visual_tokenizer = frozen_tokenizer(run) if needs_codes else None
+    grad_cache_size = max((needs.grad_cache_size for needs in needs_of(run.objectives).values()), default=0)
     itc_heads = tuple(name for name in heads if name.startswith("itc"))
     return Pretraining(
         model,
@@ -93,7 +78,7 @@ def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: 
         run.max_patches or None,
         teacher,
         tokenizer=visual_tokenizer,
-        grad_cache_size=run.grad_cache_size or None,
+        grad_cache_size=grad_cache_size or None,
     )
 
 
@@ -101,18 +86,8 @@ def heads_of(model: Any, run: Pretrain) -> nn.ModuleDict:
     """Pre-training heads: those of the model that `run.heads` selects, and any others that its objectives need."""
     own: nn.ModuleDict = model.pretraining_heads() if hasattr(model, "pretraining_heads") else nn.ModuleDict()
     heads = nn.ModuleDict({name: head for name, head in own.items() if any(fnmatchcase(name, p) for p in run.heads)})
-    config = run.objectives
-    if config.grid_distillation or config.class_distillation:
-        dim = getattr(model, "image_dim", model.dim)
-        heads["grid"], heads["classes"] = nn.Linear(dim, CNN_CELL), nn.Linear(dim, CNN_CLASSES)
-    if config.masked_codes or config.masked_codes_image_only:
-        heads["codes"] = nn.Linear(model.dim, config.codebook_size).apply(init_transformer)
-    if config.itc and "itc" not in heads and isinstance(model, PatchEncoder):
-        heads["itc"] = ITCHead(model.dim, model.dim, model.dim, LogScale(), bias=False)
-    if config.itc_form == "sigmoid":
-        for head in heads.values():
-            if isinstance(head, ITCHead):
-                head.use_sigmoid()
+    for name, settings in run.objectives.present().items():
+        definitions()[name].add_heads(settings, model, heads)
     _check_patterns(run.heads, [*own, *heads], model)
     return heads
 
@@ -132,7 +107,7 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
     """The visual tokenizer (VQ-KD) whose codes the run's masked image modeling predicts.
 
     Raises:
-        RunError: `run.tokenizer` names no usable visual tokenizer, or its codes do not fit `objectives.codebook_size`.
+        RunError: `run.tokenizer` names no usable visual tokenizer, or it has another number of codes than an objective's `codebook_size`.
     """
     if not run.visual_tokenizer:
         raise RunError(
@@ -140,15 +115,16 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
         )
     folder = Path(run.visual_tokenizer)
     trained, _ = read_run(folder)
-    if not isinstance(trained.model, settings.VisualTokenizerConfig):
+    if not isinstance(trained.model, configs.VisualTokenizerConfig):
         raise RunError(
             f"--visual_tokenizer {folder}: expected a visual tokenizer, but it contains a {model_name(trained.model)}"
         )
-    if trained.model.num_codes != run.objectives.codebook_size:
-        raise RunError(
-            f"--visual_tokenizer {folder} has {trained.model.num_codes} codes, but objectives.codebook_size is "
-            f"{run.objectives.codebook_size}: set it to {trained.model.num_codes}"
-        )
+    for name, needs in needs_of(run.objectives).items():
+        if needs.codebook_size not in (0, trained.model.num_codes):
+            raise RunError(
+                f"--visual_tokenizer {folder} has {trained.model.num_codes} codes, but objectives.{name}.codebook_size "
+                f"is {needs.codebook_size}: set it to {trained.model.num_codes}"
+            )
     check_model(folder, trained)
     model = trained.model.build(input_embeddings(trained))
     load_strict(model, strip_prefix(read_weights(folder), "model."), run.visual_tokenizer)
@@ -230,7 +206,7 @@ def init_from_run(module: Pretraining, run: Pretrain) -> list[str]:
     check_same_model(before.model, run.model, str(folder))
     if model_name(before.model) == type(model).__name__:
         return _init_from_same_model(module, resize_state(module, state, getattr(before.model, "grid", None)), folder)
-    if isinstance(before.model, settings.ViTConfig) and isinstance(model, ViLT):
+    if isinstance(before.model, configs.ViTConfig) and isinstance(model, ViLT):
         check_image_start(before.model, model, str(folder))
         initialize_vilt_from_vit(model, strip_prefix(state, "model."))
         return [name for name in state if not name.startswith(("model.patches.", "model.blocks.", "model.norm."))]
@@ -268,53 +244,12 @@ def _init_from_same_model(module: Pretraining, state: Mapping[str, Tensor], fold
     return [name for name in state if name.removeprefix("model.") not in loaded]
 
 
-REGION_TARGETS: dict[str, Target] = {
-    "classes": class_target,
-    "features": feature_target,
-    "nce": ContrastTarget(),
-}
-"""Targets of masked region modeling, by their names in `objectives.region_target`."""
-
-
 def objectives(run: Pretrain, itc_heads: tuple[str, ...] = ("itc",)) -> list[Objective]:
-    """The objectives of a run: those whose weight is not 0; with VQ-KD also the metric of unused codes.
+    """The losses of a run's objectives, and their metrics.
 
     Args:
         itc_heads: names of the ITC heads. In-batch hard negatives are sampled by the first one.
     """
-    config = run.objectives
     # a model with an unknown vocabulary may be built, for comparison; `tokenizer_of` refuses to train it
     known = vocabulary_of(run) or vocabulary()
-    masking = WordMasking(known.size, known.mask, config.mask_rate, config.whole_words)
-    regions = RegionMasking()
-    pair_masking = PairMasking(masking, regions) if config.mask_regions else None
-    blocks = BlockMasking(config.mim_rate, config.min_block)
-    image_masking = regions if config.mask_regions else blocks if config.masked_codes else None
-    hard_itm = HardNegativeITM(
-        weight=config.itm,
-        head=itc_heads[0] if itc_heads else "",
-        uniform_mix=config.uniform_mix,
-        local_negatives=config.local_negatives,
-    )
-    text_only_masking = replace(masking, rate=config.mlm_text_only_rate)
-    possible: list[Objective] = [
-        ITC(weight=config.itc, head_names=itc_heads, form=config.itc_form),
-        hard_itm if config.hard_negatives else ITM(weight=config.itm, masking=pair_masking),
-        MLM(masking, weight=config.mlm, text_only=config.text_only, image_masking=image_masking),
-        WPA(weight=config.wpa),
-        GridDistillation(weight=config.grid_distillation),
-        ClassDistillation(weight=config.class_distillation),
-        LM(weight=config.lm, label_smoothing=config.label_smoothing),
-        MaskedCaptioning(replace(masking, ends=True), config.label_smoothing, weight=config.masked_captions),
-        MaskedRegions(
-            PairMasking(masking, regions), REGION_TARGETS[config.region_target], weight=config.masked_regions
-        ),
-        MIM(weight=config.mim, ratio=config.mim_rate),
-        MaskedImageCodes(blocks, weight=config.masked_codes, text_masking=masking),
-        MaskedImageCodes(blocks, "masked_codes_image_only", config.masked_codes_image_only),
-        MLM(text_only_masking, "mlm_text_only", config.mlm_text_only, text_only=True),
-        VQKD(weight=config.vqkd),
-        TripletLoss(weight=config.triplet, margin=config.margin, hardest_only=config.hardest_only),
-    ]
-    metrics = [UnusedCodes()] if config.vqkd else []
-    return [objective for objective in possible if objective.weight] + metrics
+    return list(losses_of(run.objectives, Setup(known.size, known.mask, itc_heads)))

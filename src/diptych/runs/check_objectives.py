@@ -7,37 +7,17 @@ from typing import Any
 from torch import nn
 
 from diptych import protocols
-from diptych.config.run import Objectives, Pretrain
+from diptych.config.objectives import Objectives
+from diptych.config.run import Pretrain
 from diptych.config.training import Training
 from diptych.modules.embeddings import PatchEmbedding, PatchEmbeddingWithoutPosition
+from diptych.objectives.definition import Needs, needs_of
 from diptych.protocols import ComparisonPool, ContrastiveStep, student_of
 from diptych.runs.embedders import reads_regions
 from diptych.runs.run_folder import RunError
 
-PATCH_OBJECTIVES = ("wpa", "grid_distillation", "class_distillation")
-"""Objectives that need image patches; region features have no grid."""
-
 MIN_COMPARED = 2
 """Samples that a loss needs if it compares samples with one another."""
-
-NEEDS: tuple[tuple[str, type, str], ...] = (
-    ("itc", protocols.DualEncoder, "itc"),
-    ("itm", protocols.FusionEncoder, "itm"),
-    ("wpa", protocols.FusionEncoder, ""),
-    ("wpa", protocols.PatchEncoder, ""),
-    ("grid_distillation", protocols.PatchEncoder, "grid"),
-    ("class_distillation", protocols.PatchEncoder, "classes"),
-    ("lm", protocols.CausalDecoder, ""),
-    ("masked_captions", protocols.CausalFusionEncoder, "mlm"),
-    ("masked_regions", protocols.FusionEncoder, "regions"),
-    ("mim", protocols.MaskedAutoencoder, ""),
-    ("triplet", protocols.SimilarityModel, ""),
-    ("masked_codes", protocols.MaskedImageEncoder, "codes"),
-    ("masked_codes_image_only", protocols.MaskedImageEncoder, "codes"),
-    ("mlm_text_only", protocols.UnimodalTextEncoder, "mlm"),
-    ("vqkd", protocols.VectorQuantizer, ""),
-)
-"""(objective, protocol of the model, name of the head) that an objective needs; for MLM see `_needs`."""
 
 CAPABILITIES: dict[type, tuple[str, str]] = {
     protocols.DualEncoder: ("separate image and text features", "clip, vsepp, albef, vlmo, blip, coca, beit3"),
@@ -58,54 +38,67 @@ CAPABILITIES: dict[type, tuple[str, str]] = {
 
 
 def check_protocols(run: Pretrain, model: Any) -> None:
-    """Raises RunError if the model, with its settings, lacks a method that one of the run's objectives needs."""
-    name = type(model).__name__
+    """Raises RunError if the model, with its settings, lacks what one of the run's objectives needs of it."""
+    for name, needs in needs_of(run.objectives).items():
+        _check_methods(name, needs, model)
+        _check_states(name, needs, model, reads_regions(run))
+        if needs.other and needs.other.name not in run.objectives.present():
+            other, why, alternative = needs.other
+            raise RunError(f"{why}, but objectives.{other} is none: set it to default, or objectives.{alternative}")
+    if run.mixgen and reads_regions(run):
+        raise RunError(f"mixgen blends pixels, and this {type(model).__name__} reads region features; set mixgen to 0")
+
+
+def _check_methods(name: str, needs: Needs, model: Any) -> None:
+    """Raises RunError if the model lacks, or was built without, a method of the protocols that objective `name` needs."""
     unsupported = model.unsupported() if isinstance(model, protocols.PartlySupported) else {}
-    for objective, protocol, _ in _needs(run.objectives):
+    for protocol in needs.model:
         methods = _methods(protocol)
         if reason := next((unsupported[method] for method in methods if method in unsupported), ""):
-            raise RunError(f"{reason}, or set objectives.{objective} to 0")
-        if not all(hasattr(model, method) for method in methods):
-            capability, systems = CAPABILITIES[protocol]
+            raise RunError(f"{reason}, or set objectives.{name} to none")
+        if missing := [method for method in methods if not hasattr(model, method)]:
+            capability, systems = CAPABILITIES.get(protocol, (missing[0], ""))
             others = f" ({systems} have one)" if systems else ""
             raise RunError(
-                f"a {name} cannot be trained with {objective}: it has no {capability}{others}; "
-                f"set objectives.{objective} to 0"
+                f"a {type(model).__name__} cannot be trained with {name}: it has no {capability}{others}; "
+                f"set objectives.{name} to none"
             )
-        if objective in PATCH_OBJECTIVES and (reads_regions(run) or isinstance(model, protocols.VectorQuantizer)):
-            raise RunError(
-                f"{objective} needs image patches, and this {name} has none; set objectives.{objective} to 0"
-            )
+
+
+def _check_states(name: str, needs: Needs, model: Any, regions: bool) -> None:
+    """Raises RunError if the model's image input, or the dimensions of its states, do not fit objective `name`.
+
+    Args:
+        regions: whether the model's image input is region features.
+    """
+    model_name, remedy = type(model).__name__, f"set objectives.{name} to none"
+    if needs.patch_grid and (regions or isinstance(model, protocols.VectorQuantizer)):
+        raise RunError(f"{name} needs image patches, and this {model_name} has none; {remedy}")
+    if needs.regions and not regions:
+        raise RunError(f"{name} masks detected regions, and this {model_name} reads pixels; {remedy}")
     text_dim, image_dim = getattr(model, "dim", 0), getattr(model, "image_dim", 0)
-    if run.objectives.wpa and image_dim not in (0, text_dim):
+    if needs.equal_dims and image_dim not in (0, text_dim):
         raise RunError(
-            f"wpa needs text and image states of one dimension, but this {name} has text dim {text_dim} != image dim "
-            f"{image_dim}; set objectives.wpa to 0"
-        )
-    if run.mixgen and reads_regions(run):
-        raise RunError(f"mixgen blends pixels, and this {name} reads region features; set mixgen to 0")
-    if run.objectives.itm and run.objectives.hard_negatives and not run.objectives.itc:
-        raise RunError(
-            "hard negatives of itm are sampled by itc similarity, but objectives.itc is 0: set it above 0, or "
-            "objectives.hard_negatives to False"
+            f"{name} needs text and image states of one dimension, but this {model_name} has text dim {text_dim} != "
+            f"image dim {image_dim}; {remedy}"
         )
 
 
 def check_heads(config: Objectives, model: Any, heads: nn.ModuleDict) -> None:
     """Raises RunError if the model lacks a head or the patches to mask."""
-    name = type(model).__name__
-    for objective, _, head in _needs(config):
-        if head and head not in heads:
-            raise RunError(
-                f"a {name} cannot be trained with {objective}: it has no head {head!r}; set objectives.{objective} to 0"
-            )
-    masks_patches = config.masked_codes or config.masked_codes_image_only
+    model_name = type(model).__name__
     own_patches = PatchEmbedding | PatchEmbeddingWithoutPosition
-    if masks_patches and not isinstance(getattr(model, "patches", None), own_patches):
-        raise RunError(
-            f"masked image codes mask the model's own patch embeddings, and this {name} has frozen image features: set "
-            'embedders.image to "own"'
-        )
+    for name, needs in needs_of(config).items():
+        if needs.head and needs.head not in heads:
+            raise RunError(
+                f"a {model_name} cannot be trained with {name}: it has no head {needs.head!r}; "
+                f"set objectives.{name} to none"
+            )
+        if needs.masks_patches and not isinstance(getattr(model, "patches", None), own_patches):
+            raise RunError(
+                f"{name} masks the model's own patch embeddings, and this {model_name} has frozen image features: set "
+                'embedders.image to "own"'
+            )
 
 
 def check_samples(module: nn.Module, training: Training, ranks: int, queued: int = 0) -> None:
@@ -126,7 +119,7 @@ def check_samples(module: nn.Module, training: Training, ranks: int, queued: int
                 f"{loss} compares each sample with others, but a micro-batch has {own} (batch_size "
                 f"{training.batch_size}, grad_accum {training.grad_accum}, {ranks} rank{'s' * (ranks > 1)}): give "
                 f"--batch_size {MIN_COMPARED * training.grad_accum * ranks} or more, a smaller --grad_accum, or set "
-                f"the weight of {loss} to 0"
+                f"objectives.{loss} to none"
             )
 
 
@@ -134,12 +127,6 @@ def compares_samples(module: nn.Module) -> bool:
     """Whether any loss of a training step compares samples with one another."""
     step = student_of(module)
     return isinstance(step, ContrastiveStep) and bool(step.samples_compared(ComparisonPool(MIN_COMPARED, MIN_COMPARED)))
-
-
-def _needs(config: Objectives) -> list[tuple[str, type, str]]:
-    """The rows of `NEEDS` of objectives whose weight is not 0; MLM needs a text encoder without images, or fusion."""
-    mlm = protocols.UnimodalTextEncoder if config.text_only else protocols.FusionEncoder
-    return [row for row in (*NEEDS, ("mlm", mlm, "mlm")) if getattr(config, row[0])]
 
 
 def _methods(protocol: type) -> list[str]:

@@ -21,16 +21,23 @@ from diptych.data.regions.files import open_regions
 from diptych.data.regions.frozen_features import BoxLoader, ExtractedFeatures, FeatureKeys, GridLoader, RegionLoader
 from diptych.encoders.efficientnet import FrozenCNN
 from diptych.encoders.hypercolumns import Hypercolumns
-from diptych.models.configs import RegionModel, SCANConfig, VisualBERTConfig, VSEppConfig, model_name
+from diptych.models.configs import (
+    RegionModel,
+    SCANConfig,
+    VisualBERTConfig,
+    VisualTokenizerConfig,
+    VSEppConfig,
+    model_name,
+)
 from diptych.modules.embeddings import GridEmbedding, RegionEmbedding
 from diptych.modules.frozen_text import FrozenTextEmbedding, FrozenTextEncoder
 from diptych.modules.input_embeddings import Grid, InputEmbeddings
 from diptych.modules.normalization import CENTRED
+from diptych.objectives.definition import any_needs
 from diptych.runs.feature_extractors import TEXT_FEATURES, cnn_maps, frozen_cnn, hypercolumns, memory_cache
 from diptych.runs.run_folder import RunError
 from diptych.utils.feature_cache import MemoryCache
 
-CNN_CELL = 1280  # channels of the CNN's last feature map
 CNN_GRID = (7, 7)  # its size for images of 224 x 224 pixels
 
 
@@ -58,7 +65,7 @@ def input_embeddings(run: Pretrain | Finetune) -> InputEmbeddings:
 def _image_embedding(config: Embedders) -> Callable[[int, Grid | None], nn.Module]:
     """Factory of the embedding of frozen image features, from the model's width and position grid."""
     if config.image == "grid":
-        return lambda dim, grid: GridEmbedding(cnn_maps, CNN_CELL, dim, grid or CNN_GRID, class_token=True)
+        return lambda dim, grid: GridEmbedding(cnn_maps, FrozenCNN.width, dim, grid or CNN_GRID, class_token=True)
     return lambda dim, _: RegionEmbedding(_feature_dim(config), dim, feature_dropout=config.dropout)
 
 
@@ -73,7 +80,7 @@ def check_no_leak(run: Pretrain | Finetune, model: nn.Module) -> None:
     It does if the model embeds words itself; a decoder beside a whole frozen text embedding has its own word
     embeddings.
     """
-    causal = isinstance(run, Pretrain) and (run.objectives.lm or run.objectives.masked_captions)
+    causal = isinstance(run, Pretrain) and any_needs(run.objectives, "causal")
     reads_words = any(isinstance(part, FrozenTextEmbedding) for part in model.modules())
     if causal and run.embedders.text == "minilm" and reads_words:
         raise RunError(
@@ -142,4 +149,6 @@ def image_key_names(run: Pretrain, augment: bool = False) -> FeatureKeys | None:
     """
     images = image_loader(run)
     same_pixels = run.embedders.image == "own" and images.mean_std == CENTRED and not (augment and images.augment)
-    return FeatureKeys(frozen_cnn().name, images) if run.objectives.vqkd and same_pixels else None
+    return (
+        FeatureKeys(frozen_cnn().name, images) if isinstance(run.model, VisualTokenizerConfig) and same_pixels else None
+    )

@@ -14,7 +14,7 @@ from diptych.data.sources.captions import open_captions
 from diptych.data.sources.subsets import CaptionSubset
 from diptych.models.configs import RegionModel
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.wpa import WPA
+from diptych.objectives.wpa import WPALoss
 from diptych.protocols import FusionEncoder, PartlySupported
 from diptych.report import HeatMap
 from diptych.runs.run_folder import RunError
@@ -50,14 +50,16 @@ def heat_maps(run: Pretrain | Finetune, module: nn.Module) -> list[HeatMap]:
     return word_patch_maps(model, wpa_objective(module), pairs, device)
 
 
-def wpa_objective(module: nn.Module) -> WPA:
+def wpa_objective(module: nn.Module) -> WPALoss:
     """The WPA objective that the module was trained with, else one with the published constants."""
     objectives = module.objectives if isinstance(module, Pretraining) else ()
-    return next((o for o in objectives if isinstance(o, WPA)), WPA())
+    return next((o for o in objectives if isinstance(o, WPALoss)), WPALoss())
 
 
 @torch.no_grad()
-def word_patch_maps(model: FusionEncoder, objective: WPA, pairs: PairExamples, device: torch.device) -> list[HeatMap]:
+def word_patch_maps(
+    model: FusionEncoder, objective: WPALoss, pairs: PairExamples, device: torch.device
+) -> list[HeatMap]:
     """A heat map of the caption's tokens over the image for each readable pair (ViLT, figure 4)."""
     maps = []
     for index in range(len(pairs)):

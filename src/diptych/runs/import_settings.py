@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from diptych.config.data import IMAGENET_MEAN, IMAGENET_STD, Channels, ImageSettings
-from diptych.config.run import LOSSES, Embedders, Finetune, ImportedCheckpoint, Objectives, Pretrain
+from diptych.config.objectives import ITM, HardNegatives, MaskedCaptions, NoImage, Objectives
+from diptych.config.run import Embedders, Finetune, ImportedCheckpoint, Pretrain
 from diptych.models import common_recipes
 from diptych.models.albef import recipes as albef
 from diptych.models.beit3 import recipes as beit3
@@ -26,6 +27,7 @@ from diptych.models.vilt import recipes as vilt
 from diptych.models.vit import recipes as vit
 from diptych.models.vlmo import recipes as vlmo
 from diptych.models.vsepp import recipes as vsepp
+from diptych.objectives.definition import definitions
 from diptych.objectives.pretraining import Pretraining
 from diptych.runs.run_folder import RunError
 from diptych.tasks.captioning import Captioning
@@ -41,6 +43,9 @@ PUBLISHED: dict[str, Callable[[], Pretrain]] = {
 
 PRETRAINING_LOSS_NAMES = {"caption": "lm", "retrieval": "itc"}
 """Names of single-task losses as they are called in pre-training."""
+
+FINE_TUNED = {"masked_captions": MaskedCaptions(whole_words=False, label_smoothing=0.0)}
+"""Settings of objectives that the published recipe lacks (BEiT-3's captioning), if they are not the defaults."""
 
 TASK_RECIPES = {
     "vqa": common_recipes.vqa,
@@ -117,15 +122,20 @@ def _channels(value: Any, default: Channels, key: str) -> Channels:
 
 def _pretraining(run: Pretrain, step: Any, arguments: Mapping[str, Any]) -> Pretrain:
     """The run with the losses, loss weights and heads of the step."""
-    weights = {PRETRAINING_LOSS_NAMES.get(name, name): weight for name, weight in step.weights.items()}
-    objectives = replace(run.objectives, **{name: weights.get(name, 0.0) for name in LOSSES})
-    objectives = replace(objectives, hard_negatives=objectives.hard_negatives and bool(objectives.itc))
-    if objectives.mlm and "vl_start_layer" in arguments:  # VLMo's text-only stage: no layer fuses images
-        objectives = replace(objectives, text_only=arguments["vl_start_layer"] == arguments["depth"])
-    if objectives.masked_regions and arguments["num_region_targets"] == arguments["feature_dim"]:
-        objectives = replace(objectives, region_target="features")
-    if objectives.masked_captions:
-        objectives = replace(objectives, mask_rate=0.7)
+    renamed: dict[str, str] = {name: PRETRAINING_LOSS_NAMES.get(name, name) for name in step.weights}
+    weights = {renamed[name]: weight for name, weight in step.weights.items()}
+    known: dict[str, Any] = (
+        {name: definitions()[name].settings() for name in weights} | FINE_TUNED | run.objectives.present()
+    )
+    objectives = Objectives(**{name: replace(known[name], weight=weight) for name, weight in weights.items()})
+    mlm, itm, regions = objectives.mlm, objectives.itm, objectives.masked_regions
+    if itm and isinstance(itm.negatives, HardNegatives) and not objectives.itc:
+        objectives = replace(objectives, itm=ITM(weight=itm.weight))
+    if mlm and "vl_start_layer" in arguments and arguments["vl_start_layer"] == arguments["depth"]:
+        # VLMo's text-only stage: no layer fuses images
+        objectives = replace(objectives, mlm=replace(mlm, image=NoImage()))
+    if regions and arguments["num_region_targets"] == arguments["feature_dim"]:
+        objectives = replace(objectives, masked_regions=replace(regions, target="features"))
     heads = tuple(step.heads) if hasattr(step, "heads") else ()
     return replace(run, objectives=objectives, heads=heads)
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from diptych.models.configs import ImageOnlyModel, model_name
+from diptych.objectives.definition import losses_that_train
 from diptych.protocols import DualEncoder, FusionEncoder, PartlySupported, TextDecoder, UnsupportedOperation
 from diptych.runs.loaded_model import LoadedModel
 from diptych.runs.scoring.retrieval import dual_encoder_scorer, pair_scorer
-from diptych.tasks.captioning import CAPTION_LOSSES
 from diptych.tasks.classification import Classification
 from diptych.tasks.vqa import ClosedVQA, OpenVQA
 
@@ -85,10 +85,13 @@ def _lacks_either_score(loaded: LoadedModel) -> str:
     )
 
 
+_CAPTION_LOSSES = losses_that_train("captioning") | {"caption"}  # "caption": captioning as a task
+
+
 def _lacks_caption_decoder(loaded: LoadedModel) -> str:
     if not isinstance(loaded.model, TextDecoder):
         return "has no text decoder"
-    return "" if loaded.losses & CAPTION_LOSSES else f"was not trained to generate captions {_losses(loaded)}"
+    return "" if loaded.losses & _CAPTION_LOSSES else f"was not trained to generate captions {_losses(loaded)}"
 
 
 def _lacks_answers(loaded: LoadedModel) -> str:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diptych.config.run import Objectives, Pretrain
+from diptych.config.run import Pretrain
 from diptych.data.examples import MAX_TEXT_CHARS, Examples, ImageExamples, PairExamples, TextExamples
 from diptych.data.mixgen import MixedPairs
 from diptych.data.sources.base import Captioned, NoSplit
@@ -20,6 +20,7 @@ from diptych.data.sources.splits import named_split, requested_split
 from diptych.data.tokenizers.tokenizer import Tokenizer, vocabulary
 from diptych.data.webdataset.indexed_shards import shards
 from diptych.data.webdataset.streamed_shards import Stream
+from diptych.objectives.definition import any_needs
 from diptych.runs.build import build, frozen_tokenizer, init_from_run, with_teacher
 from diptych.runs.check_inputs import check_inputs, check_out
 from diptych.runs.embedders import image_key_names, shown_images
@@ -67,45 +68,15 @@ def validation_examples(run: Pretrain, pairs: Sequence[Any] | None = None) -> Ex
 def make_examples(run: Pretrain, source: Captioned, augment: bool) -> Examples:
     """Training examples of captioned images: image-text pairs, images only or texts only, as the objectives need.
 
-    Images are replaced by mismatched ones (probability 0.5) for WPA, and for ITM without in-batch hard negatives.
+    Half of the images are replaced by those of other samples if an objective needs mismatched pairs.
     """
-    config = run.objectives
-    if not reads_text(config):
+    if not any_needs(run.objectives, "text"):
         return ImageExamples(source, shown_images(run, augment), image_key_names(run, augment))
-    if not reads_images(config):
+    if not any_needs(run.objectives, "image"):
         return TextExamples(source, tokenizer_of(run))
-    samples_mismatches = config.wpa or (config.itm and not config.hard_negatives)
-    pairs = PairExamples(source, tokenizer_of(run), shown_images(run, augment), 0.5 if samples_mismatches else 0.0)
+    mismatched = 0.5 if any_needs(run.objectives, "mismatched_pairs") else 0.0
+    pairs = PairExamples(source, tokenizer_of(run), shown_images(run, augment), mismatched)
     return MixedPairs(pairs, run.mixgen) if run.mixgen and augment else pairs
-
-
-def reads_text(config: Objectives) -> bool:
-    """Whether any objective needs text."""
-    paired = (
-        config.itm,
-        config.mlm,
-        config.itc,
-        config.wpa,
-        config.lm,
-        config.masked_captions,
-        config.masked_regions,
-        config.triplet,
-        config.masked_codes,
-    )
-    return any(paired) or bool(config.mlm_text_only)
-
-
-def reads_images(config: Objectives) -> bool:
-    """Whether any objective needs images."""
-    image_only = (
-        config.grid_distillation,
-        config.class_distillation,
-        config.mim,
-        config.masked_codes_image_only,
-        config.vqkd,
-    )
-    paired = reads_text(replace(config, mlm=0.0, mlm_text_only=0.0))
-    return not config.text_only or any(image_only) or paired
 
 
 def statistics(source: Captioned, tokenizer: Tokenizer, max_captions: int = 20_000) -> dict[str, float]:
@@ -174,7 +145,7 @@ def pretrain(run: Pretrain, out: Path, pairs: Sequence[Any] | None = None) -> No
             facts |= statistics(head.source, head.tokenizer)
         if run.objectives.itc:
             facts["candidates"] = run.training.batch_size // run.training.grad_accum + run.teacher.queue_size
-        if run.objectives.masked_codes or run.objectives.masked_codes_image_only:
+        if any_needs(run.objectives, "visual_tokenizer"):
             facts["code_entropy"] = frozen_tokenizer(run).entropy()
         module = build(run, facts)
         if (unused := init_from_run(module, run)) and group.main:

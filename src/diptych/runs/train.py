@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from torch import nn
 from diptych.batch import Batch
 from diptych.config import training as train_settings
 from diptych.config.run import Finetune, Pretrain
+from diptych.config.serialization import to_json
 from diptych.config.training import defaults
 from diptych.data.examples import Examples
 from diptych.data.loader import Loaded, Shuffled, evaluation_loader
@@ -193,7 +194,7 @@ def identity(run: Pretrain | Finetune) -> dict[str, Any]:
     `training` has an identity of its own (`config.training.identity`). A vocabulary file counts by its content, not by
     its path.
     """
-    record = asdict(run)
+    record = to_json(run)
     if run.vocabulary:
         record["vocabulary"] = vocabulary_file_name(Path(run.vocabulary), vocabulary_in(Path(run.vocabulary)))
     for name in ("recipe", "training", "corpus"):  # `corpus` documents a recipe and changes no computation

@@ -14,7 +14,7 @@ from diptych.batch import Batch, Image
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.generation import BeamConfig, GenerationConfig, GenerationOutput, beam_search, greedy, sample
 from diptych.modules.tokens import Tokens
-from diptych.objectives.lm import LM
+from diptych.objectives.lm import LMLoss
 from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
 from diptych.protocols import CausalDecoder, ChanceLoss, ImageEncoder, TextDecoder
@@ -35,7 +35,7 @@ class Captioning(nn.Module):
     def __init__(self, model: ImageCaptioner, prompt: int = 1, label_smoothing: float = 0.0):
         super().__init__()
         self.model = model
-        self.objective = LM("caption", label_smoothing=label_smoothing, num_prompt_tokens=prompt)
+        self.objective = LMLoss("caption", label_smoothing=label_smoothing, num_prompt_tokens=prompt)
         self.weights = {"caption": 1.0}
         self.chance_losses: dict[str, ChanceLoss] = {}  # the unigram entropy depends on the data
 
@@ -63,10 +63,6 @@ class Captioning(nn.Module):
         """
         start = prompt.expand(len(image), -1)
         return beam_search(self.model, self.model.encode_image(image), start, generation, beams)
-
-
-CAPTION_LOSSES = frozenset({"lm", "masked_captions", "caption"})
-"""Losses that train a text decoder to generate captions of images."""
 
 
 @dataclass(frozen=True)

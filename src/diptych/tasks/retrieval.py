@@ -19,7 +19,7 @@ from diptych.batch import Batch, Image, Text
 from diptych.modules.heads import ITCHead, ITMHead, RankingHead
 from diptych.modules.init import init_transformer
 from diptych.modules.tokens import Tokens
-from diptych.objectives.itc import ITC
+from diptych.objectives.itc import ITCLoss
 from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, ComparisonPool, DualEncoder, FusionEncoder
@@ -36,7 +36,7 @@ class ContrastRetrieval(nn.Module):
         super().__init__()
         self.model = model
         self.heads = nn.ModuleDict({"itc": contrast})
-        self.objective = ITC(name="retrieval")
+        self.objective = ITCLoss(name="retrieval")
         self.weights = {"retrieval": 1.0}
         self.chance_losses: dict[str, ChanceLoss] = {}  # ln(number of candidates), which depends on the batch
 

@@ -9,9 +9,9 @@ from diptych.batch import Batch, Image
 from diptych.models.albef.config import ALBEFConfig
 from diptych.models.albef.model import ALBEF
 from diptych.modules.tokens import Span, Tokens
-from diptych.objectives.itc import ITC
-from diptych.objectives.itm import HardNegativeITM
-from diptych.objectives.mlm import MLM
+from diptych.objectives.itc import ITCLoss
+from diptych.objectives.itm import HardNegativeITMLoss
+from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import WordMasking
 from diptych.tasks.nlvr2 import NLVR2Joint
@@ -45,7 +45,7 @@ def small(**others: Any) -> ALBEF:
 
 def pretraining(model: ALBEF) -> nn.Module:
     masking = WordMasking(VOCABULARY, MASK, whole_words=False)
-    return Pretraining(model, model.pretraining_heads(), [MLM(masking), ITC(), HardNegativeITM()])
+    return Pretraining(model, model.pretraining_heads(), [MLMLoss(masking), ITCLoss(), HardNegativeITMLoss()])
 
 
 def pooled_features(model: ALBEF, batch: Batch) -> list[Tokens | Tensor]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.batch import Batch
+from diptych.config.objectives import BlockMasking
 from diptych.encoders.visual_tokenizer import FrozenTokenizer, VisualTokenizer
 from diptych.encoders.visual_tokenizer_config import VisualTokenizerConfig
 from diptych.models.beit3.config import BEiT3Config
@@ -14,11 +15,10 @@ from diptych.models.beit3.model import BEiT3
 from diptych.modules.heads import ITCHead, LogScale, MLPClassifier
 from diptych.modules.init import init_transformer
 from diptych.modules.tokens import Tokens
-from diptych.objectives.itc import ITC
-from diptych.objectives.masked_captions import MaskedCaptioning
-from diptych.objectives.masked_codes import MaskedImageCodes
-from diptych.objectives.masking import BlockMasking
-from diptych.objectives.mlm import MLM
+from diptych.objectives.itc import ITCLoss
+from diptych.objectives.masked_captions import MaskedCaptionLoss
+from diptych.objectives.masked_codes import MaskedCodeLoss
+from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import WordMasking
 from diptych.tasks.classification import Classification
@@ -89,12 +89,12 @@ def contrast(model: BEiT3) -> nn.Module:
     head = ITCHead(
         model.dim, model.dim, model.dim, LogScale(2.0), bias=False
     )  # cosines of 32 dimensions spread: 1 / 0.07 starts far from chance
-    return Pretraining(model, nn.ModuleDict({"itc": head}), [ITC()])
+    return Pretraining(model, nn.ModuleDict({"itc": head}), [ITCLoss()])
 
 
 def captions(model: BEiT3) -> nn.Module:
     masking = WordMasking(VOCABULARY, MASK, 0.7)
-    return Pretraining(model, model.pretraining_heads(), [MaskedCaptioning(masking, label_smoothing=0.0)])
+    return Pretraining(model, model.pretraining_heads(), [MaskedCaptionLoss(masking, label_smoothing=0.0)])
 
 
 CODES = 12
@@ -114,10 +114,10 @@ def masked_data(model: BEiT3) -> Pretraining:
     """Images only, texts only, and pairs."""
     blocks, words, half = BlockMasking(min_block=2), WordMasking(VOCABULARY, MASK), WordMasking(VOCABULARY, MASK, 0.5)
     objectives = [
-        MaskedImageCodes(blocks, "masked_codes_image_only"),
-        MLM(words, "mlm_text_only", text_only=True),
-        MaskedImageCodes(blocks, text_masking=half),
-        MLM(half, image_masking=blocks),
+        MaskedCodeLoss(blocks, "masked_codes_image_only"),
+        MLMLoss(words, "mlm_text_only", text_only=True),
+        MaskedCodeLoss(blocks, text_masking=half),
+        MLMLoss(half, image_masking=blocks),
     ]
     heads = model.pretraining_heads()
     heads["codes"] = nn.Linear(model.dim, CODES).apply(init_transformer)

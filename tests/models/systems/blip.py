@@ -9,9 +9,9 @@ from diptych.batch import Batch
 from diptych.models.blip.config import BLIPConfig
 from diptych.models.blip.model import BLIP
 from diptych.modules.tokens import Span, Tokens
-from diptych.objectives.itc import ITC
-from diptych.objectives.itm import ITM, HardNegativeITM
-from diptych.objectives.lm import LM
+from diptych.objectives.itc import ITCLoss
+from diptych.objectives.itm import HardNegativeITMLoss, ITMLoss
+from diptych.objectives.lm import LMLoss
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.tasks.captioning import Captioning
 from diptych.tasks.nlvr2 import NLVR2Joint
@@ -40,7 +40,7 @@ def small(variant: str, **others: Any) -> BLIP:
 
 
 def pretraining(model: BLIP, *objectives: Objective) -> nn.Module:
-    return Pretraining(model, model.pretraining_heads(), [ITC(), *objectives])
+    return Pretraining(model, model.pretraining_heads(), [ITCLoss(), *objectives])
 
 
 def encode_unimodal(model: BLIP, batch: Batch) -> list[Tokens | Tensor]:
@@ -87,7 +87,7 @@ def fuse_images(model: BLIP, batch: Batch) -> list[Tokens | Tensor]:
 
 
 def matching(model: BLIP) -> nn.Module:
-    return Pretraining(model, nn.ModuleDict({"itm": model.pretraining_heads()["itm"]}), [ITM()])
+    return Pretraining(model, nn.ModuleDict({"itm": model.pretraining_heads()["itm"]}), [ITMLoss()])
 
 
 READS = {
@@ -117,7 +117,7 @@ SYSTEMS = {
         forward=FUSED,
         jobs={
             "pretraining": Job(
-                lambda m: pretraining(m, HardNegativeITM(uniform_mix=1e-4), LM()),
+                lambda m: pretraining(m, HardNegativeITMLoss(uniform_mix=1e-4), LMLoss()),
                 {"itc": math.log(32), "lm": math.log(VOCABULARY)},
                 exempt=SAME | BEHIND,
                 apart=False,

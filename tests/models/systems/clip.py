@@ -11,8 +11,8 @@ from diptych.models.clip.model import CLIP
 from diptych.models.coca.config import CoCaConfig
 from diptych.models.coca.model import CoCa
 from diptych.modules.tokens import Span, Tokens
-from diptych.objectives.itc import ITC
-from diptych.objectives.lm import LM
+from diptych.objectives.itc import ITCLoss
+from diptych.objectives.lm import LMLoss
 from diptych.objectives.pretraining import Pretraining
 from tests.models.systems.common import (
     SMALL,
@@ -69,11 +69,11 @@ def compose_captioner(model: CoCa, batch: Batch) -> list[Tokens | Tensor]:
 
 
 def contrast(model: CLIP) -> Pretraining:
-    return Pretraining(model, model.pretraining_heads(), [ITC()])
+    return Pretraining(model, model.pretraining_heads(), [ITCLoss()])
 
 
 def captions(model: CoCa) -> Pretraining:
-    return Pretraining(model, model.pretraining_heads(), [ITC(), LM("caption", weight=2.0)])
+    return Pretraining(model, model.pretraining_heads(), [ITCLoss(), LMLoss("caption", weight=2.0)])
 
 
 TOWERS = {"encode_image": encode_image, "encode_text": encode_text, "pooled_features": pooled_features}

@@ -7,7 +7,7 @@ from diptych.batch import Batch
 from diptych.models.mae.config import MAEConfig
 from diptych.models.mae.model import MAE
 from diptych.modules.tokens import Tokens
-from diptych.objectives.mim import MIM
+from diptych.objectives.mim import MIMLoss
 from diptych.objectives.pretraining import Pretraining
 from tests.models.systems.common import GRID, PATCH, Forward, Job, System, encode_image
 
@@ -39,6 +39,6 @@ SYSTEMS = {
         full=lambda: MAE(MAEConfig()),
         methods={"encode_image": encode_image},
         forward=Forward(call_with_masked_patches, compose_with_masked_patches),
-        jobs={"pretraining": Job(lambda m: Pretraining(m, nn.ModuleDict(), [MIM()]), {"mim": 1.0}, exempt={})},
+        jobs={"pretraining": Job(lambda m: Pretraining(m, nn.ModuleDict(), [MIMLoss()]), {"mim": 1.0}, exempt={})},
     ),
 }

@@ -9,7 +9,7 @@ from diptych.encoders.visual_tokenizer import VisualTokenizer
 from diptych.encoders.visual_tokenizer_config import VisualTokenizerConfig
 from diptych.modules.tokens import Tokens
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.vqkd import VQKD, UnusedCodes
+from diptych.objectives.vqkd import UnusedCodes, VQKDLoss
 from tests.models.systems.common import GRID, PATCH, Colours, Forward, Job, System, encode_image
 
 SMALL: dict[str, Any] = dict(
@@ -32,7 +32,7 @@ def small() -> VisualTokenizer:
 
 
 def vqkd(model: VisualTokenizer) -> Pretraining:
-    return Pretraining(model, nn.ModuleDict(), [VQKD(), UnusedCodes()], teacher_network=Colours())
+    return Pretraining(model, nn.ModuleDict(), [VQKDLoss(), UnusedCodes()], teacher_network=Colours())
 
 
 def decode_codes(model: Any, batch: Batch) -> list[Tokens | Tensor]:

@@ -13,16 +13,16 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image, Matching, Regions
+from diptych.config.objectives import RegionMasking
 from diptych.models.vilbert.config import ViLBERTConfig
 from diptych.models.vilbert.model import ViLBERT
 from diptych.models.visualbert.config import VisualBERTConfig
 from diptych.models.visualbert.model import VisualBERT
 from diptych.modules.heads import GroundingHead, RankingHead, SimpleClassifier
 from diptych.modules.tokens import Tokens
-from diptych.objectives.itm import ITM
-from diptych.objectives.masked_regions import MaskedRegions, class_target
-from diptych.objectives.masking import RegionMasking
-from diptych.objectives.mlm import MLM
+from diptych.objectives.itm import ITMLoss
+from diptych.objectives.masked_regions import MaskedRegionLoss, class_target
+from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import PairMasking, RandomChoices, WordMasking
 from diptych.objectives.views import Views
@@ -111,13 +111,13 @@ def on_regions(step: Callable[[Any], nn.Module], tasks: bool = False) -> Callabl
 
 
 def pretraining(model: ViLBERT) -> Pretraining:
-    words = MLM(HIDING.words, image_masking=HIDING.image)
-    matching = ITM(masking=HIDING)
-    return OnRegions(model, model.pretraining_heads(), [words, MaskedRegions(HIDING, class_target), matching])
+    words = MLMLoss(HIDING.words, image_masking=HIDING.image)
+    matching = ITMLoss(masking=HIDING)
+    return OnRegions(model, model.pretraining_heads(), [words, MaskedRegionLoss(HIDING, class_target), matching])
 
 
 def one_stream(model: VisualBERT) -> Pretraining:
-    return OnRegions(model, model.pretraining_heads(), [MLM(HIDING.words), ITM()])
+    return OnRegions(model, model.pretraining_heads(), [MLMLoss(HIDING.words), ITMLoss()])
 
 
 def vqa(model: Any) -> nn.Module:

@@ -4,11 +4,11 @@ import math
 
 from diptych.models.vilt.config import ViLTConfig
 from diptych.models.vilt.model import ViLT
-from diptych.objectives.itm import ITM
-from diptych.objectives.mlm import MLM
+from diptych.objectives.itm import ITMLoss
+from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import WordMasking
-from diptych.objectives.wpa import WPA
+from diptych.objectives.wpa import WPALoss
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
@@ -35,7 +35,7 @@ from tests.models.systems.common import (
 
 def pretraining(model: ViLT) -> Pretraining:
     masking = WordMasking(VOCABULARY, MASK)
-    return Pretraining(model, model.pretraining_heads(), [ITM(), MLM(masking), WPA()])
+    return Pretraining(model, model.pretraining_heads(), [ITMLoss(), MLMLoss(masking), WPALoss()])
 
 
 SYSTEMS = {

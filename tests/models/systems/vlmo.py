@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.batch import Batch
+from diptych.config.objectives import BlockMasking
 from diptych.encoders.visual_tokenizer import FrozenTokenizer, VisualTokenizer
 from diptych.encoders.visual_tokenizer_config import VisualTokenizerConfig
 from diptych.models.vlmo.config import VLMoConfig
@@ -15,11 +16,10 @@ from diptych.models.vlmo.model import ITC_HEADS, VLMo
 from diptych.modules.heads import ITCHead, LogScale
 from diptych.modules.init import init_transformer
 from diptych.modules.tokens import Tokens
-from diptych.objectives.itc import ITC
-from diptych.objectives.itm import HardNegativeITM
-from diptych.objectives.masked_codes import MaskedImageCodes
-from diptych.objectives.masking import BlockMasking
-from diptych.objectives.mlm import MLM
+from diptych.objectives.itc import ITCLoss
+from diptych.objectives.itm import HardNegativeITMLoss
+from diptych.objectives.masked_codes import MaskedCodeLoss
+from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.objectives.random_choices import WordMasking
 from diptych.tasks.nlvr2 import NLVR2
@@ -90,7 +90,7 @@ def encode_masked(model: VLMo, batch: Batch) -> list[Tokens | Tensor]:
 def images_only(model: VLMo) -> Pretraining:
     tokenizer = VisualTokenizer(VisualTokenizerConfig(32, 1, 4, 64, PATCH, GRID, CODES, 8, 1))
     heads = nn.ModuleDict({"codes": nn.Linear(32, CODES)}).apply(init_transformer)
-    objective = MaskedImageCodes(BlockMasking(min_block=2), "masked_codes_image_only")
+    objective = MaskedCodeLoss(BlockMasking(min_block=2), "masked_codes_image_only")
     return Pretraining(model, heads, [objective], tokenizer=FrozenTokenizer(tokenizer))
 
 
@@ -102,7 +102,7 @@ METHODS = {
     "encode_unimodal": encode_unimodal,
     "pooled_features": pooled_features,
 }
-MASKED = MLM(WordMasking(VOCABULARY, MASK), weight=0.25)
+MASKED = MLMLoss(WordMasking(VOCABULARY, MASK), weight=0.25)
 UNPOOLED = {r"pooler\.": "used for pairs only"}
 NO_PAIRS = UNPOOLED | {r"\.vl_ffn\.": "there are no pairs"}
 NO_TEXTS = {
@@ -145,7 +145,7 @@ SYSTEMS = {
         forward=FUSED,
         jobs={
             "pretraining": Job(
-                lambda m: pretraining(m, [ITC(head_names=ITC_HEADS), HardNegativeITM(), MASKED]),
+                lambda m: pretraining(m, [ITCLoss(head_names=ITC_HEADS), HardNegativeITMLoss(), MASKED]),
                 # without ITM, whose negatives change while ITC trains: a hundred steps do not overfit it
                 {"itc": math.log(32), "mlm": math.log(VOCABULARY)},
                 exempt=WORDS | ONE_IMAGE,
@@ -157,7 +157,7 @@ SYSTEMS = {
                 exempt=WORDS | ONE_IMAGE | EARLY | UNPOOLED,
             ),
             "masked words of texts": Job(
-                lambda m: pretraining(m, [MLM(WordMasking(VOCABULARY, MASK), text_only=True)]),
+                lambda m: pretraining(m, [MLMLoss(WordMasking(VOCABULARY, MASK), text_only=True)]),
                 {"mlm": math.log(VOCABULARY)},
                 exempt=WORDS | ONE_IMAGE | NO_PAIRS | NO_IMAGES,
             ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from diptych.objectives.mlm import MLM
+from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.momentum import MomentumDistillation
 from diptych.objectives.views import Views
 from diptych.tasks.entailment import Entailment
@@ -47,7 +47,7 @@ class MomentumRecomputation:
         return self.shared.loss
 
     def words(self, views: Views) -> Recomputed:
-        text = self.shared.objective(MLM).text(views)
+        text = self.shared.objective(MLMLoss).text(views)
         return Recomputed(views.head("mlm", text.to_padded()), text.mask)
 
 

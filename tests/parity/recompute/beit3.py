@@ -12,7 +12,7 @@ from diptych.batch import Batch, Image, Text
 from diptych.generation import GenerationConfig, fill_blanks
 from diptych.models.beit3.model import BEiT3
 from diptych.modules.tokens import FusedTokens, Tokens, packing
-from diptych.objectives.masked_captions import MaskedCaptioning
+from diptych.objectives.masked_captions import MaskedCaptionLoss
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import FixedChoices, MaskedText
 from diptych.objectives.views import Views
@@ -95,7 +95,7 @@ class Recomputation:
 
     @cached_property
     def captions(self) -> Tokens:
-        (objective,) = (o for o in self.step.objectives if isinstance(o, MaskedCaptioning))
+        (objective,) = (o for o in self.step.objectives if isinstance(o, MaskedCaptionLoss))
         return objective.text(self.views)
 
     def generated(self, name: str, beams: int) -> Recomputed:

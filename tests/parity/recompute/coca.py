@@ -14,7 +14,7 @@ from diptych.generation.sampling import greedy
 from diptych.models.coca.model import CoCa
 from diptych.modules.heads import ITCHead
 from diptych.modules.tokens import Tokens
-from diptych.objectives.lm import LM, without_prompt
+from diptych.objectives.lm import LMLoss, without_prompt
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.views import Views
 from tests.parity.golden_case import Case, Recomputed, Table
@@ -62,8 +62,8 @@ class Recomputation:
         return head
 
     @property
-    def captioner(self) -> LM:
-        return next(objective for objective in self.step.objectives if isinstance(objective, LM))
+    def captioner(self) -> LMLoss:
+        return next(objective for objective in self.step.objectives if isinstance(objective, LMLoss))
 
     @cached_property
     def text(self) -> Text:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from diptych.batch import Batch, Image, Regions, Text
 from diptych.modules.tokens import Tokens
-from diptych.objectives.lm import LM
-from diptych.objectives.masked_captions import MaskedCaptioning
+from diptych.objectives.lm import LMLoss
+from diptych.objectives.masked_captions import MaskedCaptionLoss
 from diptych.objectives.pretraining import Pretraining
 from tests.parity.golden_case import Case, Recomputed
 
@@ -49,7 +49,7 @@ def with_label_smoothing(step: Pretraining, case: Case) -> Pretraining:
         smoothing = case.config["label_smoothing"]
         step.objectives = tuple(
             replace(objective, label_smoothing=smoothing)
-            if isinstance(objective, (LM, MaskedCaptioning))
+            if isinstance(objective, (LMLoss, MaskedCaptionLoss))
             else objective
             for objective in step.objectives
         )

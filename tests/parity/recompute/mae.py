@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diptych.batch import Batch, Image
-from diptych.objectives.mim import MIM, Reconstruction, patch_pixels, reconstructor
+from diptych.objectives.mim import MIMLoss, Reconstruction, patch_pixels, reconstructor
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import FixedChoices
 from diptych.objectives.views import Views
@@ -34,9 +34,9 @@ class Recomputation:
         )
 
     @cached_property
-    def objective(self) -> MIM:
+    def objective(self) -> MIMLoss:
         (objective,) = self.step.objectives
-        assert isinstance(objective, MIM)
+        assert isinstance(objective, MIMLoss)
         return replace(objective, ratio=round(self.case.input("mask_ratio").item(), 6))  # saved as float32
 
     @cached_property

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diptych.batch import Batch, Image, Text
-from diptych.objectives.itm import HardNegativeITM
+from diptych.objectives.itm import HardNegativeITMLoss
 from diptych.objectives.momentum import MomentumDistillation
 from diptych.objectives.random_choices import FixedChoices, MaskedText
 from diptych.objectives.views import Views
@@ -50,7 +50,7 @@ class MomentumCase:
         table: Table = {
             "image_embeds": lambda: padded(self.views.image),
             "fusion_embeds": lambda: padded(self.views.pair.text),
-            "itm_logits": lambda: Recomputed(self.objective(HardNegativeITM).logits(self.views)),
+            "itm_logits": lambda: Recomputed(self.objective(HardNegativeITMLoss).logits(self.views)),
             "image_queue_after": lambda: Recomputed(self.updated_queue.image.T),
             "text_queue_after": lambda: Recomputed(self.updated_queue.text.T),
             "idx_queue_after": lambda: Recomputed(self.updated_queue.identity[None]),

@@ -11,8 +11,8 @@ from torch import Tensor
 from diptych.batch import Batch, Matching, Regions
 from diptych.models.vilbert.checkpoint import MASKING
 from diptych.modules.tokens import FusedTokens
-from diptych.objectives.itm import ITM
-from diptych.objectives.masked_regions import ContrastTarget, MaskedRegions, Target, class_target, feature_target
+from diptych.objectives.itm import ITMLoss
+from diptych.objectives.masked_regions import ContrastTarget, MaskedRegionLoss, Target, class_target, feature_target
 from diptych.objectives.masked_views import masked_pair
 from diptych.objectives.masking import MaskedRegionBatch
 from diptych.objectives.pretraining import Pretraining
@@ -62,7 +62,7 @@ class PretrainingRecomputation:
             "mlm_logits": lambda: on_tokens(self.step.heads["mlm"], self.pair.text),
             "region_logits": lambda: on_tokens(self.step.heads["regions"], self.pair.image),
             "region_predictions": lambda: on_tokens(self.step.heads["regions"], self.pair.image),
-            "alignment_logits": lambda: Recomputed(ITM(masking=MASKING).logits(self.views).flip(1)),
+            "alignment_logits": lambda: Recomputed(ITMLoss(masking=MASKING).logits(self.views).flip(1)),
             "loss_mlm": lambda: Recomputed(self.loss("mlm")),
             "loss_region": lambda: Recomputed(self.region_loss(class_target)),
             "loss_region_mse": lambda: Recomputed(self.region_loss(feature_target)),
@@ -114,7 +114,7 @@ class PretrainingRecomputation:
         return objective.loss_sums(self.views)[name] / objective.num_terms(self.views)[name]
 
     def region_loss(self, target: Target) -> Tensor:
-        objective = MaskedRegions(MASKING, target)
+        objective = MaskedRegionLoss(MASKING, target)
         return objective.loss_sums(self.views)["masked_regions"] / objective.num_terms(self.views)["masked_regions"]
 
     def total(self) -> Tensor:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from diptych.batch import Batch, Image, Matching, Text
 from diptych.modules.tokens import FusedTokens, Tokens
-from diptych.objectives.itm import ITM
-from diptych.objectives.mlm import MLM
+from diptych.objectives.itm import ITMLoss
+from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import FixedChoices, MaskedText
 from diptych.objectives.views import Views
-from diptych.objectives.wpa import WPA, TransportPlan
+from diptych.objectives.wpa import TransportPlan, WPALoss
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
@@ -63,7 +63,7 @@ class PretrainingRecomputation:
             "cls_feats": lambda: Recomputed(self.views.pair.pooled),
             "mlm_logits": self.mlm_logits,
             "mlm_loss": lambda: Recomputed(self.losses["mlm"]),
-            "itm_logits": lambda: Recomputed(self.objective(ITM).logits(self.views)),
+            "itm_logits": lambda: Recomputed(self.objective(ITMLoss).logits(self.views)),
             "itm_loss": lambda: Recomputed(self.losses["itm"]),
             "wpa_cost": lambda: self.with_class_tokens(self.transport.cost),
             "wpa_T": lambda: self.with_class_tokens(self.transport.plan),
@@ -105,7 +105,7 @@ class PretrainingRecomputation:
 
     @cached_property
     def transport(self) -> TransportPlan:
-        return self.objective(WPA).transport(self.views.matching_pair)
+        return self.objective(WPALoss).transport(self.views.matching_pair)
 
     @cached_property
     def capped(self) -> FusedTokens:
@@ -114,7 +114,7 @@ class PretrainingRecomputation:
         return Views(self.step.model, self.step.heads, self.batch, FixedChoices(kept_patches=kept), max_patches).pair
 
     def mlm_logits(self) -> Recomputed:
-        text = self.views.masked_pair(self.objective(MLM).masking).text
+        text = self.views.masked_pair(self.objective(MLMLoss).masking).text
         return Recomputed(self.views.head("mlm", text.to_padded()), text.mask)
 
     def valid(self, image: Tokens) -> Recomputed:

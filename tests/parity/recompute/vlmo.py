@@ -11,8 +11,8 @@ from torch import Tensor
 from diptych.batch import Batch, Image, Text
 from diptych.models.vlmo.model import ITC_HEADS, VLMo
 from diptych.objectives.contrastive_logits import contrast_logits
-from diptych.objectives.itm import HardNegativeITM
-from diptych.objectives.mlm import MLM
+from diptych.objectives.itm import HardNegativeITMLoss
+from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import FixedChoices, MaskedText
 from diptych.objectives.views import Views
@@ -54,7 +54,7 @@ class Recomputation:
             "image_vl_emb": lambda: Recomputed(self.views.features(both, 1).image),
             "itc_i2t_logits": lambda: Recomputed(contrast_logits(self.views, own).to_text),
             "itc_t2i_logits": lambda: Recomputed(contrast_logits(self.views, own).to_image),
-            "itm_logits": lambda: Recomputed(self.objective(HardNegativeITM).logits(self.views)),
+            "itm_logits": lambda: Recomputed(self.objective(HardNegativeITMLoss).logits(self.views)),
             "mlm_logits": self.mlm_logits,
             **{f"{name}_loss": lambda name=name: Recomputed(self.weighted(name)) for name in self.step.weights},
         }
@@ -85,7 +85,7 @@ class Recomputation:
         return matches[0]
 
     def mlm_logits(self) -> Recomputed:
-        text = self.objective(MLM).text(self.views)
+        text = self.objective(MLMLoss).text(self.views)
         return Recomputed(self.views.head("mlm", text.to_padded()), text.mask)
 
     def weighted(self, name: str) -> Tensor:

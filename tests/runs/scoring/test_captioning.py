@@ -11,7 +11,8 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
-from diptych.config.run import Evaluation, Objectives, Pretrain
+from diptych.config.objectives import ITC, LM, Objectives
+from diptych.config.run import Evaluation, Pretrain
 from diptych.generation import BeamConfig, GenerationConfig, GenerationOutput
 from diptych.metrics.captions import caption_scores
 from diptych.models.configs import CoCaConfig
@@ -25,7 +26,7 @@ from diptych.runs.run_folder import RunError
 from diptych.runs.scoring.captioning import captioning
 from diptych.runs.scoring.gallery import open_gallery
 
-LM = Objectives(lm=1.0)
+CAPTIONS = Objectives(lm=LM())
 CONFIG = Evaluation(
     "captioning", data="scenes:50", split="train", gallery=5, max_length=9, workers=0, device="cpu", precision="fp32"
 )
@@ -36,7 +37,7 @@ MODEL = CoCaConfig(
 )  # fmt: skip
 
 
-def loaded_model(objectives: Objectives = LM) -> LoadedModel:
+def loaded_model(objectives: Objectives = CAPTIONS) -> LoadedModel:
     run: Pretrain = replace(vilt.tiny(), model=MODEL, objectives=objectives, data="scenes:50")
     return LoadedModel(run, {}, build(run).eval(), torch.device("cpu"))
 
@@ -94,4 +95,4 @@ def test_true_captions_score_full_marks_and_shuffled_references_do_not(monkeypat
 
 def test_captioning_a_run_without_a_captioning_loss_raises():
     with pytest.raises(RunError, match="trained to write captions"):
-        captioning(loaded_model(Objectives(itc=1.0)), CONFIG)
+        captioning(loaded_model(Objectives(itc=ITC())), CONFIG)

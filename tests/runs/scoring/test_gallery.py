@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diptych.cli import main
-from diptych.config.run import Evaluation, Objectives
+from diptych.config.objectives import LM, Objectives
+from diptych.config.run import Evaluation
 from diptych.data.sources.captions import open_captions
 from diptych.models.configs import CoCaConfig
 from diptych.models.vilt import recipes as vilt
@@ -165,7 +166,7 @@ def test_recall_of_separate_rows_equals_that_of_merged_rows_at_the_command_line(
 @torch.no_grad()
 @pytest.mark.parametrize("write", ROWS)
 def test_all_captions_of_an_image_are_its_references(folder: Path, write: Writer):
-    run = replace(vilt.tiny(), model=COCA, objectives=Objectives(lm=1.0))
+    run = replace(vilt.tiny(), model=COCA, objectives=Objectives(lm=LM()))
     module, draw = build(run).eval(), random.Random(2)
 
     def scored(data: str) -> dict[str, float]:

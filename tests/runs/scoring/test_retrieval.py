@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from diptych.batch import Image, Regions
-from diptych.config.run import Evaluation, Objectives, Pretrain
+from diptych.config.objectives import ITC, ITM, Objectives, Triplet
+from diptych.config.run import Evaluation, Pretrain
 from diptych.data.images.loading import ImageSource, Random
 from diptych.data.loader import SkipCounter
 from diptych.models.configs import SCANConfig, VLMoConfig, VSEppConfig
@@ -103,7 +104,7 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("ranked_by", ["itm", "sum", "product"])
 def test_the_most_similar_pairs_are_reranked_and_the_others_rank_below(in_parts: None, ranked_by: Any):
-    loaded, config = loaded_model(Objectives(itc=1.0, itm=1.0)), replace(CONFIG, rerank_by=ranked_by)
+    loaded, config = loaded_model(Objectives(itc=ITC(), itm=ITM())), replace(CONFIG, rerank_by=ranked_by)
     scorer, (cosines, match) = dual_encoder_scorer(loaded), at_once(loaded)
     assert scorer is not None and scorer.scale == pytest.approx(1 / 0.07, rel=0.5)
     match = match + {"itm": 0.0, "sum": 1.0, "product": scorer.scale}[ranked_by] * cosines
@@ -121,7 +122,7 @@ def test_the_most_similar_pairs_are_reranked_and_the_others_rank_below(in_parts:
 
 
 def test_a_reranked_candidate_of_lowest_log_odds_still_ranks_before_other_pairs(in_parts: None):
-    loaded, config = loaded_model(Objectives(itc=1.0, itm=1.0)), replace(CONFIG, rerank_by="itm")
+    loaded, config = loaded_model(Objectives(itc=ITC(), itm=ITM())), replace(CONFIG, rerank_by="itm")
     module, scorer = loaded.module, dual_encoder_scorer(loaded)
     assert isinstance(module, Pretraining) and scorer is not None
     with torch.no_grad():
@@ -134,7 +135,7 @@ def test_a_reranked_candidate_of_lowest_log_odds_still_ranks_before_other_pairs(
 
 
 def test_pairs_fused_in_bf16_are_scored_in_fp32():
-    loaded = loaded_model(Objectives(itm=1.0))
+    loaded = loaded_model(Objectives(itm=ITM()))
     dtypes: list[torch.dtype] = []
 
     def first_feature(pooled: torch.Tensor) -> torch.Tensor:
@@ -150,7 +151,7 @@ def test_pairs_fused_in_bf16_are_scored_in_fp32():
 
 
 def test_reranking_all_pairs_equals_fusing_all_pairs(in_parts: None):
-    loaded, config = loaded_model(Objectives(itc=1.0, itm=1.0)), replace(CONFIG, rerank=99, rerank_by="itm")
+    loaded, config = loaded_model(Objectives(itc=ITC(), itm=ITM())), replace(CONFIG, rerank=99, rerank_by="itm")
     scorer = dual_encoder_scorer(loaded)
     assert scorer is not None
     with torch.no_grad():
@@ -163,14 +164,14 @@ def test_reranking_all_pairs_equals_fusing_all_pairs(in_parts: None):
 
 @pytest.mark.parametrize(
     ("objectives", "candidates", "is_reranked"),
-    [(Objectives(itc=1.0), 3, False), (Objectives(itc=1.0, itm=1.0), 0, False), (Objectives(itc=1.0, itm=1.0), 3, True)],
+    [(Objectives(itc=ITC()), 3, False), (Objectives(itc=ITC(), itm=ITM()), 0, False), (Objectives(itc=ITC(), itm=ITM()), 3, True)],
 )  # fmt: skip
 def test_reranking_requires_a_run_trained_with_itm(objectives: Objectives, candidates: int, is_reranked: bool):
     with torch.no_grad():
         metrics = retrieval(loaded_model(objectives), replace(CONFIG, rerank=candidates)).metrics
     assert ("image to text R@1, before re-ranking" in metrics) is is_reranked
     assert (metrics["images"], metrics["texts"], metrics["text to image R@1, chance"]) == (7, 14, pytest.approx(1 / 7))
-    assert dual_encoder_scorer(loaded_model(Objectives(itm=1.0))) is None
+    assert dual_encoder_scorer(loaded_model(Objectives(itm=ITM()))) is None
 
 
 class RandomRegions:
@@ -189,7 +190,7 @@ def test_a_model_with_its_own_similarity_needs_no_contrastive_head(
     in_parts: None, monkeypatch: pytest.MonkeyPatch, model: Any
 ):
     monkeypatch.setattr("diptych.runs.loaded_model.shown_images", lambda run: RandomRegions())
-    run = replace(tiny(Objectives(triplet=1.0)), model=model)
+    run = replace(tiny(Objectives(triplet=Triplet())), model=model)
     loaded = LoadedModel(run, {}, build(run).eval(), torch.device("cpu"))
     scorer, pairs = dual_encoder_scorer(loaded), gallery()
     assert scorer is not None
@@ -206,7 +207,7 @@ def test_a_model_with_its_own_similarity_needs_no_contrastive_head(
 
 def test_true_similarities_score_full_marks_and_chance_with_shuffled_captions(monkeypatch: pytest.MonkeyPatch):
     """Cosines are 1 for an image and its own captions; the control shuffles the captions between images."""
-    loaded, config = loaded_model(Objectives(itc=1.0)), replace(CONFIG, gallery=20, captions=1)
+    loaded, config = loaded_model(Objectives(itc=ITC())), replace(CONFIG, gallery=20, captions=1)
     source = open_gallery(config, 80)
     image_of_text = {text: i for i in range(len(source)) for text in source.captions(i)}
 
@@ -222,7 +223,7 @@ def test_true_similarities_score_full_marks_and_chance_with_shuffled_captions(mo
 
 def test_recall_of_each_direction_is_of_its_own_scores(monkeypatch: pytest.MonkeyPatch):
     """After re-ranking, a pair may be a candidate of its image and not of its text: the directions differ."""
-    loaded, config = loaded_model(Objectives(itc=1.0, itm=1.0)), replace(CONFIG, gallery=20, captions=1)
+    loaded, config = loaded_model(Objectives(itc=ITC(), itm=ITM())), replace(CONFIG, gallery=20, captions=1)
     n = 20
     right, wrong = torch.eye(n), torch.eye(n).roll(1, 0)
 

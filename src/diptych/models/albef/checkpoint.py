@@ -29,9 +29,9 @@ from diptych.models.albef.model import ALBEF
 from diptych.models.vit.checkpoint import BLOCK, PATCHES, encoder_shape
 from diptych.modules.heads import Temperature
 from diptych.modules.position import resize_bicubic_plain
-from diptych.objectives.itc import ITC
-from diptych.objectives.itm import HardNegativeITM
-from diptych.objectives.mlm import MLM
+from diptych.objectives.itc import ITCLoss
+from diptych.objectives.itm import HardNegativeITMLoss
+from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import WordMasking
@@ -226,14 +226,14 @@ def _task_step(model: ALBEF, task: str, state: State) -> Entailment | NLVR2Joint
 
 def _pretraining(model: ALBEF) -> Pretraining:
     masking = WordMasking(model.vocab_size, whole_words=False)
-    return Pretraining(model, model.pretraining_heads(), [MLM(masking), ITC(), HardNegativeITM()])
+    return Pretraining(model, model.pretraining_heads(), [MLMLoss(masking), ITCLoss(), HardNegativeITMLoss()])
 
 
 def _retrieval(model: ALBEF) -> Pretraining:
     heads = model.pretraining_heads()
     del heads["mlm"]
     heads["itc"].scale = Temperature(bounds=None)  # the official code bounds it in pre-training only
-    return Pretraining(model, heads, [ITC(), HardNegativeITM()])
+    return Pretraining(model, heads, [ITCLoss(), HardNegativeITMLoss()])
 
 
 ADAPTER = CheckpointAdapter(

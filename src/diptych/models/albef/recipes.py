@@ -6,12 +6,13 @@ from dataclasses import replace
 
 from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.config.datasets import FOUR_MILLION, FOURTEEN_MILLION, epochs_to_steps
-from diptych.config.run import Finetune, Objectives, Pretrain, Teacher
+from diptych.config.objectives import ITC, ITM, MLM, HardNegatives, Objectives
+from diptych.config.run import Finetune, Pretrain, Teacher
 from diptych.config.training import Optimizer, Training
 from diptych.models.albef.config import ALBEFConfig
 from diptych.models.common_recipes import on_frozen_features, vqa_v2
 
-OBJECTIVES = Objectives(itc=1.0, itm=1.0, mlm=1.0, hard_negatives=True, whole_words=False)
+OBJECTIVES = Objectives(itc=ITC(), itm=ITM(negatives=HardNegatives()), mlm=MLM(whole_words=False))
 BATCH, EPOCHS = 512, 30
 
 
@@ -72,7 +73,7 @@ def small() -> Pretrain:
         text_length=40,
         dropout=0.0,
     )
-    return on_frozen_features("albef.small", model, replace(OBJECTIVES, hard_negatives=False), batch=256)
+    return on_frozen_features("albef.small", model, replace(OBJECTIVES, itm=ITM()), batch=256)
 
 
 def vqa() -> Finetune:
@@ -99,7 +100,7 @@ def retrieval() -> Pretrain:
         run,
         recipe="albef.retrieval",
         model=replace(run.model, grid=(24, 24)),
-        objectives=replace(OBJECTIVES, mlm=0.0),
+        objectives=replace(OBJECTIVES, mlm=None),
         images=replace(run.images, shorter_side=384),
         training=replace(run.training, steps=epochs_to_steps(("COCO",), 256, 5), batch_size=256, optimizer=optimizer),
         teacher=replace(run.teacher, warmup=1 / 5),

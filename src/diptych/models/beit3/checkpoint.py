@@ -26,8 +26,8 @@ from diptych.models.beit3.config import BEiT3Config
 from diptych.models.beit3.model import UNREAD
 from diptych.modules.heads import ITCHead, LogScale, MLPClassifier
 from diptych.modules.position import resize_bicubic_plain
-from diptych.objectives.itc import ITC
-from diptych.objectives.masked_captions import MaskedCaptioning
+from diptych.objectives.itc import ITCLoss
+from diptych.objectives.masked_captions import MaskedCaptionLoss
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import WordMasking
 from diptych.tasks.classification import Classification
@@ -148,10 +148,10 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
         return Classification(model, arguments["num_classes"])
     if task == "captioning":
         masking = WordMasking(model.vocab_size, model.mask_token_id, 0.7)
-        return Pretraining(model, model.pretraining_heads(), [MaskedCaptioning(masking)])
+        return Pretraining(model, model.pretraining_heads(), [MaskedCaptionLoss(masking)])
     if task == "retrieval":
         contrast = ITCHead(model.dim, model.dim, model.dim, LogScale(), bias=False)
-        return Pretraining(model, nn.ModuleDict({"itc": contrast}), [ITC()])
+        return Pretraining(model, nn.ModuleDict({"itc": contrast}), [ITCLoss()])
     return nn.ModuleDict({"model": model})
 
 

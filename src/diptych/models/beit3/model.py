@@ -130,7 +130,7 @@ class BEiT3(nn.Module):
         """The operations that this model lacks, each with the reason and the setting to change."""
         reasons = {
             "decode_hidden_states": (
-                "BEiT-3 predicts one token at a time, at a [MASK]: give objectives.masked_captions the weight"
+                "BEiT-3 predicts one token at a time, at a [MASK]: train with objectives.masked_captions"
             )
         }
         if self.lm_head is None:

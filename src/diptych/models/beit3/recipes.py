@@ -6,24 +6,22 @@ from dataclasses import replace
 
 from diptych.config.data import ImageSettings
 from diptych.config.datasets import epochs_to_steps
-from diptych.config.run import Finetune, Objectives, Pretrain
+from diptych.config.objectives import (
+    ITC,
+    MLM,
+    VQKD,
+    BlockMasking,
+    MaskedCaptions,
+    MaskedCodes,
+    MaskedCodesImageOnly,
+    Objectives,
+    TextOnlyMLM,
+)
+from diptych.config.run import Finetune, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.encoders.visual_tokenizer_config import VisualTokenizerConfig
 from diptych.models.beit3.config import BEiT3Config
 from diptych.models.common_recipes import CONTRASTIVE_INIT_SCALE, INIT_SCALE, on_frozen_features, on_images, vqa_v2
-
-MASKED_DATA = Objectives(
-    masked_codes=1.0,
-    masked_codes_image_only=1.0,
-    mlm=1.0,
-    mlm_text_only=1.0,
-    mask_rate=0.5,
-    mlm_text_only_rate=0.15,
-    mim_rate=0.4,
-    whole_words=False,
-)
-"""Masked data modelling of images, texts and pairs (section 2.2)."""
-
 
 SMALL = BEiT3Config(
     dim=192,
@@ -40,6 +38,16 @@ SMALL = BEiT3Config(
 )
 
 
+def masked_data(patches: BlockMasking, codebook_size: int) -> Objectives:
+    """Masked data modelling of images, texts and pairs (section 2.2): words and patches of a pair are masked at once."""
+    return Objectives(
+        mlm=MLM(rate=0.5, whole_words=False, image=patches),
+        masked_codes=MaskedCodes(patches=patches, word_rate=0.5, whole_words=False, codebook_size=codebook_size),
+        masked_codes_image_only=MaskedCodesImageOnly(patches=patches, codebook_size=codebook_size),
+        mlm_text_only=TextOnlyMLM(whole_words=False),
+    )
+
+
 def visual_tokenizer() -> Pretrain:
     """BEiT v2's visual tokenizer (Peng et al. 2022, section 3.1): VQ-KD, 8,192 codes, 100 epochs of ImageNet-1k.
 
@@ -48,7 +56,7 @@ def visual_tokenizer() -> Pretrain:
     return Pretrain(
         recipe="beit3.visual_tokenizer",
         model=VisualTokenizerConfig(patch_size=32, grid=(7, 7), feature_dim=1280),
-        objectives=Objectives(vqkd=1.0),
+        objectives=Objectives(vqkd=VQKD()),
         images=ImageSettings(shorter_side=224, patch_size=32, square=True),
         training=Training(
             steps=125_000,
@@ -73,7 +81,7 @@ def base() -> Pretrain:
     return Pretrain(
         recipe="beit3.base",
         model=BEiT3Config(vocab_size=30522, mask_token_id=103, with_decoder=True),
-        objectives=MASKED_DATA,
+        objectives=masked_data(BlockMasking(), codebook_size=8192),
         images=ImageSettings(shorter_side=224, patch_size=16, square=True, augment=True),
         training=Training(
             steps=1_000_000,
@@ -115,7 +123,7 @@ def small_masked_data() -> Pretrain:
     """Masked data modelling of images, texts and pairs: 240 steps of 64 pairs at 224 pixels. `visual_tokenizer` is the
     folder of a run of `small_visual_tokenizer`.
     """
-    objectives = replace(MASKED_DATA, codebook_size=256, min_block=4)
+    objectives = masked_data(BlockMasking(min_block=4), codebook_size=256)
     return on_images("beit3.small_masked_data", SMALL, objectives, init_scale=INIT_SCALE)
 
 
@@ -125,7 +133,7 @@ def small() -> Pretrain:
     """
     model = replace(SMALL, with_decoder=False)
     return on_frozen_features(
-        "beit3.small", model, Objectives(itc=1.0), steps=300, batch=256, init_scale=CONTRASTIVE_INIT_SCALE
+        "beit3.small", model, Objectives(itc=ITC()), steps=300, batch=256, init_scale=CONTRASTIVE_INIT_SCALE
     )
 
 
@@ -133,7 +141,7 @@ def small_captions() -> Pretrain:
     """Masked captions only on frozen features, as in the paper's fine-tuning for captioning (section 3.1): 240 steps of
     256 pairs. Text features: MiniLM with a causal mask, as in coca.small.
     """
-    objectives = Objectives(masked_captions=1.0, mask_rate=0.6, whole_words=False)
+    objectives = Objectives(masked_captions=MaskedCaptions(rate=0.6, whole_words=False, label_smoothing=0.0))
     return on_frozen_features(
         "beit3.small_captions", SMALL, objectives, batch=256, text="minilm_causal", init_scale=CONTRASTIVE_INIT_SCALE
     )
@@ -163,7 +171,7 @@ def retrieval() -> Pretrain:
         run,
         recipe="beit3.retrieval",
         model=replace(run.model, grid=(24, 24)),
-        objectives=Objectives(itc=1.0),
+        objectives=Objectives(itc=ITC()),
         images=replace(run.images, shorter_side=384),
         training=replace(
             run.training, steps=epochs_to_steps(("COCO",), 3072, 15), batch_size=3072, optimizer=optimizer

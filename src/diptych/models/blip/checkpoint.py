@@ -26,9 +26,9 @@ from diptych.models.blip.config import BLIPConfig
 from diptych.models.vit.checkpoint import BLOCK, PATCHES, encoder_shape
 from diptych.modules.position import resize_bicubic_plain
 from diptych.objectives.contrastive_logits import within_modality_logits
-from diptych.objectives.itc import ITC
-from diptych.objectives.itm import HardNegativeITM
-from diptych.objectives.lm import LM
+from diptych.objectives.itc import ITCLoss
+from diptych.objectives.itm import HardNegativeITMLoss
+from diptych.objectives.lm import LMLoss
 from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.tasks.captioning import Captioning
@@ -211,12 +211,12 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     if task == "vqa":
         return OpenVQA(model, SMOOTHING)
     if task == "matching":
-        return without_temperature(Pretraining(model, model.pretraining_heads(), [ITC(), HardNegativeITM()]))
-    objectives: list[Objective] = [ITC()]
+        return without_temperature(Pretraining(model, model.pretraining_heads(), [ITCLoss(), HardNegativeITMLoss()]))
+    objectives: list[Objective] = [ITCLoss()]
     objectives += (
-        [HardNegativeITM(uniform_mix=1e-4), LM(label_smoothing=SMOOTHING)]
+        [HardNegativeITMLoss(uniform_mix=1e-4), LMLoss(label_smoothing=SMOOTHING)]
         if task == "pretraining"
-        else [HardNegativeITM(compare=within_modality_logits)]
+        else [HardNegativeITMLoss(compare=within_modality_logits)]
     )
     student = Pretraining(model, model.pretraining_heads(), objectives)
     if not split_teacher(state)[1]:

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.config.datasets import FOURTEEN_MILLION, epochs_to_steps
-from diptych.config.run import Finetune, Objectives, Pretrain, Teacher
+from diptych.config.objectives import ITC, ITM, LM, HardNegatives, Objectives
+from diptych.config.run import Finetune, Pretrain, Teacher
 from diptych.config.training import Optimizer, Training
 from diptych.models.blip.config import BLIPConfig
 from diptych.models.common_recipes import CONTRASTIVE_INIT_SCALE, on_frozen_features, vqa_v2
 
-OBJECTIVES = Objectives(itc=1.0, itm=1.0, lm=1.0, hard_negatives=True, uniform_mix=1e-4, label_smoothing=0.1)
+OBJECTIVES = Objectives(itc=ITC(), itm=ITM(negatives=HardNegatives(uniform_mix=1e-4)), lm=LM(label_smoothing=0.1))
 EPOCHS = 20
 
 
@@ -88,7 +89,7 @@ def small() -> Pretrain:
     return on_frozen_features(
         "blip.small",
         model,
-        replace(OBJECTIVES, hard_negatives=False),
+        replace(OBJECTIVES, itm=ITM()),
         steps=150,
         batch=256,
         init_scale=CONTRASTIVE_INIT_SCALE,
@@ -118,7 +119,7 @@ def retrieval() -> Pretrain:
         run,
         recipe="blip.retrieval",
         model=replace(run.model, grid=(24, 24)),
-        objectives=replace(OBJECTIVES, lm=0.0, uniform_mix=0.0),
+        objectives=Objectives(itc=ITC(), itm=ITM(negatives=HardNegatives())),
         images=replace(run.images, shorter_side=384),
         training=replace(run.training, steps=epochs_to_steps(("COCO",), 256, 6), batch_size=256, optimizer=optimizer),
         teacher=replace(run.teacher, warmup=1 / 6),

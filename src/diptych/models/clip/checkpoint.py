@@ -39,7 +39,7 @@ from diptych.models.clip.config import CLIPConfig
 from diptych.models.clip.model import CLIP
 from diptych.models.clip.resnet import CLIPResNet
 from diptych.modules.position import resize_bicubic
-from diptych.objectives.itc import ITC
+from diptych.objectives.itc import ITCLoss
 from diptych.objectives.pretraining import Pretraining
 
 RESBLOCK = {
@@ -187,7 +187,7 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
 
 def pretraining_step(model: CLIP | CLIPResNet) -> Pretraining:
     """The training step of either form of CLIP: the ITC loss."""
-    return Pretraining(model, model.pretraining_heads(), [ITC()])
+    return Pretraining(model, model.pretraining_heads(), [ITCLoss()])
 
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:

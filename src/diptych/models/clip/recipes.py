@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.config.datasets import epochs_to_steps
-from diptych.config.run import Objectives, Pretrain
+from diptych.config.objectives import ITC, Objectives
+from diptych.config.run import Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.common_recipes import on_frozen_features
@@ -18,7 +19,7 @@ def base() -> Pretrain:
     return Pretrain(
         recipe="clip.base",
         model=CLIPConfig(vocab_size=30522),
-        objectives=Objectives(itc=1.0),
+        objectives=Objectives(itc=ITC()),
         images=ImageSettings(shorter_side=224, patch_size=32, square=True, mean=CLIP_MEAN, std=CLIP_STD),
         training=Training(
             steps=epochs_to_steps(("WIT",), 32768, 32),
@@ -55,4 +56,4 @@ def small() -> Pretrain:
         embed_dim=256,
         activation="gelu",
     )
-    return on_frozen_features("clip.small", model, Objectives(itc=1.0), steps=300, batch=256)
+    return on_frozen_features("clip.small", model, Objectives(itc=ITC()), steps=300, batch=256)

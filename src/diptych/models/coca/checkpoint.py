@@ -34,8 +34,8 @@ from diptych.models.clip.checkpoint import (
 )
 from diptych.models.coca.config import CoCaConfig
 from diptych.modules.position import resize_bicubic
-from diptych.objectives.itc import ITC
-from diptych.objectives.lm import LM
+from diptych.objectives.itc import ITCLoss
+from diptych.objectives.lm import LMLoss
 from diptych.objectives.pretraining import Pretraining
 
 QKV = ("query", "key", "value")
@@ -133,7 +133,7 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
 def build(arguments: Mapping[str, Any], task: str, state: State) -> nn.Module:
     """The training step of a checkpoint: ITC, and captioning with weight 2."""
     model = config_of(CoCaConfig, arguments).build()
-    return Pretraining(model, model.pretraining_heads(), [ITC(), LM("caption", weight=2.0)])
+    return Pretraining(model, model.pretraining_heads(), [ITCLoss(), LMLoss("caption", weight=2.0)])
 
 
 ADAPTER = CheckpointAdapter(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
-from diptych.config.run import Objectives, Pretrain
+from diptych.config.objectives import ITC, LM, Objectives
+from diptych.config.run import Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.coca.config import CoCaConfig
 from diptych.models.common_recipes import on_frozen_features
 
-OBJECTIVES = Objectives(itc=1.0, lm=2.0)
+OBJECTIVES = Objectives(itc=ITC(), lm=LM(weight=2.0))
 
 
 def base() -> Pretrain:

@@ -22,7 +22,7 @@ from diptych.checkpoints.mapping import CONV_AS_LINEAR, KeyMapping, prefixed, we
 from diptych.checkpoints.official_config import OfficialConfig
 from diptych.models.mae.config import MAEConfig
 from diptych.models.vit.checkpoint import BLOCK, PATCHES, encoder_shape
-from diptych.objectives.mim import MIM
+from diptych.objectives.mim import MIMLoss
 from diptych.objectives.pretraining import Pretraining
 
 NAMES = KeyMapping(
@@ -57,7 +57,7 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
 
 def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     """The training step of a checkpoint: masked image modelling, without heads."""
-    return Pretraining(config_of(MAEConfig, arguments).build(), nn.ModuleDict(), [MIM()])
+    return Pretraining(config_of(MAEConfig, arguments).build(), nn.ModuleDict(), [MIMLoss()])
 
 
 ADAPTER = CheckpointAdapter(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from diptych.config.data import IMAGENET_MEAN, IMAGENET_STD, ImageSettings
 from diptych.config.datasets import IMAGENET_IMAGES
-from diptych.config.run import Objectives, Pretrain
+from diptych.config.objectives import MIM, Objectives
+from diptych.config.run import Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.mae.config import MAEConfig
 
@@ -17,7 +18,7 @@ def base() -> Pretrain:
     return Pretrain(
         recipe="mae.base",
         model=MAEConfig(),
-        objectives=Objectives(mim=1.0),
+        objectives=Objectives(mim=MIM()),
         images=ImageSettings(shorter_side=224, patch_size=16, square=True, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         training=Training(
             steps=round(IMAGENET_IMAGES * 800 / 4096),
@@ -52,7 +53,7 @@ def small() -> Pretrain:
     return Pretrain(
         recipe="mae.small",
         model=model,
-        objectives=Objectives(mim=1.0),
+        objectives=Objectives(mim=MIM()),
         images=ImageSettings(shorter_side=96, patch_size=16, square=True),
         training=Training(
             steps=800,

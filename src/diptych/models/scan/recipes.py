@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from diptych.config.data import ImageSettings
 from diptych.config.datasets import epochs_to_steps
-from diptych.config.run import Embedders, Objectives, Pretrain
+from diptych.config.objectives import Objectives, Triplet
+from diptych.config.run import Embedders, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import CNN_FEATURE_DIM, on_frozen_features
 from diptych.models.scan.config import SCANConfig
@@ -21,7 +22,7 @@ def flickr30k() -> Pretrain:
     return Pretrain(
         recipe="scan.flickr30k",
         model=SCANConfig(vocab_size=30522),
-        objectives=Objectives(triplet=1.0),
+        objectives=Objectives(triplet=Triplet()),
         images=ImageSettings(shorter_side=224, square=True),
         embedders=Embedders(image="regions/", feature_dim=2048),
         training=Training(
@@ -63,4 +64,4 @@ def small() -> Pretrain:
     pooling, the paper's alternative to LogSumExp: 600 steps of 128 pairs, 12 min on Flickr8k.
     """
     model = SCANConfig(feature_dim=CNN_FEATURE_DIM, dim=256, vocab_size=30522, word_dim=256, aggregate="mean")
-    return on_frozen_features("scan.small", model, Objectives(triplet=1.0, hardest_only=False), steps=600)
+    return on_frozen_features("scan.small", model, Objectives(triplet=Triplet(hardest_only=False)), steps=600)

@@ -24,13 +24,13 @@ from diptych.checkpoints.adapter import (
 from diptych.checkpoints.mapping import KeyMapping, Transform, concat_layers, prefixed, weight_and_bias
 from diptych.checkpoints.official_config import OfficialConfig, stated
 from diptych.checkpoints.read import WeightsError
+from diptych.config.objectives import RegionMasking
 from diptych.models.vilbert.config import ViLBERTConfig
 from diptych.models.vilbert.model import ViLBERT
 from diptych.modules.heads import GroundingHead, RankingHead, ReLUClassifier, SimpleClassifier
-from diptych.objectives.itm import ITM
-from diptych.objectives.masked_regions import MaskedRegions, class_target, feature_target
-from diptych.objectives.masking import RegionMasking
-from diptych.objectives.mlm import MLM
+from diptych.objectives.itm import ITMLoss
+from diptych.objectives.masked_regions import MaskedRegionLoss, class_target, feature_target
+from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.objectives.random_choices import PairMasking, WordMasking
 from diptych.protocols import TrainStep
@@ -242,9 +242,9 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     if task == "pretraining":
         target = feature_target if model.num_region_targets == arguments["feature_dim"] else class_target
         objectives: dict[str, Objective] = {
-            "mlm": MLM(MASKING.words, image_masking=MASKING.image),
-            "regions": MaskedRegions(MASKING, target),
-            "itm": ITM(masking=MASKING),
+            "mlm": MLMLoss(MASKING.words, image_masking=MASKING.image),
+            "regions": MaskedRegionLoss(MASKING, target),
+            "itm": ITMLoss(masking=MASKING),
         }
         return Pretraining(model, heads, [objectives[name] for name in heads])
     for name in sorted(present - set(heads)):

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from diptych.config.data import ImageSettings
 from diptych.config.datasets import epochs_to_steps
-from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
+from diptych.config.objectives import (
+    ITM,
+    MLM,
+    MaskedRegions,
+    Objectives,
+    RandomNegatives,
+    RegionMasking,
+    WordRegionMasking,
+)
+from diptych.config.run import Embedders, Finetune, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import CNN_FEATURE_DIM, INIT_SCALE, NUM_CNN_CLASSES, on_frozen_features, vqa_v2
 from diptych.models.vilbert.config import ViLBERTConfig
 
-OBJECTIVES = Objectives(itm=1.0, mlm=1.0, masked_regions=1.0, mask_regions=True, whole_words=False)
+MASKING = WordRegionMasking(whole_words=False)
+OBJECTIVES = Objectives(
+    itm=ITM(negatives=RandomNegatives(masking=MASKING)),
+    mlm=MLM(whole_words=False, image=RegionMasking()),
+    masked_regions=MaskedRegions(masking=MASKING),
+)
+"""All three losses of one encoding of a pair, with masked words and regions."""
 
 
 def pretrain() -> Pretrain:

@@ -22,10 +22,10 @@ from diptych.models.vilt.config import ViLTConfig
 from diptych.models.vilt.model import ViLT
 from diptych.models.vit.checkpoint import BLOCK, PATCHES, encoder_shape
 from diptych.modules.position import resize_bilinear
-from diptych.objectives.itm import ITM
-from diptych.objectives.mlm import MLM
+from diptych.objectives.itm import ITMLoss
+from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Objective, Pretraining
-from diptych.objectives.wpa import WPA
+from diptych.objectives.wpa import WPALoss
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vqa import ClosedVQA
@@ -123,7 +123,7 @@ def build(arguments: Mapping[str, Any], task: str, state: State) -> nn.Module:
 
 def _pretraining(model: ViLT, present: set[str]) -> Pretraining:
     heads = nn.ModuleDict({name: head for name, head in model.pretraining_heads().items() if name in present})
-    objectives: dict[str, list[Objective]] = {"itm": [ITM(), WPA()], "mlm": [MLM()]}
+    objectives: dict[str, list[Objective]] = {"itm": [ITMLoss(), WPALoss()], "mlm": [MLMLoss()]}
     return Pretraining(model, heads, [objective for name in heads for objective in objectives[name]])
 
 

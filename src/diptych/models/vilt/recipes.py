@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from diptych.config.data import ImageSettings
 from diptych.config.datasets import epochs_to_steps
-from diptych.config.run import Finetune, Objectives, Pretrain
+from diptych.config.objectives import ITM, MLM, WPA, Objectives
+from diptych.config.run import Finetune, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import INIT_SCALE, on_frozen_features, vqa_v2
 from diptych.models.vilt.config import ViLTConfig
@@ -19,7 +20,7 @@ def base() -> Pretrain:
     return Pretrain(
         recipe="vilt.base",
         model=ViLTConfig(),
-        objectives=Objectives(itm=1.0, mlm=1.0, wpa=0.1),
+        objectives=Objectives(itm=ITM(), mlm=MLM(), wpa=WPA(weight=0.1)),
         images=ImageSettings(shorter_side=384, patch_size=32, augment=True),
         training=Training(
             steps=200_000,
@@ -40,7 +41,7 @@ def small() -> Pretrain:
     return Pretrain(
         recipe="vilt.small",
         model=ViLTConfig(dim=256, depth=6, num_heads=4, mlp_dim=1024, patch_size=32, grid=(5, 7), dropout=0.0),
-        objectives=Objectives(itm=1.0, mlm=1.0, wpa=0.1),
+        objectives=Objectives(itm=ITM(), mlm=MLM(), wpa=WPA(weight=0.1)),
         images=ImageSettings(shorter_side=160, longer_ratio=1.5, patch_size=32),
         training=Training(
             steps=2000,
@@ -58,7 +59,7 @@ def small_text() -> Pretrain:
     return replace(
         run,
         recipe="vilt.small_text",
-        objectives=replace(run.objectives, itm=0.0, wpa=0.0, mask_rate=0.5),
+        objectives=Objectives(mlm=MLM(rate=0.5)),
         training=replace(
             run.training, steps=1000, optimizer=replace(run.training.optimizer, learning_rate=1e-3, warmup=100)
         ),
@@ -78,7 +79,7 @@ def tiny() -> Pretrain:
         model=replace(
             run.model, dim=128, depth=4, num_heads=4, mlp_dim=512, patch_size=16, grid=(5, 7), vocab_size=114
         ),
-        objectives=replace(run.objectives, mask_rate=0.5),
+        objectives=replace(run.objectives, mlm=MLM(rate=0.5)),
         images=ImageSettings(shorter_side=80, longer_ratio=1.5, patch_size=16),
         training=replace(
             run.training, steps=1500, optimizer=replace(run.training.optimizer, learning_rate=1e-3, warmup=100)
@@ -92,7 +93,7 @@ def frozen() -> Pretrain:
     Differs: no word-patch alignment, because boxes are not patches.
     """
     model = ViLTConfig(dim=192, depth=3, num_heads=4, mlp_dim=384, grid=(7, 7), dropout=0.0)
-    return on_frozen_features("vilt.frozen", model, Objectives(itm=1.0, mlm=1.0), init_scale=INIT_SCALE)
+    return on_frozen_features("vilt.frozen", model, Objectives(itm=ITM(), mlm=MLM()), init_scale=INIT_SCALE)
 
 
 def vqa() -> Finetune:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from diptych.config.data import ImageSettings
 from diptych.config.datasets import epochs_to_steps
-from diptych.config.run import Embedders, Finetune, Objectives, Pretrain
+from diptych.config.objectives import ITM, MLM, Objectives
+from diptych.config.run import Embedders, Finetune, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import CNN_FEATURE_DIM, INIT_SCALE, on_frozen_features, vqa_v2
 from diptych.models.visualbert.config import VisualBERTConfig
 
-OBJECTIVES = Objectives(itm=1.0, mlm=1.0, whole_words=False)
+OBJECTIVES = Objectives(itm=ITM(), mlm=MLM(whole_words=False))
 
 
 def pretrain() -> Pretrain:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.config.data import ImageSettings
-from diptych.config.run import Objectives, Pretrain
+from diptych.config.objectives import ClassDistillation, GridDistillation, Objectives
+from diptych.config.run import Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.vit.config import ViTConfig
 
@@ -19,7 +20,7 @@ def distilled() -> Pretrain:
     return Pretrain(
         recipe="vit.distilled",
         model=ViTConfig(dim=256, depth=6, num_heads=4, mlp_dim=1024, patch_size=32, grid=(5, 7), num_classes=0),
-        objectives=Objectives(grid_distillation=1.0, class_distillation=0.5),
+        objectives=Objectives(grid_distillation=GridDistillation(), class_distillation=ClassDistillation(weight=0.5)),
         images=ImageSettings(shorter_side=160, longer_ratio=1.5, patch_size=32),
         training=Training(
             steps=1000,
@@ -39,6 +40,6 @@ def base() -> Pretrain:
         run,
         recipe="vit.base",
         model=ViTConfig(),
-        objectives=Objectives(class_distillation=1.0),
+        objectives=Objectives(class_distillation=ClassDistillation()),
         images=ImageSettings(shorter_side=224, patch_size=16, square=True, augment=True),
     )

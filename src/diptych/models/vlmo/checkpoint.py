@@ -31,9 +31,9 @@ from diptych.models.vilt.checkpoint import HEADS, OUTSIDE_BLOCKS, classifier
 from diptych.models.vlmo.config import VLMoConfig
 from diptych.models.vlmo.model import ITC_HEADS, VLMo
 from diptych.modules.position import resize_bicubic_plain
-from diptych.objectives.itc import ITC
-from diptych.objectives.itm import HardNegativeITM
-from diptych.objectives.mlm import MLM
+from diptych.objectives.itc import ITCLoss
+from diptych.objectives.itm import HardNegativeITMLoss
+from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.retrieval import ContrastRetrieval
@@ -186,11 +186,11 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
 def _pretraining(model: VLMo, present: set[str], text_only: bool) -> Pretraining:
     heads = nn.ModuleDict({name: head for name, head in model.pretraining_heads().items() if name in present})
     contrasts = tuple(name for name in ITC_HEADS if name in present)
-    objectives: list[Objective] = [ITC(head_names=contrasts)] if contrasts else []
+    objectives: list[Objective] = [ITCLoss(head_names=contrasts)] if contrasts else []
     if "itm" in present:
-        objectives.append(HardNegativeITM())
+        objectives.append(HardNegativeITMLoss())
     if "mlm" in present:
-        objectives.append(MLM(text_only=True) if text_only else MLM(weight=0.25))
+        objectives.append(MLMLoss(text_only=True) if text_only else MLMLoss(weight=0.25))
     return Pretraining(model, heads, objectives)
 
 

@@ -6,7 +6,17 @@ from dataclasses import replace
 
 from diptych.config.data import ImageSettings
 from diptych.config.datasets import IMAGENET_22K_IMAGES
-from diptych.config.run import Finetune, Objectives, Pretrain
+from diptych.config.objectives import (
+    ITC,
+    ITM,
+    MLM,
+    BlockMasking,
+    HardNegatives,
+    MaskedCodesImageOnly,
+    NoImage,
+    Objectives,
+)
+from diptych.config.run import Finetune, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import CONTRASTIVE_INIT_SCALE, on_frozen_features, on_images, vqa_v2
 from diptych.models.vilt import recipes as vilt
@@ -46,7 +56,7 @@ def base() -> Pretrain:
     return Pretrain(
         recipe="vlmo.base",
         model=VLMoConfig(),
-        objectives=Objectives(itc=1.0, itm=1.0, mlm=0.25, hard_negatives=True),
+        objectives=Objectives(itc=ITC(), itm=ITM(negatives=HardNegatives()), mlm=MLM(weight=0.25)),
         images=ImageSettings(shorter_side=224, patch_size=16, square=True, augment=True),
         training=Training(
             steps=200_000,
@@ -80,7 +90,7 @@ def tiny() -> Pretrain:
         num_itc_branches=1,
         drop_path=0.0,
     )
-    objectives = replace(run.objectives, itc=1.0, wpa=0.0)
+    objectives = replace(run.objectives, itc=ITC(), wpa=None)
     return replace(run, recipe="vlmo.tiny", model=model, objectives=objectives, init_scale=4.0)
 
 
@@ -104,7 +114,7 @@ def base_images() -> Pretrain:
         run,
         recipe="vlmo.base_images",
         model=replace(run.model, vl_start_layer=12, with_mask_token=True),
-        objectives=Objectives(masked_codes_image_only=1.0, mim_rate=75 / 196),
+        objectives=Objectives(masked_codes_image_only=MaskedCodesImageOnly(patches=BlockMasking(rate=75 / 196))),
         training=training,
         heads=(),
         freeze=FROZEN_FOR_IMAGES,
@@ -123,7 +133,7 @@ def base_text() -> Pretrain:
         run,
         recipe="vlmo.base_text",
         model=replace(run.model, vl_start_layer=12),
-        objectives=Objectives(mlm=1.0, text_only=True),
+        objectives=Objectives(mlm=MLM(image=NoImage())),
         freeze=FROZEN_FOR_TEXT + LAYER_SCALE,
         corpus="Wikipedia, BookCorpus: texts only",
     )
@@ -134,7 +144,7 @@ def small() -> Pretrain:
     return on_frozen_features(
         "vlmo.small",
         SMALL,
-        replace(base().objectives, hard_negatives=False),
+        replace(base().objectives, itm=ITM()),
         batch=256,
         init_scale=CONTRASTIVE_INIT_SCALE,
     )
@@ -148,7 +158,8 @@ def small_images() -> Pretrain:
     they need `--embedders.image own --embedders.text own`.
     """
     stage = base_images()
-    objectives = replace(stage.objectives, codebook_size=256, min_block=4)
+    patches = BlockMasking(rate=75 / 196, min_block=4)
+    objectives = Objectives(masked_codes_image_only=MaskedCodesImageOnly(patches=patches, codebook_size=256))
     model = replace(SMALL, vl_start_layer=SMALL.depth, with_mask_token=True)
     run = on_images("vlmo.small_images", model, objectives, init_scale=CONTRASTIVE_INIT_SCALE)
     return replace(run, heads=(), freeze=stage.freeze)
@@ -211,7 +222,7 @@ def retrieval() -> Pretrain:
         run,
         recipe="vlmo.retrieval",
         model=replace(run.model, grid=(24, 24), drop_path=0.2),
-        objectives=Objectives(itc=1.0),
+        objectives=Objectives(itc=ITC()),
         images=replace(run.images, shorter_side=384),
         training=replace(run.training, steps=3000, batch_size=3072, optimizer=optimizer),
         corpus="COCO",

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from diptych.config.data import ImageSettings
 from diptych.config.datasets import epochs_to_steps
-from diptych.config.run import Embedders, Objectives, Pretrain
+from diptych.config.objectives import Objectives, Triplet
+from diptych.config.run import Embedders, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import CNN_FEATURE_DIM, on_frozen_features
 from diptych.models.vsepp.config import VSEppConfig
@@ -23,7 +24,7 @@ def flickr30k() -> Pretrain:
     return Pretrain(
         recipe="vsepp.flickr30k",
         model=VSEppConfig(feature_dim=4096, vocab_size=30522),
-        objectives=Objectives(triplet=1.0),
+        objectives=Objectives(triplet=Triplet()),
         images=ImageSettings(shorter_side=224, square=True),
         embedders=Embedders(image="features/", feature_dim=4096),
         training=Training(
@@ -49,4 +50,4 @@ def small() -> Pretrain:
     negatives only, embeddings collapse from random weights on a small batch.
     """
     model = VSEppConfig(feature_dim=CNN_FEATURE_DIM, dim=512, vocab_size=30522, word_dim=256)
-    return on_frozen_features("vsepp.small", model, Objectives(triplet=1.0, hardest_only=False), steps=900)
+    return on_frozen_features("vsepp.small", model, Objectives(triplet=Triplet(hardest_only=False)), steps=900)

@@ -11,7 +11,7 @@ from diptych.batch import Batch
 from diptych.config.run import Evaluation
 from diptych.data.examples import PairExamples
 from diptych.data.loader import Shuffled, SkipCounter, evaluation_loader
-from diptych.objectives.itm import ITM
+from diptych.objectives.itm import ITMLoss
 from diptych.objectives.pretraining import Pretraining
 from diptych.protocols import ChanceLoss, TrainStep
 from diptych.runs.loaded_model import LoadedModel
@@ -62,7 +62,7 @@ class MatchingAccuracy:
     """A step without a loss: the ITM accuracy on pairs of which half match."""
 
     def __init__(self, step: Pretraining):
-        self.step, self.objective = step, ITM()
+        self.step, self.objective = step, ITMLoss()
         self.weights: dict[str, float] = {}
         self.chance_losses: dict[str, ChanceLoss] = {}
 
