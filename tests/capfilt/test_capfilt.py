@@ -215,7 +215,7 @@ def test_the_scores_are_those_of_the_filter(done: Path, config: CapFilt):
             with torch.no_grad():
                 tokens, text = (
                     model.encode_image(image),
-                    model.encode_text(tokenizer_of(judge.run).encode([decided["text"]])),
+                    model.encode_text(tokenizer_of(judge.settings).encode([decided["text"]])),
                 )
                 probability = heads["itm"](model.fuse(text, tokens).pooled).softmax(1)[0, 1]  # type: ignore[index]
                 contrast: Any = heads["itc"]  # type: ignore[index]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import pytest
 
 from diptych.cli import main
-from diptych.cli.arguments import apply_overrides, flags, recipe
+from diptych.cli.arguments import apply_overrides, flags
 from diptych.cli.choices import choices_of, fill
 from diptych.cli.errors import UsageError
 from diptych.config.objectives import (
@@ -26,6 +26,7 @@ from diptych.config.objectives import (
     WordRegionMasking,
 )
 from diptych.config.run import Pretrain
+from diptych.runs.recipes import recipe
 
 TINY = recipe("vilt.tiny").objectives  # itm, mlm at a rate of 0.5, wpa
 

@@ -134,7 +134,7 @@ def test_with_depth_zero_tokens_are_independent(text: Text):
     changed[:, 2] = 2000
     before, after = frozen(text), frozen(Text(changed, text.mask))
     assert torch.equal(before[:, [0, 1, 3]], after[:, [0, 1, 3]]) and not torch.equal(before[:, 2], after[:, 2])
-    with pytest.raises(ValueError, match="depth must be in \[0, 6\]"):
+    with pytest.raises(ValueError, match=r"depth must be in \[0, 6\]"):
         FrozenMiniLM(depth=7)
 
 

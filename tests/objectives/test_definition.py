@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import diptych.objectives
-from diptych.cli.arguments import apply_overrides, recipe
+from diptych.cli.arguments import apply_overrides
 from diptych.cli.choices import fill
 from diptych.config.objectives import (
     ITC,
@@ -34,6 +34,7 @@ from diptych.objectives.definition import Setup, any_needs, definitions, losses_
 from diptych.objectives.masked_codes import add_code_head
 from diptych.objectives.pretraining import Objective
 from diptych.runs.build import build
+from diptych.runs.recipes import recipe
 from diptych.runs.run_folder import RunError
 from tests.models.test_first_step import batch, toy
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -65,11 +67,11 @@ class CountedReductions(Group):
         return ddp
 
 
-def test_gradients_are_reduced_once_for_all_micro_batches():
+def test_gradients_are_reduced_once_for_all_micro_batches(tmp_path: Path):
     training = settings(batch_size=8, grad_accum=4)
     loaded = [micro([2 * i + 1, 2 * i + 2], 0, 0) for i in range(4)]
     row, weights = one_step(Group(CPU), training, loaded)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/ranks", rank=0, world_size=1)
     try:
         CountedReductions.reductions = 0
         ddp_row, ddp_weights = one_step(CountedReductions(CPU), training, loaded)

@@ -13,7 +13,8 @@ from functools import cache, reduce
 from textwrap import wrap
 from typing import Any, TypeVar, get_type_hints
 
-from diptych.cli.errors import UsageError, suggest_name
+from diptych.cli.errors import UsageError
+from diptych.config.spelling import suggest_name
 from diptych.config.validation import MAX_REPR_CHARS, allows_none, dataclasses_of
 
 T = TypeVar("T")
