@@ -17,7 +17,7 @@ from diptych.data.sources.base import BadSample, DataError, first_skipped
 from diptych.data.sources.paths import read_text
 from diptych.data.sources.photos import Photos, open_photos
 from diptych.predict.embeddings import open_embeddings, rows_file
-from diptych.predict.rows import Row, RowWriter, left_to_do, open_rows, progress_bar, settings_file
+from diptych.predict.rows import PrintedRows, Row, RowWriter, left_to_do, open_rows, progress_bar, settings_file
 from diptych.runs.operations import check_operation
 from diptych.training.distributed import pick_device, uses_bf16
 from diptych.utils.feature_cache import digest
@@ -191,7 +191,7 @@ def _write_rows(
     """
     left = left_to_do(names, rows, len(constant))
     summary = Summary(len(names), len(names) - len(left))
-    with progress_bar(title, len(names), summary.earlier) as advance:
+    with progress_bar(title, len(names), summary.earlier, isinstance(rows, PrintedRows)) as advance:
         for start in range(0, len(left), batch_size):
             batch, new = left[start : start + batch_size], list[Row]()
             for i, result in zip(batch, _predicted(batch, predict), strict=True):
