@@ -7,10 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diptych.api import VLM, Features, Prediction, TokenStates, create_model, evaluate, load, train
+    from diptych.api import VLM, Prediction, create_model, evaluate, load, train
     from diptych.config.run import Evaluation
     from diptych.protocols import UnsupportedOperation
     from diptych.runs.recipes import list_models
+    from diptych.runs.token_states import Features, TokenStates
 
 __version__ = "0.2.0"
 
@@ -31,6 +32,8 @@ __all__ = [
 
 _MODULES = {
     "Evaluation": "diptych.config.run",
+    "Features": "diptych.runs.token_states",
+    "TokenStates": "diptych.runs.token_states",
     "UnsupportedOperation": "diptych.protocols",
     "list_models": "diptych.runs.recipes",
 }

@@ -10,22 +10,21 @@ model.score(["a.jpg", "b.jpg"], ["a dog on the beach"])
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image, Regions, Text
 from diptych.checkpoints.huggingface.folder import CONFIG_FILE, WEIGHT_FILES, find_weights
-from diptych.config.run import Evaluation, Finetune
+from diptych.config.run import Evaluation
 from diptych.config.spelling import suggest_name
 from diptych.data.examples import MAX_TEXT_CHARS
 from diptych.data.images.loading import with_images
@@ -38,7 +37,7 @@ from diptych.runs import recipes
 from diptych.runs.check_inputs import data_of
 from diptych.runs.embedders import input_embeddings
 from diptych.runs.evaluate import evaluate as evaluate_run
-from diptych.runs.finetune import finetune, inherited
+from diptych.runs.finetune import finetune, named_run
 from diptych.runs.image_processor import ImageProcessor
 from diptych.runs.import_checkpoint import load_hf_folder
 from diptych.runs.loaded_model import LoadedModel, load_model
@@ -54,6 +53,7 @@ from diptych.runs.scoring.retrieval import (
     text_embedding,
 )
 from diptych.runs.scoring.vqa import answer_ranker
+from diptych.runs.token_states import Features, features_of, joined
 from diptych.tasks.captioning import CaptionOptions, generate_captions
 from diptych.tasks.retrieval import Retrieval, score_all_pairs
 from diptych.tasks.vqa import OpenVQA
@@ -74,39 +74,6 @@ class Prediction(NamedTuple):
 
     text: str
     probability: float
-
-
-@dataclass(frozen=True)
-class TokenStates:
-    """The state of every token of n samples, float32 on the CPU, zero at padding.
-
-    `spans`: columns of each kind of token, [first, one past the last): {"cls": (0, 1), "patches": (1, 50)}.
-    """
-
-    values: Float[Tensor, "n tokens d"]
-    mask: Bool[Tensor, "n tokens"]
-    spans: dict[str, tuple[int, int]]
-
-    def __getitem__(self, name: str) -> Float[Tensor, "n span d"]:
-        """The states of one kind of token. Raises KeyError."""
-        if name not in self.spans:
-            raise KeyError(f"no tokens called {name!r}; there are {', '.join(self.spans)}")
-        return self.values[:, slice(*self.spans[name])]
-
-
-@dataclass(frozen=True)
-class Features:
-    """Token states of images and texts, before and after fusion; None where there is no such input or fusion.
-
-    `image`, `text`: before fusion. `fused_image`, `fused_text`: after fusion of each text with its image. `pooled`: the
-    vector of each pair that ITM and task heads read.
-    """
-
-    image: TokenStates | None = None
-    text: TokenStates | None = None
-    fused_image: TokenStates | None = None
-    fused_text: TokenStates | None = None
-    pooled: Float[Tensor, "n d"] | None = None
 
 
 class VLM:
@@ -215,8 +182,10 @@ class VLM:
                 indices = range(start, min(start + BATCH, number))
                 of_image = None if photos is None else self._encode_image(self.image_processor.stack(photos, indices))
                 of_text = None if text is None else self.loaded.model.encode_text(text[indices.start : indices.stop])
-                parts.append(_features(of_image, of_text, self.loaded.model.fuse(of_text, of_image) if fuses else None))
-        return _joined(parts)
+                parts.append(
+                    features_of(of_image, of_text, self.loaded.model.fuse(of_text, of_image) if fuses else None)
+                )
+        return joined(parts)
 
     def score(
         self, images: Images, texts: str | Sequence[str], method: Literal["itc", "itm", "both"] = "itc"
@@ -457,30 +426,17 @@ def train(
 
     Raises DataError, RunError, and ValueError for an unknown setting, with the nearest.
     """
-    pairs = None if isinstance(data, str | os.PathLike) else data
-    name = os.fspath(data) if pairs is None else pairs_name(pairs)
+    name, pairs = (os.fspath(data), None) if isinstance(data, str | os.PathLike) else (pairs_name(data), data)
     values = {"data": name, **settings} | ({} if steps is None else {"steps": steps})
     if recipe in recipes.recipes():
         run = recipes.with_settings(recipes.recipe(recipe), values)
         pretrain(run, Path(out), pairs)
     else:
-        run = _finetuning_run(recipe, values)
+        run = named_run(recipe, values)
         if pairs is not None:
             raise RunError(f"{recipe} is a fine-tuning recipe, whose data is a path: write the pairs to a table first")
         finetune(run, Path(out))
     return load(out, run.training.device)
-
-
-def _finetuning_run(recipe: str, values: Mapping[str, Any]) -> Finetune:
-    """The run of a fine-tuning recipe or of a task, which starts from the run `init_from`. Raises RunError."""
-    if recipe not in [*recipes.TASK_RECIPES, *recipes.recipes("Finetune")]:
-        recipes.model_recipe(recipe)  # raises, with the nearest names
-        raise RunError(f"{recipe} names a model: give a recipe, as diptych.list_models() lists them")
-    own, start = recipe not in recipes.TASK_RECIPES, values.get("init_from", "")
-    if not own and not start:
-        raise RunError(f"{recipe} needs init_from, the folder of a pre-trained run")
-    run = recipes.finetuning_recipe(recipe)
-    return recipes.with_settings(inherited(Path(start), run, own) if start else run, values)
 
 
 def evaluate(folder: str | os.PathLike[str], evaluation: Evaluation | str = "", **settings: Any) -> dict[str, float]:
@@ -528,37 +484,6 @@ def _places(candidates: Sequence[str], answers: list[str]) -> list[int]:
                 f"{suggest_name(candidate, answers)}; a model with an answer decoder (BLIP, ALBEF) takes any text"
             )
     return [place[candidate] for candidate in dict.fromkeys(candidates)]
-
-
-def _states(tokens: Tokens) -> TokenStates:
-    mask, names = tokens.mask.cpu(), [span.name for span in tokens.layout.spans]
-    bounds = {name: tokens.layout.bounds(i) for i, name in enumerate(names)}
-    return TokenStates(tokens.to_padded().float().cpu() * mask[:, :, None], mask, bounds)
-
-
-def _features(image: Tokens | None, text: Tokens | None, fused: Any) -> Features:
-    image_states, text_states = (None if tokens is None else _states(tokens) for tokens in (image, text))
-    if fused is None:
-        return Features(image_states, text_states)
-    return Features(image_states, text_states, _states(fused.image), _states(fused.text), fused.pooled.float().cpu())
-
-
-def _joined(parts: list[Features]) -> Features:
-    """The features of all batches; batches of images of other sizes are padded to the longest."""
-    states = {
-        name: None if (values := [getattr(part, name) for part in parts])[0] is None else _joined_states(values)
-        for name in ("image", "text", "fused_image", "fused_text")
-    }
-    pooled = [part.pooled for part in parts if part.pooled is not None]
-    return Features(**states, pooled=torch.cat(pooled) if pooled else None)
-
-
-def _joined_states(parts: list[TokenStates]) -> TokenStates:
-    longest = max(parts, key=lambda part: part.mask.shape[1])
-    padding = [longest.mask.shape[1] - part.mask.shape[1] for part in parts]
-    values = [F.pad(part.values, (0, 0, 0, n)) for part, n in zip(parts, padding, strict=True)]
-    masks = [F.pad(part.mask, (0, n)) for part, n in zip(parts, padding, strict=True)]
-    return TokenStates(torch.cat(values), torch.cat(masks), longest.spans)
 
 
 def _inputs_from_tensors(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

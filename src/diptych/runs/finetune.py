@@ -37,6 +37,7 @@ from diptych.models.configs import (
 from diptych.modules.heads import ITMHead
 from diptych.modules.init import scale_init
 from diptych.protocols import FusionEncoder
+from diptych.runs import recipes
 from diptych.runs.check_init import check_same_model
 from diptych.runs.check_inputs import check_out
 from diptych.runs.check_weights import check_model
@@ -201,6 +202,18 @@ def inherited(folder: Path, run: Finetune, own: bool = False) -> Finetune:
         init_scale=before.init_scale,
         vocabulary=before.vocabulary,
     )
+
+
+def named_run(recipe: str, values: Mapping[str, Any]) -> Finetune:
+    """The run of a fine-tuning recipe or of a task, which starts from the run `init_from`. Raises RunError."""
+    if recipe not in [*recipes.TASK_RECIPES, *recipes.recipes("Finetune")]:
+        recipes.model_recipe(recipe)  # raises, with the nearest names
+        raise RunError(f"{recipe} names a model: give a recipe, as diptych.list_models() lists them")
+    own, start = recipe not in recipes.TASK_RECIPES, values.get("init_from", "")
+    if not own and not start:
+        raise RunError(f"{recipe} needs init_from, the folder of a pre-trained run")
+    run = recipes.finetuning_recipe(recipe)
+    return recipes.with_settings(inherited(Path(start), run, own) if start else run, values)
 
 
 def _recipe_of_task(folder: Path, run: Finetune, before: Pretrain | Finetune) -> Finetune:

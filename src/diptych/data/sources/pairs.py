@@ -18,7 +18,7 @@ PREFIX = "python:"
 """Begins the name of data that was passed from Python, which no command can open."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class CaptionedPairs:
     """Captioned images of a sequence of pairs (see `base.Captioned`).
 
