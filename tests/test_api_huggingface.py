@@ -109,7 +109,9 @@ def _tokenizer(system: str, folder: Path) -> Any:
 
 
 def _picture(draw: random.Random, path: Path) -> Path:
-    pixels = np.random.default_rng(draw.randrange(2**32)).integers(0, 256, (draw.randint(20, 60), draw.randint(20, 60), 3))
+    pixels = np.random.default_rng(draw.randrange(2**32)).integers(
+        0, 256, (draw.randint(20, 60), draw.randint(20, 60), 3)
+    )
     Pillow.fromarray(pixels.astype(np.uint8)).save(path)
     return path
 
@@ -198,7 +200,9 @@ def vilt_nlvr2(model: diptych.VLM, theirs: Theirs) -> None:
         batch = with_images(Batch(0, 0, torch.tensor([0]), text=text, image2=pair[1]), pair[0])
         logits = theirs.model(**theirs.text(slice(1, 2)), pixel_values=pixels).logits
         tokens = module.model.encode_text(batch.text)
-        fused = [module.model.fuse(tokens, module.model.encode_image(x).with_image_index(i)) for i, x in enumerate(pair)]
+        fused = [
+            module.model.fuse(tokens, module.model.encode_image(x).with_image_index(i)) for i, x in enumerate(pair)
+        ]
         assert_close(module.logits(tuple(fused)), logits)
 
 

@@ -82,8 +82,9 @@ def answer_question(run: str, images: Sequence[str], question: str, config: Answ
 def score_texts(run: str, images: Sequence[str], texts: Sequence[str], config: ScoreTexts) -> Summary:
     """Writes a row with the scores of each text with each photograph: "itc", "itm" or both, as the model was trained.
 
-    Raises as above.
+    The texts are `texts`, or those of the file `config.texts`. Raises as above.
     """
+    texts = read_lines(Path(config.texts)) if config.texts else texts
     photos, model = _photos(images, config), _load(run, config)
     check_operation(model.loaded, "score")
     methods = [method for method in METHODS if model.can(method)]
