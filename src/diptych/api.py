@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -185,9 +185,7 @@ class VLM:
                 )
         return joined(parts)
 
-    def score(
-        self, images: Images, texts: str | Sequence[str], method: Literal["itc", "itm", "both"] = "itc"
-    ) -> Float[Tensor, "images texts"]:
+    def score(self, images: Images, texts: str | Sequence[str], method: str = "itc") -> Float[Tensor, "images texts"]:
         """The score of every image with every text, float32 on the CPU.
 
         Args:
