@@ -190,10 +190,10 @@ class VLM:
 
         Args:
             method: "itc": cosine of image and text embeddings; of VSE++ and SCAN their own similarity.
-                "itm": probability that the pair matches, by the ITM head; of a run of `diptych finetune retrieval` the
-                output of its ranking head. Every pair is fused, so this takes long for many.
-                "both": what `diptych evaluate --task retrieval` re-ranks by: the log of the product of both
-                probabilities, up to a constant.
+                "itm": probability that the pair matches, by the ITM head; of a run fine-tuned for retrieval the output of
+                its ranking head. Every pair is fused, so this takes long for many.
+                "both": what `diptych evaluate` ranks by if it re-ranks all pairs (`rerank_by` "product"): the log of
+                the product of both probabilities, up to a constant.
 
         Raises UnsupportedOperation, DataError, BadSample.
         """
@@ -417,7 +417,7 @@ def train(
             captions), divided 90/5/5 into train, val and test by image.
         out: the run folder.
         steps: optimizer steps; None: as in the recipe.
-        settings: the settings of `diptych pretrain RECIPE --help`, as `batch_size=64`; those with a dot in their name
+        settings: the settings that `diptych pretrain vilt.small --help` lists, as `batch_size=64`; those with a dot in their name
             as `**{"optimizer.learning_rate": 1e-3}`.
 
     Raises DataError, RunError, and ValueError for an unknown setting, with the nearest.
