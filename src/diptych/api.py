@@ -28,7 +28,7 @@ from diptych.config.run import Evaluation
 from diptych.config.spelling import suggest_name
 from diptych.data.examples import MAX_TEXT_CHARS
 from diptych.data.images.loading import with_images
-from diptych.data.sources.pairs import PREFIX, pairs_name
+from diptych.data.sources.pairs import PREFIX, read_pairs
 from diptych.data.sources.photos import ImageInput, Photos
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.modules.init import scale_init
@@ -153,7 +153,6 @@ class VLM:
             batches = self._encoded_texts(known, batch_size)
             return torch.cat([text_embedding(self.loaded, tokens).float().cpu() for tokens in batches])
 
-    @torch.no_grad()
     def features(self, images: Images | None = None, texts: str | Sequence[str] | None = None) -> Features:
         """The states of all tokens: of images, of texts, and of pairs after fusion.
 
@@ -422,8 +421,10 @@ def train(
 
     Raises DataError, RunError, and ValueError for an unknown setting, with the nearest.
     """
-    name, pairs = (os.fspath(data), None) if isinstance(data, str | os.PathLike) else (pairs_name(data), data)
-    values = {"data": name, **settings} | ({} if steps is None else {"steps": steps})
+    pairs = None if isinstance(data, str | os.PathLike) else read_pairs(data)
+    values = {"data": str(data) if pairs is None else pairs.name, **settings} | (
+        {} if steps is None else {"steps": steps}
+    )
     if recipe in recipes.recipes():
         run = recipes.with_settings(recipes.recipe(recipe), values)
         pretrain(run, Path(out), pairs)
