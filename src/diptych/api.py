@@ -1,16 +1,13 @@
 """The Python API: a trained model for images and texts as people have them, and training and evaluation by one call.
 
-import diptych
-
-model = diptych.load("runs/blip")
-model.caption("photos/")
-model.score(["a.jpg", "b.jpg"], ["a dog on the beach"])
+`load` a run, then `VLM.caption("photos/")`, `VLM.score(["a.jpg", "b.jpg"], ["a dog on the beach"])` and others;
+docs/python-api.md is the manual.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -264,28 +261,14 @@ class VLM:
         check_operation(self.loaded, "answer")
         photos, texts = self.image_processor.open(images), _texts(questions)
         rows, columns = _paired(len(photos), len(texts), "questions")
-        answers: list[str] = list(self.loaded.facts.get("answers") or ())
-        decoder = self.loaded.module if isinstance(self.loaded.module, OpenVQA) else None
-        if decoder is not None and candidates is not None:
-            answers = _texts(candidates)
-        among = None if decoder is not None or candidates is None else _places(candidates, answers)
-        if candidates is not None and not len(candidates):
-            raise ValueError("candidates: expected at least one answer, got an empty list")
-        generates = decoder is not None and not answers
-        # a generated answer depends on the padding of its batch (see `OpenVQA.generate`): there, one question each
-        size, found = 1 if generates else BATCH, list[Prediction]()
+        found: list[Prediction] = []
         with self._computing():
-            rank = None if generates else answer_ranker(self.loaded, answers, among, top_k=1)
+            predict, size = self._answerer(None if candidates is None else _texts(candidates))
             for start in range(0, len(rows), size):
                 image = self.image_processor.stack(photos, rows[start : start + size])
                 text = self._encode([texts[i] for i in columns[start : start + size]])
-                batch = with_images(Batch(0, 0, torch.arange(len(text)), text=text), image).to(self.device)
-                if rank is None:
-                    assert decoder is not None
-                    found += [Prediction(*pair) for pair in decoder.generate_texts(batch, self.tokenizer)]
-                else:
-                    values, indices = (part[:, 0].tolist() for part in rank(batch))
-                    found += [Prediction(answers[i], value) for i, value in zip(indices, values, strict=True)]
+                batch = with_images(Batch(0, 0, torch.arange(len(text)), text=text), image)
+                found += predict(batch.to(self.device))
         return found
 
     def classify(self, images: Images, top_k: int = 5) -> list[list[Prediction]]:
@@ -294,6 +277,8 @@ class VLM:
         Raises UnsupportedOperation, DataError, BadSample.
         """
         check_operation(self.loaded, "classify")
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1: got {top_k}")
         photos, classes = self.image_processor.open(images), self.loaded.facts["classes"]
         found = []
         with self._computing():
@@ -339,6 +324,26 @@ class VLM:
         """Text tokens of a batch at a time."""
         for start in range(0, len(texts), batch_size):
             yield self.loaded.model.encode_text(self._encode(texts[start : start + batch_size]))
+
+    def _answerer(self, candidates: list[str] | None) -> tuple[Callable[[Batch], list[Prediction]], int]:
+        """A function from a batch of questions to their answers, and how many questions to pass at once."""
+        if candidates is not None and not candidates:
+            raise ValueError("candidates: expected at least one answer, got an empty list")
+        module, answers = self.loaded.module, list(self.loaded.facts.get("answers") or ())
+        if isinstance(module, OpenVQA):
+            answers = candidates or answers
+            if (
+                not answers
+            ):  # one at a time: a generated answer depends on the padding of its batch (`OpenVQA.generate`)
+                return lambda batch: [Prediction(*pair) for pair in module.generate_texts(batch, self.tokenizer)], 1
+        among = None if candidates is None or isinstance(module, OpenVQA) else _places(candidates, answers)
+        rank = answer_ranker(self.loaded, answers, among, top_k=1)
+
+        def predict(batch: Batch) -> list[Prediction]:
+            values, indices = (top[:, 0].tolist() for top in rank(batch))
+            return [Prediction(answers[i], value) for i, value in zip(indices, values, strict=True)]
+
+        return predict, BATCH
 
     def _score_block(self, image: Tokens, text: Tokens, method: str) -> Float[Tensor, "images texts"]:
         """The scores of encoded images with encoded texts; see `score`."""
