@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -24,7 +23,7 @@ from diptych.utils.feature_cache import digest
 
 Config = CaptionPhotos | AnswerQuestion | ScoreTexts | Embed
 CHANGEABLE = ("out", "batch_size", "device", "precision", "texts")  # settings that rows do not depend on
-METHODS: tuple[Literal["itc", "itm"], ...] = ("itc", "itm")
+METHODS = ("itc", "itm")  # of scoring, in the order of a row's fields
 Predict = Callable[[list[int]], list[list[Row]]]
 """From the indices of items to the fields of the rows of each. Raises BadSample if one of them cannot be read."""
 
