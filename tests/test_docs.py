@@ -37,7 +37,8 @@ WORK = (
     "runs.pretrain.pretrain", "runs.finetune.finetune", "runs.evaluate.evaluate", "capfilt.run.capfilt",
     "capfilt.corrupt_captions.corrupt_captions", "runs.train_tokenizer.train_tokenizer", "runs.baselines.baselines",
     "benchmark.run.benchmark", "runs.import_checkpoint.import_checkpoint", "runs.export.export", "planning.info.info",
-    "planning.estimate.estimate", "runs.demo.demo",
+    "planning.estimate.estimate", "runs.demo.demo", "predict.photos.caption_photos", "predict.photos.answer_question",
+    "predict.photos.score_texts", "predict.photos.embed",
 )  # fmt: skip
 """What the commands call once their words are understood."""
 CHECKS = ("check_data", "check_run_folder", "check_inputs", "data_of")

@@ -1,24 +1,22 @@
 """The Python API: a trained model for images and texts as people have them, and training and evaluation by one call.
 
-import diptych
-
-model = diptych.load("runs/blip")
-model.caption("photos/")
-model.score(["a.jpg", "b.jpg"], ["a dog on the beach"])
+`load` a run, then `VLM.caption("photos/")`, `VLM.score(["a.jpg", "b.jpg"], ["a dog on the beach"])` and others;
+docs/python-api.md is the manual.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -28,7 +26,7 @@ from diptych.config.run import Evaluation
 from diptych.config.spelling import suggest_name
 from diptych.data.examples import MAX_TEXT_CHARS
 from diptych.data.images.loading import with_images
-from diptych.data.sources.pairs import PREFIX, pairs_name
+from diptych.data.sources.pairs import PREFIX, read_pairs
 from diptych.data.sources.photos import ImageInput, Photos
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.modules.init import scale_init
@@ -155,7 +153,6 @@ class VLM:
             embeddings = [text_embedding(self.loaded, tokens).float().cpu() for tokens in batches]
         return F.normalize(torch.cat(embeddings), dim=-1)  # of unit norm in bf16 is not yet in float32
 
-    @torch.no_grad()
     def features(self, images: Images | None = None, texts: str | Sequence[str] | None = None) -> Features:
         """The states of all tokens: of images, of texts, and of pairs after fusion.
 
@@ -187,17 +184,15 @@ class VLM:
                 )
         return joined(parts)
 
-    def score(
-        self, images: Images, texts: str | Sequence[str], method: Literal["itc", "itm", "both"] = "itc"
-    ) -> Float[Tensor, "images texts"]:
+    def score(self, images: Images, texts: str | Sequence[str], method: str = "itc") -> Float[Tensor, "images texts"]:
         """The score of every image with every text, float32 on the CPU.
 
         Args:
             method: "itc": cosine of image and text embeddings; of VSE++ and SCAN their own similarity.
-                "itm": probability that the pair matches, by the ITM head; of a run of `diptych finetune retrieval` the
-                output of its ranking head. Every pair is fused, so this takes long for many.
-                "both": what `diptych evaluate --task retrieval` re-ranks by: the log of the product of both
-                probabilities, up to a constant.
+                "itm": probability that the pair matches, by the ITM head; of a run fine-tuned for retrieval the output of
+                its ranking head. Every pair is fused, so this takes long for many.
+                "both": what `diptych evaluate` ranks by if it re-ranks all pairs (`rerank_by` "product"): the log of
+                the product of both probabilities, up to a constant.
 
         Raises UnsupportedOperation, DataError, BadSample.
         """
@@ -269,28 +264,14 @@ class VLM:
         check_operation(self.loaded, "answer")
         photos, texts = self.image_processor.open(images), _texts(questions)
         rows, columns = _paired(len(photos), len(texts), "questions")
-        answers: list[str] = list(self.loaded.facts.get("answers") or ())
-        decoder = self.loaded.module if isinstance(self.loaded.module, OpenVQA) else None
-        if decoder is not None and candidates is not None:
-            answers = _texts(candidates)
-        among = None if decoder is not None or candidates is None else _places(candidates, answers)
-        if candidates is not None and not len(candidates):
-            raise ValueError("candidates: expected at least one answer, got an empty list")
-        generates = decoder is not None and not answers
-        # a generated answer depends on the padding of its batch (see `OpenVQA.generate`): there, one question each
-        size, found = 1 if generates else BATCH, list[Prediction]()
+        found: list[Prediction] = []
         with self._computing():
-            rank = None if generates else answer_ranker(self.loaded, answers, among, top_k=1)
+            predict, size = self._answerer(None if candidates is None else _texts(candidates))
             for start in range(0, len(rows), size):
                 image = self.image_processor.stack(photos, rows[start : start + size])
                 text = self._encode([texts[i] for i in columns[start : start + size]])
-                batch = with_images(Batch(0, 0, torch.arange(len(text)), text=text), image).to(self.device)
-                if rank is None:
-                    assert decoder is not None
-                    found += [Prediction(*pair) for pair in decoder.generate_texts(batch, self.tokenizer)]
-                else:
-                    values, indices = (part[:, 0].tolist() for part in rank(batch))
-                    found += [Prediction(answers[i], value) for i, value in zip(indices, values, strict=True)]
+                batch = with_images(Batch(0, 0, torch.arange(len(text)), text=text), image)
+                found += predict(batch.to(self.device))
         return found
 
     def classify(self, images: Images, top_k: int = 5) -> list[list[Prediction]]:
@@ -299,6 +280,8 @@ class VLM:
         Raises UnsupportedOperation, DataError, BadSample.
         """
         check_operation(self.loaded, "classify")
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1: got {top_k}")
         photos, classes = self.image_processor.open(images), self.loaded.facts["classes"]
         found = []
         with self._computing():
@@ -344,6 +327,26 @@ class VLM:
         """Text tokens of a batch at a time."""
         for start in range(0, len(texts), batch_size):
             yield self.loaded.model.encode_text(self._encode(texts[start : start + batch_size]))
+
+    def _answerer(self, candidates: list[str] | None) -> tuple[Callable[[Batch], list[Prediction]], int]:
+        """A function from a batch of questions to their answers, and how many questions to pass at once."""
+        if candidates is not None and not candidates:
+            raise ValueError("candidates: expected at least one answer, got an empty list")
+        module, answers = self.loaded.module, list(self.loaded.facts.get("answers") or ())
+        if isinstance(module, OpenVQA):
+            answers = candidates or answers
+            if (
+                not answers
+            ):  # one at a time: a generated answer depends on the padding of its batch (`OpenVQA.generate`)
+                return lambda batch: [Prediction(*pair) for pair in module.generate_texts(batch, self.tokenizer)], 1
+        among = None if candidates is None or isinstance(module, OpenVQA) else _places(candidates, answers)
+        rank = answer_ranker(self.loaded, answers, among, top_k=1)
+
+        def predict(batch: Batch) -> list[Prediction]:
+            values, indices = (top[:, 0].tolist() for top in rank(batch))
+            return [Prediction(answers[i], value) for i, value in zip(indices, values, strict=True)]
+
+        return predict, BATCH
 
     def _score_block(self, image: Tokens, text: Tokens, method: str) -> Float[Tensor, "images texts"]:
         """The scores of encoded images with encoded texts; see `score`."""
@@ -421,13 +424,15 @@ def train(
             captions), divided 90/5/5 into train, val and test by image.
         out: the run folder.
         steps: optimizer steps; None: as in the recipe.
-        settings: the settings of `diptych pretrain RECIPE --help`, as `batch_size=64`; those with a dot in their name
+        settings: the settings that `diptych pretrain vilt.small --help` lists, as `batch_size=64`; those with a dot in their name
             as `**{"optimizer.learning_rate": 1e-3}`.
 
     Raises DataError, RunError, and ValueError for an unknown setting, with the nearest.
     """
-    name, pairs = (os.fspath(data), None) if isinstance(data, str | os.PathLike) else (pairs_name(data), data)
-    values = {"data": name, **settings} | ({} if steps is None else {"steps": steps})
+    pairs = None if isinstance(data, str | os.PathLike) else read_pairs(data)
+    values = {"data": str(data) if pairs is None else pairs.name, **settings} | (
+        {} if steps is None else {"steps": steps}
+    )
     if recipe in recipes.recipes():
         run = recipes.with_settings(recipes.recipe(recipe), values)
         pretrain(run, Path(out), pairs)

@@ -21,7 +21,7 @@ from diptych.modules.tokens import FusedTokens, Layout, Tokens
 
 
 class UnsupportedOperation(ValueError):
-    """The model class has this method, but the model was built without the part that it needs (decoder, classifier)."""
+    """An operation that a model cannot do: it was built without the part that it needs, or not trained for it."""
 
 
 @runtime_checkable

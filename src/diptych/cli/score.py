@@ -22,8 +22,6 @@ new ones. Rows of another model or of other texts are refused.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from diptych.cli.arguments import apply_overrides, pop_words, show_help, wants_help
 from diptych.cli.photos import pop_run_and_images, pop_text, print_summary
 from diptych.config.predict import ScoreTexts
@@ -36,7 +34,6 @@ def score_command(args: list[str]) -> None:
     config = apply_overrides(ScoreTexts(), args, "score", top_level=frozenset())
     text = "" if config.texts else pop_text(words, "text", "score RUN PHOTOS TEXT, or --texts FILE")
     run, images = pop_run_and_images(words, "score RUN PHOTOS TEXT")
-    from diptych.predict.photos import read_lines, score_texts
+    from diptych.predict.photos import score_texts
 
-    texts = read_lines(Path(config.texts)) if config.texts else [text]
-    print_summary(score_texts(run, images, texts, config), config.out)
+    print_summary(score_texts(run, images, [text], config), config.out)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -17,14 +16,14 @@ from diptych.data.sources.base import BadSample, DataError, first_skipped
 from diptych.data.sources.paths import read_text
 from diptych.data.sources.photos import Photos, open_photos
 from diptych.predict.embeddings import open_embeddings, rows_file
-from diptych.predict.rows import Row, RowWriter, left_to_do, open_rows, progress_bar, settings_file
+from diptych.predict.rows import PrintedRows, Row, RowWriter, left_to_do, open_rows, progress_bar, settings_file
 from diptych.runs.operations import check_operation
 from diptych.training.distributed import pick_device, uses_bf16
 from diptych.utils.feature_cache import digest
 
 Config = CaptionPhotos | AnswerQuestion | ScoreTexts | Embed
 CHANGEABLE = ("out", "batch_size", "device", "precision", "texts")  # settings that rows do not depend on
-METHODS: tuple[Literal["itc", "itm"], ...] = ("itc", "itm")
+METHODS = ("itc", "itm")  # of scoring, in the order of a row's fields
 Predict = Callable[[list[int]], list[list[Row]]]
 """From the indices of items to the fields of the rows of each. Raises BadSample if one of them cannot be read."""
 
@@ -82,8 +81,9 @@ def answer_question(run: str, images: Sequence[str], question: str, config: Answ
 def score_texts(run: str, images: Sequence[str], texts: Sequence[str], config: ScoreTexts) -> Summary:
     """Writes a row with the scores of each text with each photograph: "itc", "itm" or both, as the model was trained.
 
-    Raises as above.
+    The texts are `texts`, or those of the file `config.texts`. Raises as above.
     """
+    texts = read_lines(Path(config.texts)) if config.texts else texts
     photos, model = _photos(images, config), _load(run, config)
     check_operation(model.loaded, "score")
     methods = [method for method in METHODS if model.can(method)]
@@ -191,7 +191,7 @@ def _write_rows(
     """
     left = left_to_do(names, rows, len(constant))
     summary = Summary(len(names), len(names) - len(left))
-    with progress_bar(title, len(names), summary.earlier) as advance:
+    with progress_bar(title, len(names), summary.earlier, isinstance(rows, PrintedRows)) as advance:
         for start in range(0, len(left), batch_size):
             batch, new = left[start : start + batch_size], list[Row]()
             for i, result in zip(batch, _predicted(batch, predict), strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -185,10 +186,15 @@ def left_to_do(names: Sequence[str], rows: RowWriter, each: int = 1) -> list[int
 
 
 @contextmanager
-def progress_bar(what: str, total: int, completed: int) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left on standard error, if that is a terminal; yields a function that advances it."""
+def progress_bar(what: str, total: int, completed: int, printed: bool) -> Iterator[Callable[[int], None]]:
+    """A bar with the time left on standard error, if that is a terminal; yields a function that advances it.
+
+    `printed`: the rows go to standard output; if that is a terminal too, they take the bar's place.
+    """
     console = Console(stderr=True)
+    shown = console.is_terminal and not (printed and sys.stdout.isatty())
     columns = TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    # rich would print to its own console, which is standard error, what goes to standard output
+    with Progress(*columns, console=console, disable=not shown, redirect_stdout=False) as progress:
         task = progress.add_task(what, total=total, completed=completed)
         yield lambda number: progress.advance(task, number)

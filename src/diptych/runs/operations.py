@@ -65,8 +65,12 @@ def _lacks_text_embedding(loaded: LoadedModel) -> str:
 
 def _lacks_embedding(loaded: LoadedModel, what: str) -> str:
     if dual_encoder_scorer(loaded) is None:
-        return f"was not trained to embed {what} in a space of both {_losses(loaded)}"
-    return "" if isinstance(loaded.model, DualEncoder) else "compares regions with words, and has no vector of a whole"
+        return f"was not trained to embed {what} in a joint space of images and texts {_losses(loaded)}"
+    return (
+        ""
+        if isinstance(loaded.model, DualEncoder)
+        else f"compares regions with words, and has no vector of whole {what}"
+    )
 
 
 def _lacks_similarity(loaded: LoadedModel) -> str:

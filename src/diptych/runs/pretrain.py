@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from diptych.data.examples import MAX_TEXT_CHARS, Examples, ImageExamples, PairE
 from diptych.data.mixgen import MixedPairs
 from diptych.data.sources.base import Captioned, NoSplit
 from diptych.data.sources.captions import open_captions
-from diptych.data.sources.pairs import open_pairs
+from diptych.data.sources.pairs import PairTable
 from diptych.data.sources.splits import named_split, requested_split
 from diptych.data.tokenizers.tokenizer import Tokenizer, vocabulary
 from diptych.data.webdataset.indexed_shards import shards
@@ -36,15 +35,15 @@ from diptych.utils.terminal import echo
 MAX_UNKNOWN_SHARE = 0.1  # of the captions' tokens
 
 
-def examples(run: Pretrain, split: str, augment: bool, pairs: Sequence[Any] | None = None) -> Examples:
-    """Examples of one split of the run's data, or of `pairs` (see `data.sources.pairs`), in random access."""
+def examples(run: Pretrain, split: str, augment: bool, pairs: PairTable | None = None) -> Examples:
+    """Examples of one split of the run's data, or of `pairs` in random access."""
     least = run.images.shorter_side
     if pairs is not None:
-        return make_examples(run, open_pairs(pairs, split, min_side=least), augment)
+        return make_examples(run, pairs.split(split, min_side=least), augment)
     return make_examples(run, open_captions(run.data, split, min_side=least), augment)
 
 
-def training_data(run: Pretrain, pairs: Sequence[Any] | None = None) -> TrainingData:
+def training_data(run: Pretrain, pairs: PairTable | None = None) -> TrainingData:
     """Training examples of the run, or of `pairs`: a stream of tars if `streaming.lanes` is set, else in random access."""
     if pairs is not None or not run.streaming.lanes:
         return examples(run, run.split, augment=True, pairs=pairs)
@@ -53,7 +52,7 @@ def training_data(run: Pretrain, pairs: Sequence[Any] | None = None) -> Training
     return StreamedData(stream, partial(make_examples, run, augment=True), head, run.images.shorter_side)
 
 
-def validation_examples(run: Pretrain, pairs: Sequence[Any] | None = None) -> Examples:
+def validation_examples(run: Pretrain, pairs: PairTable | None = None) -> Examples:
     """Examples of the val split of the run's data, or of `pairs`, without augmentation.
 
     Raises:
@@ -116,7 +115,7 @@ def statistics(source: Captioned, tokenizer: Tokenizer, max_captions: int = 20_0
     }
 
 
-def pretrain(run: Pretrain, out: Path, pairs: Sequence[Any] | None = None) -> None:
+def pretrain(run: Pretrain, out: Path, pairs: PairTable | None = None) -> None:
     """Trains a run into the folder `out`, or resumes it there.
 
     Writes run.json, metrics.jsonl, checkpoints, model.safetensors and report.html.

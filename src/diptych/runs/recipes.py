@@ -108,14 +108,17 @@ def with_settings(config: T, values: Mapping[str, Any]) -> T:
 
     Raises ValueError for a name that does not exist, with the nearest, and for a value of another type or range.
     """
-    known = setting_names(config)
+    known, tree = setting_names(config), dict[str, Any]()
     for name, value in values.items():
         if name not in known:
             raise ValueError(f"there is no setting {name!r}{suggest_setting(name, known)}")
         within_training = isinstance(config, Pretrain | Finetune) and name.split(".")[0] in TOP_LEVEL
-        path = ["training"] * within_training + name.split(".")
-        config = _replaced(config, path, tuple(value) if isinstance(value, list) else value)
-    return config
+        *path, last = ["training"] * within_training + name.split(".")
+        branch = tree
+        for part in path:
+            branch = branch.setdefault(part, {})
+        branch[last] = tuple(value) if isinstance(value, list) else value
+    return _replaced(config, tree)
 
 
 def setting_names(config: Any) -> list[str]:
@@ -129,7 +132,10 @@ def setting_names(config: Any) -> list[str]:
     return names
 
 
-def _replaced(config: Any, path: list[str], value: Any) -> Any:
-    """The config with one field replaced, which lies at a path of field names."""
-    first, *rest = path
-    return replace(config, **{first: _replaced(getattr(config, first), rest, value) if rest else value})
+def _replaced(config: Any, tree: Mapping[str, Any]) -> Any:
+    """The config with the fields of a tree of names replaced, all at once, as they are checked together."""
+    values = {
+        name: _replaced(getattr(config, name), value) if isinstance(value, dict) else value
+        for name, value in tree.items()
+    }
+    return replace(config, **values)

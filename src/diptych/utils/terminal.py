@@ -6,6 +6,7 @@ could move the cursor, hide, reorder or colour text.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 import unicodedata
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 MAX_MESSAGE_CHARS = 2**20  # of one message
 MAX_ERROR_CHARS = 4000  # of a one-line error: a key in it may be megabytes long
 _ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, direction marks, lone surrogates, line and paragraph separators
+_BROKEN_PIPE = 141  # exit status of a process that SIGPIPE ends
 _JOINERS = "\u200c\u200d"  # needed within words of Persian and Hindi, and within emoji
 
 
@@ -49,9 +51,15 @@ def plain(text: str) -> Text:
 def echo(text: object = "", error: bool = False) -> None:
     """Prints a message, escaped and flushed, to standard output, or to standard error if it is an `error`.
 
-    All text is printed by this function, except for tables, whose text from files goes through `plain`.
+    All text is printed by this function, except for tables, whose text from files goes through `plain`. Ends the
+    process, without a message, if the reader of the output has ended, as `head` does.
     """
-    print(printable(str(text)), file=sys.stderr if error else sys.stdout, flush=True)
+    stream = sys.stderr if error else sys.stdout
+    try:
+        print(printable(str(text)), file=stream, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # for what Python itself flushes at its end
+        sys.exit(_BROKEN_PIPE)
 
 
 def echo_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

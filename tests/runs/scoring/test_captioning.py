@@ -81,7 +81,7 @@ def test_true_captions_score_full_marks_and_shuffled_references_do_not(monkeypat
         text = tokenizer.encode([source.captions(next(images))[0] for _ in range(len(context))])
         return GenerationOutput(text.ids, torch.zeros(len(context)))
 
-    monkeypatch.setattr("diptych.runs.scoring.captioning.beam_search", true_captions)
+    monkeypatch.setattr("diptych.tasks.captioning.beam_search", true_captions)
     result = captioning(loaded, config)
     assert (
         result.metrics["BLEU-4"] == pytest.approx(1)
@@ -94,5 +94,5 @@ def test_true_captions_score_full_marks_and_shuffled_references_do_not(monkeypat
 
 
 def test_captioning_a_run_without_a_captioning_loss_raises():
-    with pytest.raises(RunError, match="trained to write captions"):
+    with pytest.raises(RunError, match="not trained to generate captions"):
         captioning(loaded_model(Objectives(itc=ITC())), CONFIG)

@@ -66,15 +66,44 @@ class CaptionedPairs:
         return _photo(self.pairs[pair][0], f"pairs[{pair}]", self.min_side)
 
 
-def open_pairs(pairs: Sequence[Any], split: str, seed: int = 0, min_side: int | None = None) -> CaptionedPairs:
-    """One split of a sequence of pairs, divided 90/5/5 by image, keyed by `seed` and the image's path or number.
+@dataclass(frozen=True)
+class PairTable:
+    """A sequence of pairs with their captions, which are read once. `read_pairs` makes one.
 
-    Pairs with the same path are captions of one image. The images of a Dataset are not kept, but read again when they
-    are used.
+    Args:
+        pairs: each an image (see `photos.open_photos`) and its caption or captions.
+        texts: the captions of each pair.
+        places: the pairs of each image, by its path, or by its number if it has none.
+    """
 
-    Raises:
-        DataError: an item is no pair of one image and its captions.
-        NoSplit: no image is in this split.
+    pairs: Sequence[Any]
+    texts: Sequence[tuple[str, ...]]
+    places: dict[str, list[int]]
+
+    @property
+    def name(self) -> str:
+        """The name in run.json, by which a resumed run is compared: the number of pairs and a digest of captions."""
+        return f"{PREFIX}{len(self.texts)} pairs, captions {digest(repr(list(self.texts))).hex()[:8]}"
+
+    def split(self, split: str, seed: int = 0, min_side: int | None = None) -> CaptionedPairs:
+        """The images of one split; they are divided 90/5/5, keyed by `seed` and the image's path or number.
+
+        Raises NoSplit: no image is in this split.
+        """
+        splits = drawn_splits(list(self.places), list(self.places), seed)
+        division = f"{len(self.places)} images divided by image, seed {seed}: {counted(splits)}"
+        chosen = [indices for indices, own in zip(self.places.values(), splits, strict=True) if own == split]
+        if not chosen:
+            raise NoSplit(f"no pairs in split {split!r} ({division}); pass more pairs, or a table with a split column")
+        return CaptionedPairs(self.pairs, chosen, self.texts, "pairs", split, min_side, division)
+
+
+def read_pairs(pairs: Sequence[Any]) -> PairTable:
+    """The captions of a sequence of pairs; those with the same path are captions of one image.
+
+    The images of a Dataset are not kept, but read again when they are used.
+
+    Raises DataError: an item is no pair of one image and its captions.
     """
     texts: list[tuple[str, ...]] = []
     places: dict[str, list[int]] = {}
@@ -82,23 +111,9 @@ def open_pairs(pairs: Sequence[Any], split: str, seed: int = 0, min_side: int | 
         image, captions = _checked(pairs[i], f"pairs[{i}]")
         texts.append(captions)
         places.setdefault(os.path.normpath(image) if isinstance(image, str | os.PathLike) else str(i), []).append(i)
-    if not places:
+    if not texts:
         raise DataError("no pairs: expected a sequence of (image, caption), got an empty one")
-    splits = drawn_splits(list(places), list(places), seed)
-    division = f"{len(places)} images divided by image, seed {seed}: {counted(splits)}"
-    chosen = [indices for indices, own in zip(places.values(), splits, strict=True) if own == split]
-    if not chosen:
-        raise NoSplit(f"no pairs in split {split!r} ({division}); pass more pairs, or a table with a split column")
-    return CaptionedPairs(pairs, chosen, texts, "pairs", split, min_side, division)
-
-
-def pairs_name(pairs: Sequence[Any]) -> str:
-    """The name of pairs in run.json, by which a resumed run is compared: their number and a digest of their captions.
-
-    Raises DataError: an item is no pair of one image and its captions.
-    """
-    texts = [_checked(pairs[i], f"pairs[{i}]")[1] for i in range(len(pairs))]
-    return f"{PREFIX}{len(texts)} pairs, captions {digest(repr(texts)).hex()[:8]}"
+    return PairTable(pairs, texts, places)
 
 
 def _checked(pair: Any, where: str) -> tuple[Any, tuple[str, ...]]:
