@@ -171,6 +171,7 @@ def one_more_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     definitions.cache_clear()
 
 
+@pytest.mark.slow
 def test_an_objective_is_added_by_its_settings_and_one_file(one_more_file: None):
     run = toy(recipe("vilt.tiny"))
     run = replace(run, objectives=MoreObjectives(mlm=run.objectives.mlm))
