@@ -122,6 +122,7 @@ def test_errors_say_what_is_expected_and_which_flag_to_give(line: str, message: 
     assert message in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
+@pytest.mark.slow
 def test_help_lists_every_setting_of_every_objective_with_its_meaning_and_default(capsys):
     assert main(["pretrain", "albef.pretrain_4m", "--help"]) == 0
     text = capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -100,8 +101,7 @@ def test_tasks_name_the_losses_that_train_for_them():
 
 
 def test_two_losses_of_one_head_need_one_codebook():
-    model, heads = nn.Module(), nn.ModuleDict()
-    model.dim = 4
+    model, heads = SimpleNamespace(dim=4), nn.ModuleDict()
     add_code_head(MaskedCodes(codebook_size=7), model, heads)
     add_code_head(MaskedCodesImageOnly(codebook_size=7), model, heads)
     with pytest.raises(ValueError, match="their codebook_size is 7 and 9"):
@@ -110,7 +110,8 @@ def test_two_losses_of_one_head_need_one_codebook():
 
 def test_masked_regions_need_a_model_of_regions():
     run = toy(recipe("vilt.tiny"))
-    for objectives in (Objectives(mlm=MLM(image=RegionMasking())), Objectives(itm=ITM(negatives=RandomNegatives(masking=WordRegionMasking())))):  # fmt: skip
+    masked_pairs = ITM(negatives=RandomNegatives(masking=WordRegionMasking()))
+    for objectives in (Objectives(mlm=MLM(image=RegionMasking())), Objectives(itm=masked_pairs)):
         with pytest.raises(RunError, match="masks detected regions, and this ViLT reads pixels; set objectives"):
             build(replace(run, objectives=objectives))
 
@@ -171,6 +172,7 @@ def one_more_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     definitions.cache_clear()
 
 
+@pytest.mark.slow
 def test_an_objective_is_added_by_its_settings_and_one_file(one_more_file: None):
     run = toy(recipe("vilt.tiny"))
     run = replace(run, objectives=MoreObjectives(mlm=run.objectives.mlm))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -11,16 +12,21 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from diptych.checkpoints.digests import CheckpointError
 from diptych.cli import main
 from diptych.config.data import ImageSettings
+from diptych.config.objectives import MLM, FullImage, NoImage, Objectives
+from diptych.config.training import defaults
 from diptych.data.examples import PairExamples
 from diptych.data.sources.base import DataError
 from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.models.vlmo import recipes as vlmo
 from diptych.objectives.itc import ITCLoss
 from diptych.objectives.pretraining import Pretraining
 from diptych.protocols import TrainStep
-from diptych.runs.train import open_validation, validation_means
+from diptych.runs.train import identity, open_validation, validation_means
+from diptych.training.checkpoint import check_same_settings
 from diptych.training.distributed import Group
 from diptych.training.step import OptimizerStep
 from tests.models.systems import clip
@@ -99,3 +105,12 @@ def test_a_run_json_that_does_not_belong_to_the_checkpoint_raises(tmp_path: Path
     capsys.readouterr()
     assert main(pretrain(tmp_path / "a", steps=2)) == 2
     assert f"{tmp_path / 'a'} contains a run with seed = 5, not 0" in capsys.readouterr().err
+
+
+def test_members_of_a_union_without_fields_differ_in_a_run_s_identity():
+    """Else a run on texts would be resumed as one on pairs: neither `FullImage` nor `NoImage` has a field."""
+    run = vlmo.base()
+    pairs, texts = (replace(run, objectives=Objectives(mlm=MLM(image=image))) for image in (FullImage(), NoImage()))
+    assert identity(pairs) == identity(replace(pairs, recipe="other")) != identity(texts)
+    with pytest.raises(CheckpointError, match=r"objectives\.mlm\.image\.kind = FullImage, not NoImage"):
+        check_same_settings(Path("run"), identity(pairs), identity(texts), defaults(texts))

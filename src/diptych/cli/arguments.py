@@ -6,14 +6,13 @@ import io
 import re
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from itertools import dropwhile, takewhile
 from pathlib import Path
 from textwrap import TextWrapper
 from typing import Any, TypeVar
 
 import tyro
 
-from diptych.cli.choices import DEFAULT, choose, chosen_members, fill, help_of_choice, walk
+from diptych.cli.choices import DEFAULT, Words, choose, chosen_members, fill, help_of_choice, walk
 from diptych.cli.errors import UsageError, find_misspelt
 from diptych.config.spelling import suggest_name, suggest_setting
 from diptych.config.validation import MAX_REPR_CHARS, check
@@ -165,21 +164,32 @@ def _help_sections(config: Any, command: str) -> dict[str, list[str]]:
     titles = ["options"]
     for flag, words in walk(config):
         path = flag.removeprefix("--")
-        group = path if words else path.rpartition(".")[0]
-        titles += [title := f"{group} options".strip()]
-        if words:
-            own = sections.pop(title, [RULE])
-            *description, rule = [*takewhile(lambda line: not _FLAG_LINE.match(line), own)]
-            entry = help_of_choice(config, flag, words)
-            sections[title] = [*description, rule, *entry, *own[len(description) + 1 :]]
-            if DEFAULT not in words:
-                sections[title] = [rule, *entry]
-                for member in chosen_members(config, flag, words):
-                    of_member = _tyro_sections(fill(member), command, f"{path}.")
-                    lines = [*dropwhile(lambda line: not _FLAG_LINE.match(line), of_member.pop("options"))]  # not -h
-                    sections[title] += [f"  with {type(member).__name__}:", *lines] if lines else []
-                    sections |= of_member
+        title = f"{path if words else path.rpartition('.')[0]} options".strip()
+        titles.append(title)
+        if words and DEFAULT in words:
+            head, own = _divided(sections.get(title, [RULE]))
+            sections[title] = [*head, *help_of_choice(config, flag, words), *own]
+        elif words:
+            sections |= _union_sections(config, flag, words, command)
     return {title: sections[title] for title in dict.fromkeys(titles) if title in sections}
+
+
+def _union_sections(config: Any, flag: str, words: Words, command: str) -> dict[str, list[str]]:
+    """The sections of help on a union: its own flag, then the options of each dataclass, and those of parts of them."""
+    path, sections = flag.removeprefix("--"), {}
+    lines = [RULE, *help_of_choice(config, flag, words)]
+    for member in chosen_members(config, flag, words):
+        of_member = _tyro_sections(fill(member), command, f"{path}.")
+        _, own = _divided(of_member.pop("options"))
+        lines += [f"  with {type(member).__name__}:", *own] if own else []
+        sections |= of_member
+    return {f"{path} options": lines, **sections}
+
+
+def _divided(section: list[str]) -> tuple[list[str], list[str]]:
+    """The heading of a section of help, and its options without -h."""
+    first = next((i for i, line in enumerate(section) if re.match(r"  --\w", line)), len(section))
+    return section[:first], section[first:]
 
 
 def _tyro_sections(config: Any, command: str, prefix: str = "") -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Settings of the pre-training objectives: a dataclass for each, with its weight in the total loss and its own settings.
+"""Settings of the pre-training objectives: a dataclass for each, with its weight in the total loss.
 
 The loss of each, and what it needs of the model and of the data, stand in objectives/.
 """

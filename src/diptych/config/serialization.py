@@ -124,7 +124,7 @@ def _preview(value: Any) -> str:
 
 
 def _member(members: tuple[type, ...], value: Any, where: str) -> tuple[type, Any]:
-    """The dataclass among `members` that `value` names (the only one needs no name), and its fields. Raises ValueError."""
+    """The dataclass among `members` that `value` names (one alone needs no name), and its fields. Raises ValueError."""
     if len(members) == 1:
         return members[0], value
     by_name = {kind.__name__: kind for kind in members}

@@ -107,7 +107,8 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
     """The visual tokenizer (VQ-KD) whose codes the run's masked image modeling predicts.
 
     Raises:
-        RunError: `run.tokenizer` names no usable visual tokenizer, or it has another number of codes than an objective's `codebook_size`.
+        RunError: `run.visual_tokenizer` names no usable visual tokenizer, or it has another number of codes than an
+            objective's `codebook_size`.
     """
     if not run.visual_tokenizer:
         raise RunError(

@@ -50,7 +50,7 @@ def check_protocols(run: Pretrain, model: Any) -> None:
 
 
 def _check_methods(name: str, needs: Needs, model: Any) -> None:
-    """Raises RunError if the model lacks, or was built without, a method of the protocols that objective `name` needs."""
+    """Raises RunError if the model lacks, or was built without, a method that objective `name` needs."""
     unsupported = model.unsupported() if isinstance(model, protocols.PartlySupported) else {}
     for protocol in needs.model:
         methods = _methods(protocol)

@@ -122,11 +122,9 @@ def _channels(value: Any, default: Channels, key: str) -> Channels:
 
 def _pretraining(run: Pretrain, step: Any, arguments: Mapping[str, Any]) -> Pretrain:
     """The run with the losses, loss weights and heads of the step."""
-    renamed: dict[str, str] = {name: PRETRAINING_LOSS_NAMES.get(name, name) for name in step.weights}
-    weights = {renamed[name]: weight for name, weight in step.weights.items()}
-    known: dict[str, Any] = (
-        {name: definitions()[name].settings() for name in weights} | FINE_TUNED | run.objectives.present()
-    )
+    weights = {PRETRAINING_LOSS_NAMES.get(name) or name: weight for name, weight in step.weights.items()}
+    known: dict[str, Any] = {name: definitions()[name].settings() for name in weights}
+    known |= FINE_TUNED | run.objectives.present()
     objectives = Objectives(**{name: replace(known[name], weight=weight) for name, weight in weights.items()})
     mlm, itm, regions = objectives.mlm, objectives.itm, objectives.masked_regions
     if itm and isinstance(itm.negatives, HardNegatives) and not objectives.itc:

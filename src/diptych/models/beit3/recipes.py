@@ -39,7 +39,7 @@ SMALL = BEiT3Config(
 
 
 def masked_data(patches: BlockMasking, codebook_size: int) -> Objectives:
-    """Masked data modelling of images, texts and pairs (section 2.2): words and patches of a pair are masked at once."""
+    """Masked data modelling of images, texts and pairs (section 2.2): a pair's words and patches are masked at once."""
     return Objectives(
         mlm=MLM(rate=0.5, whole_words=False, image=patches),
         masked_codes=MaskedCodes(patches=patches, word_rate=0.5, whole_words=False, codebook_size=codebook_size),
