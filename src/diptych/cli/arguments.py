@@ -21,7 +21,6 @@ from diptych.utils.terminal import echo
 
 T = TypeVar("T")
 RULE = f" {'-' * 78}"
-_FLAG_LINE = re.compile(r"  --\w")
 
 
 def pop_option(args: list[str], flag: str, default: str | None = None) -> str:
