@@ -160,9 +160,7 @@ def test_a_broken_image_is_named(blip: diptych.VLM, photos: list[Path], tmp_path
         blip.embed_images(photos, batch_size=0)
 
 
-def test_texts_that_are_none_are_refused(blip: diptych.VLM):
-    with pytest.raises(ValueError, match=r"texts\[1\]: expected a string, got int"):
-        blip.embed_texts(["a", 3])  # type: ignore[list-item]
+def test_texts_are_of_any_length_but_valid_unicode(blip: diptych.VLM):
     with pytest.raises(ValueError, match=r"texts\[0\]: not valid Unicode"):
         blip.embed_texts("\ud800")
     assert blip.embed_texts("word " * 10_000).isfinite().all()
