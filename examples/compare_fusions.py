@@ -15,11 +15,13 @@ FUSIONS = {
 }
 
 
-def main(data: str, out: str, fusions: dict[str, str] = FUSIONS, steps: int = 240, **settings: Any) -> None:
+def main(
+    data: str, out: str, fusions: dict[str, str] = FUSIONS, steps: int = 240, gallery: int = 200, **settings: Any
+) -> None:
     for recipe, description in fusions.items():
         folder = f"{out}/{recipe}"
         model = diptych.train(recipe, data=data, out=folder, steps=steps, **settings)
-        scores = diptych.evaluate(folder, "retrieval", data=data, split="val", gallery=200)
+        scores = diptych.evaluate(folder, "retrieval", data=data, split="val", gallery=gallery, captions=1)
         size = sum(parameter.numel() for parameter in model.model.parameters())
         recall, chance = scores["text to image R@1"], scores["text to image R@1, chance"]
         print(f"{recipe:18} {description:48} {size:12,} parameters  R@1 {recall:.1%} (chance {chance:.1%})")

@@ -13,6 +13,11 @@ from tests.models.test_first_step import toy
 from tests.test_api import TRAINING, answering_run, sample_pictures, saved_run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+CLIP = TRAINING | {
+    "model.text_dim": 16, "model.text_depth": 1, "model.text_num_heads": 2, "model.text_mlp_dim": 32, "model.vocab_size": 114,
+    "model.embed_dim": 8, "model.patch_size": 16, "model.grid": (2, 2), "images.shorter_side": 32, "images.crop": 32,
+}  # fmt: skip
+"""Settings of a tiny run of clip.base."""
 ON_TABLE = {"visualbert.small", "vilbert.small", "albef.small"}
 
 
@@ -41,18 +46,18 @@ def test_the_quickstart_shows_what_a_model_can_do(tmp_path: Path, capsys: pytest
 @pytest.mark.slow
 def test_photographs_are_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     main = example("train_on_your_photos")
-    main("scenes:20", str(tmp_path / "run"), "vilt.tiny", 2, **TRAINING)
+    main("scenes:20", str(tmp_path / "run"), "clip.base", 2, **CLIP)
     shown = capsys.readouterr().out
-    assert "VLM(ViLT on cpu; can: itm)" in shown and "\nshuffled captions 0." in shown
+    assert "VLM(CLIP on cpu; can: embed_images, embed_texts, itc)" in shown and "\nshuffled captions 0" in shown
     pairs = [(picture, "a thing") for picture in sample_pictures()]
-    main(pairs, str(tmp_path / "pairs"), "vilt.tiny", 2, **TRAINING)
-    assert "VLM(ViLT" in capsys.readouterr().out
+    main(pairs, str(tmp_path / "pairs"), "clip.base", 2, **CLIP)
+    assert "VLM(CLIP" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_fusions_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    fusions = {"vilt.tiny": "one transformer over words and patches", "vlmo.tiny": "experts of each modality"}
-    example("compare_fusions")("scenes:20", str(tmp_path), fusions, 2, **TRAINING)
+    fusions = {"vilt.tiny": "one transformer over words and patches", "vilt.small": "the same, on larger images"}
+    example("compare_fusions")("scenes:20", str(tmp_path), fusions, 2, 4, **TRAINING)
     shown = capsys.readouterr().out
     assert shown.count("parameters  R@1 ") == 2 and "(chance " in shown
 
