@@ -92,15 +92,17 @@ def test_empty_words_of_unset_variables_are_refused(folder: Path, capsys: pytest
     assert "the question is empty" in error_of(["answer", "runs/vqa", "photos", " "], capsys)
 
 
+@pytest.mark.slow
 def test_captions_are_printed_as_rows(blip: str, folder: Path, capsys: pytest.CaptureFixture[str]):
     (folder / "photos" / "broken.jpg").touch()
     assert main(["caption", blip, "photos", "--max_length", "5", *EXACT]) == 0
     printed = capsys.readouterr()
     rows = [json.loads(line) for line in printed.out.splitlines()]
     assert [row["image"] for row in rows] == [f"photos/{name}.jpg" for name in ("0", "1", "2", "broken")]
-    assert printed.err == "cannot be read: photos/broken.jpg: the file is empty\n"
+    assert printed.err == "cannot be read: photos/broken.jpg: not a readable image: the file is empty\n"
 
 
+@pytest.mark.slow
 def test_rows_in_a_file_are_counted_and_continued(blip: str, folder: Path, capsys: pytest.CaptureFixture[str]):
     command = ["caption", blip, "photos", "--out", "new/rows.jsonl", "--max_length", "5", *EXACT]
     assert main(command) == main(command) == 0
@@ -115,6 +117,7 @@ def test_rows_in_a_file_are_counted_and_continued(blip: str, folder: Path, capsy
     assert (folder / "texts.txt").read_text() == "a dog\ntwo cats\n"
 
 
+@pytest.mark.slow
 def test_scores_and_embeddings(blip: str, folder: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["score", blip, "photos/0.jpg", "photos/1.jpg", "a dog", *EXACT]) == 0
     assert main(["score", blip, "photos/0.jpg", "--texts", "texts.txt", *EXACT]) == 0

@@ -55,6 +55,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_captions_are_those_of_the_api(blip: str, folder: Path, tmp_path: Path):
     config = CaptionPhotos(out=str(tmp_path / "rows.jsonl"), max_length=6, batch_size=3, **EXACT)
     summary = caption_photos(blip, [str(folder)], config)
@@ -70,6 +71,7 @@ def test_captions_are_those_of_the_api(blip: str, folder: Path, tmp_path: Path):
     assert all(list(row) == ["image", "caption"] for row in readable)
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_is_continued_to_the_same_file(blip: str, folder: Path, tmp_path: Path):
     config = CaptionPhotos(out=str(tmp_path / "whole.jsonl"), max_length=6, batch_size=2, **EXACT)
     caption_photos(blip, [str(folder)], config)
@@ -86,6 +88,7 @@ def test_an_interrupted_command_is_continued_to_the_same_file(blip: str, folder:
     assert lines(folder / "cut.jsonl")[-1]["image"] == str(folder / "5.jpg")
 
 
+@pytest.mark.slow
 def test_several_captions_and_samples(blip: str, folder: Path, tmp_path: Path):
     config = CaptionPhotos(out=str(tmp_path / "a.jsonl"), num_captions=2, top_p=0.9, max_length=6, **EXACT)
     caption_photos(blip, [str(folder / "*.jpg")], config)
@@ -96,6 +99,7 @@ def test_several_captions_and_samples(blip: str, folder: Path, tmp_path: Path):
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_api(blip: str, folder: Path, tmp_path: Path):
     texts = ["a dog", "two cats", "a dog"]
     config = ScoreTexts(out=str(tmp_path / "rows.jsonl"), batch_size=2, **EXACT)
@@ -129,6 +133,7 @@ def test_answers_are_those_of_the_api(vqa: str, folder: Path, capsys: pytest.Cap
     assert json.loads(capsys.readouterr().out)["answer"] == other
 
 
+@pytest.mark.slow
 def test_embeddings_are_those_of_the_api(blip: str, folder: Path, tmp_path: Path):
     config = Embed(out=str(tmp_path / "images.npz"), batch_size=2, **EXACT)
     embed(blip, [str(folder)], config)
@@ -153,6 +158,7 @@ def test_what_a_model_cannot_do_is_said_before_anything_is_written(vqa: str, fol
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_rows_of_another_model_are_refused(blip: str, folder: Path, tmp_path: Path):
     config = Embed(out=str(tmp_path / "images.npz"), **EXACT)
     embed(blip, [str(folder)], config)

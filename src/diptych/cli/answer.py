@@ -12,7 +12,7 @@ Examples:
   QUESTION         the last word; quote it
   --candidates A   the possible answers, between commas, or a file with one a line. A model that classifies takes those
                    among its own answers; a model with an answer decoder takes any
-  --out FILE       one row for each photograph: {"image": path, "question": text, "answer": text, "probability": number};
+  --out FILE       one row for each photograph: {"image": path, "question": text, "answer": text, "probability": p};
                    for a file that is no readable image "error" in place of the answer. Without --out the rows are
                    printed
 

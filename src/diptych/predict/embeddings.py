@@ -32,7 +32,7 @@ class EmbeddingFile:
 
     def __init__(self, path: Path, rows: RowFile):
         self.path, self.rows = path, rows
-        self.part = path.with_name(f"{path.name}.part")
+        self.part = part_file(path)
         indices = [row.get("row") for row, _ in rows.rows() if "error" not in row]
         if indices != list(range(len(indices))):
             raise DamagedFile(f'{rows.path}: expected "row" to count from 0; restore it, or give another --out')
@@ -102,6 +102,11 @@ def open_embeddings(out: str, settings: Mapping[str, Any], key: str) -> Iterator
 def rows_file(path: Path) -> Path:
     """The JSON Lines file beside a file of embeddings."""
     return path.with_name(f"{path.name}.jsonl")
+
+
+def part_file(path: Path) -> Path:
+    """The file with the vectors of a file of embeddings until it is complete."""
+    return path.with_name(f"{path.name}.part")
 
 
 def load_vectors(path: Path) -> np.ndarray:

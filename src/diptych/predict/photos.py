@@ -15,7 +15,7 @@ from diptych.config.predict import AnswerQuestion, CaptionPhotos, Embed, ScoreTe
 from diptych.data.sources.base import BadSample, DataError, first_skipped
 from diptych.data.sources.paths import read_text
 from diptych.data.sources.photos import Photos, open_photos
-from diptych.predict.embeddings import open_embeddings, rows_file
+from diptych.predict.embeddings import open_embeddings, part_file, rows_file
 from diptych.predict.rows import PrintedRows, Row, RowWriter, left_to_do, open_rows, progress_bar, settings_file
 from diptych.runs.operations import check_operation
 from diptych.training.distributed import pick_device, uses_bf16
@@ -142,8 +142,9 @@ def _photos(images: Sequence[str], config: Config) -> Photos:
     photos = open_photos(list(images))
     if not config.out:
         return photos
-    tables = Path(config.out), rows_file(Path(config.out))
-    own = {os.path.abspath(path) for table in tables for path in (table, settings_file(table))}
+    out = Path(config.out)
+    tables = out, rows_file(out)
+    own = {os.path.abspath(path) for path in (*tables, *map(settings_file, tables), part_file(out))}
     return photos.select(i for i in range(len(photos)) if os.path.abspath(photos.path(i)) not in own)
 
 

@@ -77,6 +77,13 @@ def test_exif_orientation_is_applied(orientation, format):
     assert abs(out - upright).max() < 60
 
 
+def test_an_empty_file_and_one_over_pillows_limit_say_so():
+    with pytest.raises(BadSample, match="x: not a readable image: the file is empty"):
+        decode(b"", "x")
+    with pytest.raises(BadSample, match="x: more pixels than the limit of 100000000"):
+        decode(saved(Pillow.new("1", (20_000, 20_000))), "x")
+
+
 def test_an_image_with_broken_exif_is_decoded():
     data = image_bytes(exif=b"Exif\0\0" + b"MM\0\x2a\xff\xff\xff\xff")
     assert decode(data, "x").size == (40, 30)

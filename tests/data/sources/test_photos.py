@@ -111,7 +111,8 @@ def test_what_is_no_image_is_named_not_dropped(folder: Path):
     photos = open_photos(folder)
     where = {Path(photos.path(i)).name: i for i in range(len(photos))}
     assert len(photos) == 9
-    for name in ("notes.txt", "empty.jpg", "photo.heic"):
+    assert error_of(photos, where["empty.jpg"]) == "not a readable image: the file is empty"
+    for name in ("notes.txt", "photo.heic"):
         assert error_of(photos, where[name]).startswith("not a readable image: none of JPEG")
     assert "cannot be read (No such file" in error_of(photos, where["gone.jpg"])
     assert error_of(photos, where["pipe.jpg"]) == "not a regular file"

@@ -211,7 +211,7 @@ def _opened(data: bytes, where: str) -> Iterator[Pillow.Image]:
     """An image whose header was read. Raises BadSample for any error in it or in the body of the with statement."""
     with _as_bad_sample(where):
         if not data:
-            raise UnreadableImage("the file is empty")
+            raise UnreadableImage("not a readable image: the file is empty")
         check_header(data)
         yield Pillow.open(io.BytesIO(data), formats=FORMATS)
 
