@@ -267,6 +267,7 @@ def test_a_classifier_of_answers_chooses_among_its_own(tmp_path: Path, photos: l
         model.answer(photos[0], "?", candidates=[])
 
 
+@pytest.mark.slow
 def test_a_decoder_of_answers_generates_or_ranks(tmp_path: Path, photos: list[Path]):
     config: Any = replace(toy(recipe("blip.pretrain_14m")).model, variant="vqa")
     model = diptych.load(answering_run(tmp_path / "vqa", config, []), device="cpu")
