@@ -267,11 +267,10 @@ def test_the_page_on_architecture_has_the_table_of_levels():
 
 @pytest.fixture
 def classes() -> set[str]:
-    """Every class and protocol of the package and its tests."""
+    """Every class, protocol and union of models of the package and its tests."""
     files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
-    return {
-        name for file in files for name in re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
-    }
+    definition = re.compile(r"^(?:class |(?=\w+Model = ))(\w+)", re.MULTILINE)
+    return {name for file in files for name in definition.findall(file.read_text(encoding="utf-8"))}
 
 
 NOT_OURS = {"NEEDS", "TASKS"}

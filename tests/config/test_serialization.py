@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from diptych.cli.choices import fill
+from diptych.config.choices import fill
 from diptych.config.objectives import (
     ITM,
     MLM,

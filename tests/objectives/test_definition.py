@@ -13,7 +13,7 @@ from torch import nn
 
 import diptych.objectives
 from diptych.cli.arguments import apply_overrides
-from diptych.cli.choices import fill
+from diptych.config.choices import fill
 from diptych.config.objectives import (
     ITC,
     ITM,

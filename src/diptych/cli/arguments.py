@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import tyro
 
-from diptych.cli.choices import DEFAULT, Words, choose, chosen_members, fill, help_of_choice, walk
 from diptych.cli.errors import UsageError, find_misspelt
+from diptych.config.choices import DEFAULT, Words, choose, chosen_members, fill, help_of_choice, walk
 from diptych.config.spelling import suggest_name, suggest_setting
 from diptych.config.validation import MAX_REPR_CHARS, check
 from diptych.runs.recipes import TOP_LEVEL, recipes
@@ -106,7 +106,7 @@ def apply_overrides(
 
     Args:
         config: A run, or another dataclass of settings.
-        args: ``--field VALUE`` or ``--field=VALUE``; for optional dataclasses and unions see cli/choices.py.
+        args: ``--field VALUE`` or ``--field=VALUE``; for optional dataclasses and unions see config/choices.py.
         command: Named in error messages.
         top_level: Fields of `training` whose flags need no prefix.
         positionals: Fields that the command takes by position, which therefore have no flag.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import import_module
@@ -14,6 +14,7 @@ from pkgutil import iter_modules
 from typing import Any, TypeVar
 
 import diptych.models
+from diptych.config.choices import ABSENT, choose, walk
 from diptych.config.run import Finetune, Pretrain
 from diptych.config.spelling import suggest_name, suggest_setting
 from diptych.config.training import Training
@@ -106,29 +107,40 @@ def model_recipe(name: str) -> Pretrain | Finetune:
 def with_settings(config: T, values: Mapping[str, Any]) -> T:
     """A config with fields replaced, by their dotted names (``optimizer.learning_rate``; see TOP_LEVEL).
 
+    An absent dataclass is added by the name of a field within it (``objectives.mlm.rate``), or chosen and removed as on
+    the command line (``{"objectives.itc": "none"}``, or None; see config/choices.py).
+
     Raises ValueError for a name that does not exist, with the nearest, and for a value of another type or range.
     """
-    known, tree = setting_names(config), dict[str, Any]()
+    names, tree, words = setting_names(config), dict[str, Any](), list[str]()
     for name, value in values.items():
-        if name not in known:
-            raise ValueError(f"there is no setting {name!r}{suggest_setting(name, known)}")
-        within_training = isinstance(config, Pretrain | Finetune) and name.split(".")[0] in TOP_LEVEL
-        *path, last = ["training"] * within_training + name.split(".")
+        if name not in names:
+            raise ValueError(f"there is no setting {name!r}{suggest_setting(name, list(names))}")
+        path, is_choice = names[name]
+        if is_choice and (value is None or isinstance(value, str)):
+            words += [f"--{path}", ABSENT if value is None else value]
+            continue
+        words += [f"--{path}"] * (not is_choice)  # adds the absent dataclasses that the field is within
+        *groups, last = path.split(".")
         branch = tree
-        for part in path:
-            branch = branch.setdefault(part, {})
+        for group in groups:
+            branch = branch.setdefault(group, {})
         branch[last] = tuple(value) if isinstance(value, list) else value
-    return _replaced(config, tree)
+    return _replaced(choose(config, words)[0], tree)
 
 
-def setting_names(config: Any) -> list[str]:
-    """The dotted names of all settings of a config, groups of settings among them."""
-    names = []
-    for field in fields(config):
-        value = getattr(config, field.name)
-        nested = setting_names(value) if is_dataclass(value) else []
-        prefix = "" if isinstance(value, Training) else f"{field.name}."
-        names += [field.name, *(prefix + name for name in nested)]
+def setting_names(config: Any) -> dict[str, tuple[str, bool]]:
+    """The path of every setting by its dotted name, groups of settings among them, and whether it is a choice."""
+    names: dict[str, tuple[str, bool]] = {}
+    for flag, words in walk(config):
+        path = flag.removeprefix("--")
+        parts = path.split(".")
+        for i in range(1, len(parts) + 1):
+            whole = ".".join(parts[:i])
+            within_training = whole.startswith("training.") and isinstance(config, Pretrain | Finetune)
+            names.setdefault(whole.removeprefix("training.") if within_training else whole, (whole, False))
+        if words:
+            names[path] = (path, True)
     return names
 
 

@@ -1,4 +1,4 @@
-"""Fields whose value is one of several dataclasses, or None, on the command line.
+"""Fields whose value is one of several dataclasses, or None, on the command line and by dotted names in Python.
 
 tyro would make a subcommand of each. Here such a field has a flag of its own: ``--objectives.itc none`` removes the
 dataclass, ``--objectives.itc default`` adds it with its defaults, and ``--objectives.itm.negatives HardNegatives``
@@ -13,7 +13,6 @@ from functools import cache, reduce
 from textwrap import wrap
 from typing import Any, TypeVar, get_type_hints
 
-from diptych.cli.errors import UsageError
 from diptych.config.spelling import suggest_name
 from diptych.config.validation import MAX_REPR_CHARS, allows_none, dataclasses_of
 
@@ -61,7 +60,7 @@ def walk(config: Any, prefix: str = "--") -> Iterator[tuple[str, Words | None]]:
 def choose(config: T, args: Sequence[str]) -> tuple[T, list[str]]:
     """`config` with the dataclasses that `args` choose, and the `args` that set their fields.
 
-    Raises UsageError: a choice has no such word, or a flag sets a field of a dataclass that is not chosen.
+    Raises ValueError: a choice has no such word, or a flag sets a field of a dataclass that is not chosen.
     """
     choices = {flag: words for flag, words in walk(config) if words}
     chosen, rest = _split(args, choices)
@@ -86,7 +85,7 @@ def _split(args: Sequence[str], choices: Mapping[str, Words]) -> tuple[dict[str,
         if not joined:
             value = words.pop(0) if words and not words[0].startswith("--") else ""
         if value not in choices[flag]:
-            raise UsageError(_unknown_word(flag, value, choices[flag]))
+            raise ValueError(_unknown_word(flag, value, choices[flag]))
         chosen[flag] = value
     return chosen, rest
 
@@ -103,7 +102,7 @@ def _unknown_word(flag: str, value: str, words: Words) -> str:
 def _add_owners(config: T, flag: str, choices: Mapping[str, Words], chosen: Mapping[str, str]) -> T:
     """`config` with every dataclass that the field of `flag` is within; absent ones are added with their defaults.
 
-    Raises UsageError if another one, or none, has been chosen.
+    Raises ValueError if another one, or none, has been chosen.
     """
     parts = flag.removeprefix("--").split(".")
     for i in range(1, len(parts)):
@@ -113,12 +112,12 @@ def _add_owners(config: T, flag: str, choices: Mapping[str, Words], chosen: Mapp
         value, members = _get(config, owner), [member for member in choices[owner].values() if member]
         having = [member for member in members if field in _names(member)]
         if value is None and chosen.get(owner) == ABSENT:
-            raise UsageError(f"{flag} is a setting of {owner}, which is {ABSENT}: remove one of the two flags")
+            raise ValueError(f"{flag} is a setting of {owner}, which is {ABSENT}: remove one of the two flags")
         if value is None:
             config = _set(config, owner, having[0]())
         elif type(value) not in having:
             names = " or ".join(member.__name__ for member in having)
-            raise UsageError(
+            raise ValueError(
                 f"{flag} is a setting of {names}, and {owner} is {type(value).__name__}: give {owner} {names}"
             )
     return config
