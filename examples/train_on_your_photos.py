@@ -21,4 +21,4 @@ def main(photos: Any, out: str, recipe: str = "clip.small", steps: int = 60, **s
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2])

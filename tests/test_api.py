@@ -160,9 +160,7 @@ def test_a_broken_image_is_named(blip: diptych.VLM, photos: list[Path], tmp_path
         blip.embed_images(photos, batch_size=0)
 
 
-def test_texts_that_are_none_are_refused(blip: diptych.VLM):
-    with pytest.raises(ValueError, match=r"texts\[1\]: expected a string, got int"):
-        blip.embed_texts(["a", 3])  # type: ignore[list-item]
+def test_texts_are_of_any_length_but_valid_unicode(blip: diptych.VLM):
     with pytest.raises(ValueError, match=r"texts\[0\]: not valid Unicode"):
         blip.embed_texts("\ud800")
     assert blip.embed_texts("word " * 10_000).isfinite().all()
@@ -269,6 +267,7 @@ def test_a_classifier_of_answers_chooses_among_its_own(tmp_path: Path, photos: l
         model.answer(photos[0], "?", candidates=[])
 
 
+@pytest.mark.slow
 def test_a_decoder_of_answers_generates_or_ranks(tmp_path: Path, photos: list[Path]):
     config: Any = replace(toy(recipe("blip.pretrain_14m")).model, variant="vqa")
     model = diptych.load(answering_run(tmp_path / "vqa", config, []), device="cpu")
@@ -379,8 +378,8 @@ def test_create_model_takes_recipes_sizes_and_overrides():
             diptych.create_model(name)
     with pytest.raises(ValueError, match=r"no setting 'num_head'; did you mean num_heads\?"):
         diptych.create_model("vilt.base", num_head=2)
-    with pytest.raises(ValueError, match=r"model\.depth must be an integer"):
-        diptych.create_model("vilt.base", depth="two")
+    with pytest.raises(ValueError, match=r"model\.depth must be in \[1, 512\]: got 0"):
+        diptych.create_model("vilt.base", depth=0)
     with pytest.raises(ValueError, match="64, must be a multiple of the patch size, 15"):
         diptych.create_model("vilt_base_patch15_64")
 
@@ -432,7 +431,7 @@ def test_settings_that_do_not_exist_are_suggested(tmp_path: Path):
     with pytest.raises(ValueError, match=r"no setting 'lr'; did you mean optimizer.learning_rate\?"):
         diptych.train("vilt.tiny", "scenes:8", tmp_path / "run", lr=1e-3)
     with pytest.raises(ValueError, match=r"optimizer\.learning_rate must be in"):
-        diptych.train("vilt.tiny", "scenes:8", tmp_path / "run", **{"optimizer.learning_rate": -1.0})
+        diptych.train("vilt.tiny", "scenes:8", tmp_path / "run", 2, **{"optimizer.learning_rate": -1.0})
     with pytest.raises(ValueError, match=r"no setting 'reranks'; did you mean rerank\?"):
         diptych.evaluate(saved_run("vilt.base", tmp_path / "vilt"), reranks=3)
     with pytest.raises(RunError, match=r"no model 'vilt.tny'; did you mean vilt.tiny"):

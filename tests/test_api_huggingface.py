@@ -78,7 +78,10 @@ def _with_whole_vocabulary(config: dict[str, Any]) -> dict[str, Any]:
 def _image_processor(kind: str, config: Any, draw: random.Random) -> Any:
     vision = getattr(config, "vision_config", config)
     side, patch = vision.image_size, vision.patch_size
-    options = {"image_mean": [draw.random() for _ in range(3)], "image_std": [0.2 + draw.random() for _ in range(3)]}
+    options: dict[str, Any] = {
+        "image_mean": [draw.random() for _ in range(3)],
+        "image_std": [0.2 + draw.random() for _ in range(3)],
+    }
     options["resample"] = draw.choice((2, 3))
     if kind.startswith("Vilt"):
         size = {"shortest_edge": side if "Images" in kind else patch * draw.choice((3, 4))}

@@ -331,7 +331,8 @@ class VLM:
         """A function from a batch of questions to their answers, and how many questions to pass at once."""
         if candidates is not None and not candidates:
             raise ValueError("candidates: expected at least one answer, got an empty list")
-        module, answers = self.loaded.module, list(self.loaded.facts.get("answers") or ())
+        module = self.loaded.module
+        answers: list[str] = list(self.loaded.facts.get("answers") or ())
         if isinstance(module, OpenVQA):
             answers = candidates or answers
             if (
