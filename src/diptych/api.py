@@ -137,10 +137,8 @@ class VLM:
         if not len(photos):
             return self.embed_images(np.zeros((32, 32, 3), np.uint8))[:0]  # its dimension
         with self._computing():
-            vectors = [
-                image_embedding(self.loaded, x).float().cpu() for _, x in self._encoded_images(photos, batch_size)
-            ]
-        return nn.functional.normalize(torch.cat(vectors), dim=-1)  # unit norm in bf16 is not yet unit in float32
+            vectors = [image_embedding(self.loaded, x) for _, x in self._encoded_images(photos, batch_size)]
+        return nn.functional.normalize(torch.cat(vectors).float().cpu(), dim=-1)  # again: bf16's unit norm is rough
 
     def embed_texts(self, texts: str | Sequence[str], batch_size: int = 512) -> Float[Tensor, "n d"]:
         """Unit-norm embeddings of texts, float32 on the CPU. Raises UnsupportedOperation."""
@@ -149,8 +147,8 @@ class VLM:
         if not known:
             return self.embed_texts("")[:0]
         with self._computing():
-            vectors = [text_embedding(self.loaded, x).float().cpu() for x in self._encoded_texts(known, batch_size)]
-        return nn.functional.normalize(torch.cat(vectors), dim=-1)  # unit norm in bf16 is not yet unit in float32
+            vectors = [text_embedding(self.loaded, x) for x in self._encoded_texts(known, batch_size)]
+        return nn.functional.normalize(torch.cat(vectors).float().cpu(), dim=-1)  # again: bf16's unit norm is rough
 
     def features(self, images: Images | None = None, texts: str | Sequence[str] | None = None) -> Features:
         """The states of all tokens: of images, of texts, and of pairs after fusion.
