@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -138,9 +137,8 @@ class VLM:
         if not len(photos):
             return self.embed_images(np.zeros((32, 32, 3), np.uint8))[:0]  # its dimension
         with self._computing():
-            batches = self._encoded_images(photos, batch_size)
-            embeddings = [image_embedding(self.loaded, tokens).float().cpu() for _, tokens in batches]
-        return F.normalize(torch.cat(embeddings), dim=-1)  # of unit norm in bf16 is not yet in float32
+            vectors = [image_embedding(self.loaded, x) for _, x in self._encoded_images(photos, batch_size)]
+        return nn.functional.normalize(torch.cat(vectors).float().cpu(), dim=-1)  # again: bf16's unit norm is rough
 
     def embed_texts(self, texts: str | Sequence[str], batch_size: int = 512) -> Float[Tensor, "n d"]:
         """Unit-norm embeddings of texts, float32 on the CPU. Raises UnsupportedOperation."""
@@ -149,9 +147,8 @@ class VLM:
         if not known:
             return self.embed_texts("")[:0]
         with self._computing():
-            batches = self._encoded_texts(known, batch_size)
-            embeddings = [text_embedding(self.loaded, tokens).float().cpu() for tokens in batches]
-        return F.normalize(torch.cat(embeddings), dim=-1)  # of unit norm in bf16 is not yet in float32
+            vectors = [text_embedding(self.loaded, x) for x in self._encoded_texts(known, batch_size)]
+        return nn.functional.normalize(torch.cat(vectors).float().cpu(), dim=-1)  # again: bf16's unit norm is rough
 
     def features(self, images: Images | None = None, texts: str | Sequence[str] | None = None) -> Features:
         """The states of all tokens: of images, of texts, and of pairs after fusion.

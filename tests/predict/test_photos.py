@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from diptych.api import load
 from diptych.config.predict import AnswerQuestion, CaptionPhotos, Embed, ScoreTexts
@@ -199,3 +200,10 @@ def test_texts_are_read_one_a_line(tmp_path: Path):
     path.write_text(" \n")
     with pytest.raises(DataError, match="expected one text a line, got an empty file"):
         read_lines(path)
+
+
+def test_embeddings_are_of_unit_norm_in_bf16_too(blip: str, folder: Path):
+    model = load(blip, "cpu", torch.bfloat16)
+    for vectors in (model.embed_images([folder / "0.jpg", folder / "1.jpg"]), model.embed_texts(["a dog", "two cats"])):
+        assert vectors.dtype == torch.float32
+        assert torch.allclose(vectors.norm(dim=1), torch.ones(2), atol=1e-6)
