@@ -45,7 +45,7 @@ def test_the_model_of_the_document_trains_and_is_evaluated(package: Path):
         return done.stdout
 
     assert "mean_pair.tiny" in diptych("pretrain --help")
-    assert "MeanPair" in diptych("info mean_pair.tiny")
+    assert "encode_text" in diptych("info mean_pair.tiny")
     diptych(f"pretrain mean_pair.tiny {RUN} --steps 3 --out run")
     diptych("evaluate run --task retrieval --data scenes:40 --workers 0 --device cpu --precision fp32")
     (metrics,) = package.glob("run/evaluate-*/metrics.json")
