@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image as Pillow
 from torch import nn
 
 from diptych.batch import Image, Text
 from diptych.checkpoints.read import load_state_dict
 from diptych.cli import main
+from diptych.data.images.transforms import transform
 from diptych.runs.export import Exported, export
 from diptych.runs.import_checkpoint import import_checkpoint
 from diptych.runs.pretrain import build
-from diptych.runs.run_folder import RunError, load_run, read_run
+from diptych.runs.recipes import recipe, with_settings
+from diptych.runs.run_folder import RunError, load_run, read_run, write_run
+from diptych.runs.tokenizer import tokenizer_of
+from diptych.training.checkpoint import save_weights
 from tests.parity.goldens import GOLDEN_CASES
 
 
@@ -149,3 +155,38 @@ def test_a_run_of_ours_needs_no_import(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_folder_without_a_run_is_an_error(tmp_path: Path):
     with pytest.raises(RunError, match=r"no run\.json"):
         export(tmp_path, "official", tmp_path / "x.pth")
+
+
+TINY = {"model.dim": 16, "model.depth": 1, "model.num_heads": 2, "model.mlp_dim": 32}
+CLIP_TINY = TINY | {f"model.text_{name.removeprefix('model.')}": size for name, size in TINY.items()}
+CLIP_TINY |= {"model.embed_dim": 16, "images.shorter_side": 224, "embedders.image": "own", "embedders.text": "own"}
+TEXTS = ["a red cup", "Two dogs, running: on the beach!", "caf\u00e9 na\u00efve", "one " * 99]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("vilt.tiny", TINY | {"model.text_length": 24}),  # the vocabulary of the scenes
+        ("vilt.base", TINY),  # BERT's
+        ("clip.small", CLIP_TINY | {"model.vocab_size": 49408}),  # CLIP's
+    ],
+)
+def test_hugging_face_s_processor_gives_the_same_ids_and_pixels(name: str, settings: dict[str, Any], tmp_path: Path):
+    transformers = pytest.importorskip("transformers")
+    run = with_settings(recipe(name), settings)
+    write_run(tmp_path / "run", run, {})
+    save_weights(tmp_path / "run", build(run))
+    left_out = export(tmp_path / "run", "hf", tmp_path / "hf").left_out
+    assert not [part for part in left_out if "tokenizer" in part]
+    processor, ours = transformers.AutoProcessor.from_pretrained(tmp_path / "hf"), tokenizer_of(run)
+    for text in TEXTS:
+        theirs = processor.tokenizer([text], truncation=True)["input_ids"][0]
+        assert ours.encode([text]).ids[0].tolist() == theirs
+    picture = Pillow.effect_noise((150, 111), 60).convert("RGB")
+    pixels = torch.from_numpy(transform(picture, replace(run.images, augment=False))).permute(2, 0, 1).float() / 255
+    mean, std = (torch.tensor(x)[:, None, None] for x in run.images.mean_std)
+    theirs = processor.image_processor(picture, return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(theirs, (pixels - mean) / std, rtol=0, atol=2 / 255 / min(run.images.std))
+    assert main(["import", name.split(".")[0], str(tmp_path / "hf"), "--out", str(tmp_path / "again")]) == 0
+    assert tokenizer_of(read_run(tmp_path / "again")[0]).encode(TEXTS).ids.equal(ours.encode(TEXTS).ids)

@@ -15,7 +15,7 @@ from torch import Tensor
 from diptych.checkpoints import digests
 from diptych.checkpoints.nested_state_dicts import split_by_modality
 from diptych.config.run import Finetune, ImportedCheckpoint, Pretrain
-from diptych.models.configs import BLIPConfig, model_name
+from diptych.models.configs import BLIPConfig, ImageOnlyModel, max_text_length, model_name
 from diptych.models.huggingface.export import EXPORTERS
 from diptych.models.huggingface.expressible import check_expressible
 from diptych.models.importing import ADAPTERS
@@ -27,8 +27,10 @@ from diptych.runs.exported_settings import (
     settings_file,
 )
 from diptych.runs.hf_images import DEFAULT_FAMILY, IMAGE_PROCESSOR_FILE, preprocessor_config
+from diptych.runs.hf_vocabulary import tokenizer_files
 from diptych.runs.import_checkpoint import IGNORED_WEIGHTS
 from diptych.runs.run_folder import RunError, read_any, read_weights
+from diptych.runs.tokenizer import vocabulary_of
 from diptych.utils.io import atomic_write
 from diptych.utils.lock import locked
 
@@ -52,8 +54,8 @@ def export(folder: Path, to: Target, out: Path) -> Exported:
 
     Args:
         to: "official" (a .pth nested as in the official code, with the settings in FILE.config.json beside it),
-            "safetensors" (the same names, with the settings in the file's metadata), or "hf" (a folder with config.json
-            and model.safetensors).
+            "safetensors" (the same names, with the settings in the file's metadata), or "hf" (a folder with config.json,
+            model.safetensors, the image preprocessing and the tokenizer).
 
     Returns:
         The parts that could not be exported, and the settings that weight shapes do not show.
@@ -90,9 +92,10 @@ def export(folder: Path, to: Target, out: Path) -> Exported:
         missing.append("the momentum model and its queue (a run keeps its student)")
     if to == "hf":
         state = official | {name: tensor for name, tensor in ignored.items() if name not in names.ignored}
-        unsupported = _write_hf(system, task, arguments, state, _hf_files(system, run, facts), out)
+        files, without = _processor_files(system, run)
+        unsupported = _write_hf(system, task, arguments, state, _class_names(system, facts), files, out)
         left_out = [f"{name} ({names.ignored[name]})" for name in ignored if name in names.ignored]
-        return Exported(left_out + unsupported, {})
+        return Exported(left_out + unsupported + without, {})
     state = {name: tensor.contiguous() for name, tensor in (official | ignored).items()}
     settings = exported_settings(system, run, arguments)
     beyond_weights = settings_beyond_weights(system, state, arguments)
@@ -147,18 +150,29 @@ def _official_task(run: Pretrain, system: str) -> str:
     return "encoder" if system == "vit" else "pretraining"
 
 
-def _hf_files(
-    system: str, run: Pretrain | Finetune | ImportedCheckpoint, facts: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """Content of the JSON files of a Hugging Face folder: class names for config.json, and the image preprocessing."""
+def _class_names(system: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The names of a run's classes or answers for Hugging Face's config.json."""
     classes = facts.get("classes") or facts.get("answers")
-    labels: dict[str, Any] = {}
-    if classes and system in DEFAULT_FAMILY and system != "blip":
-        labels["id2label"] = {str(i): name for i, name in enumerate(classes)}
-        labels["label2id"] = {name: i for i, name in enumerate(classes)}
+    if not classes or system not in DEFAULT_FAMILY or system == "blip":
+        return {}
+    return {
+        "id2label": {str(i): name for i, name in enumerate(classes)},
+        "label2id": {name: i for i, name in enumerate(classes)},
+    }
+
+
+def _processor_files(system: str, run: Pretrain | Finetune | ImportedCheckpoint) -> tuple[dict[str, str], list[str]]:
+    """The image preprocessing and the tokenizer of a Hugging Face folder, by file name, and what could not be written."""
     if isinstance(run, ImportedCheckpoint) or system not in DEFAULT_FAMILY:
-        return {"config.json": labels}
-    return {"config.json": labels, IMAGE_PROCESSOR_FILE: preprocessor_config(system, run.images)}
+        return {}, ["the image preprocessing and the tokenizer"]
+    images, files, missing = preprocessor_config(system, run.images), dict[str, str](), list[str]()
+    if not isinstance(run.model, ImageOnlyModel):
+        known, processor = vocabulary_of(run), f"{DEFAULT_FAMILY[system]}Processor"
+        if known and (files := tokenizer_files(known, max_text_length(run.model), processor)):
+            images |= {"processor_class": processor}
+        else:
+            missing.append("the tokenizer (its vocabulary is unknown, or of a kind that Hugging Face's class lacks)")
+    return {IMAGE_PROCESSOR_FILE: json.dumps(images, indent=1) + "\n", **files}, missing
 
 
 def _write_hf(
@@ -166,7 +180,8 @@ def _write_hf(
     task: str,
     arguments: Mapping[str, Any],
     official: Mapping[str, Tensor],
-    files: Mapping[str, dict[str, Any]],
+    labels: Mapping[str, Any],
+    files: Mapping[str, str],
     out: Path,
 ) -> list[str]:
     """Writes a Hugging Face folder. One phrase for each part that Hugging Face's class does not have."""
@@ -175,9 +190,9 @@ def _write_hf(
     config, state, unsupported = EXPORTERS[system](arguments, task, official)
     unsupported += check_expressible(system, arguments, config, official)
     with locked(out):
-        for name, values in {**files, "config.json": config | files["config.json"]}.items():
+        for name, content in {**files, "config.json": json.dumps(config | labels, indent=1) + "\n"}.items():
             with atomic_write(out / name) as path:
-                path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+                path.write_text(content, encoding="utf-8")
         with atomic_write(out / "model.safetensors") as path:
             save_file({name: t.contiguous().clone() for name, t in state.items()}, path, {"format": "pt"})
     return unsupported

@@ -1,15 +1,20 @@
-"""Checks of a Hugging Face folder's tokenizer files against the vocabulary that the imported run would use."""
+"""Tokenizer files of Hugging Face folders: checked against the vocabulary that an imported run would use, and written."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from diptych.checkpoints.huggingface.folder import read_json_object
 from diptych.checkpoints.read import WeightsError
+from diptych.data.tokenizers.bpe import BytePairs
 from diptych.data.tokenizers.tokenizer import BERT, CLIP, vocabulary
+from diptych.data.tokenizers.vocabulary import Vocabulary
+from diptych.data.tokenizers.wordpiece import WordPieces
 
 LIST, PAIRS, TOKENIZER, OPTIONS = "vocab.txt", "vocab.json", "tokenizer.json", "tokenizer_config.json"
+MERGES = "merges.txt"
 ADDED = ("[DEC]", "[ENC]")  # BLIP's tokens after those of BERT's vocabulary: the model here adds them itself
 CLIP_SPECIAL = {"<|startoftext|>": "<start_of_text>", "<|endoftext|>": "<end_of_text>"}
 READS_CLIP, READS_BERT = ("clip", "open_clip"), ("vilt", "blip")
@@ -96,3 +101,32 @@ def _check_clip(path: Path, ids: dict[str, int]) -> None:
             f"{path}: has {wrong!r} at {ids.get(wrong)}, CLIP's vocabulary at {clip_ids.get(wrong)}: no other "
             "byte pairs are supported"
         )
+
+
+def tokenizer_files(known: Vocabulary, max_length: int, processor: str) -> dict[str, str]:
+    """The content of each tokenizer file of a Hugging Face folder, by file name; none for other kinds than BERT's and CLIP's.
+
+    Args:
+        known: the run's vocabulary.
+        max_length: tokens of a text at most.
+        processor: Hugging Face's class for images and texts together.
+    """
+    options: dict[str, Any] = {"model_max_length": max_length, "processor_class": processor}
+    if isinstance(known.subwords, WordPieces):
+        names = {"pad": known.pad, "unk": known.unknown, "cls": known.cls, "sep": known.sep, "mask": known.mask}
+        options |= {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+        options |= {f"{name}_token": known.tokens[token] for name, token in names.items()}
+        return {LIST: "\n".join(known.tokens) + "\n", OPTIONS: _json(options)}
+    if not isinstance(known.subwords, BytePairs):
+        return {}
+    begin, end = CLIP_SPECIAL
+    theirs = {ours: name for name, ours in CLIP_SPECIAL.items()}
+    options |= {"tokenizer_class": "CLIPTokenizer", "bos_token": begin}
+    options |= dict.fromkeys(("eos_token", "pad_token", "unk_token"), end)
+    ids = {theirs.get(token, token): i for i, token in enumerate(known.tokens)}
+    merges = ["#version: 0.2", *(f"{left} {right}" for left, right in known.subwords.merges)]
+    return {PAIRS: _json(ids), MERGES: "\n".join(merges) + "\n", OPTIONS: _json(options)}
+
+
+def _json(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"

@@ -30,6 +30,7 @@ class BytePairs:
     """
 
     def __init__(self, tokens: tuple[str, ...], merges: list[tuple[str, str]]):
+        self.merges = merges
         ids = {token: i for i, token in enumerate(tokens)}
         model = models.BPE(ids, merges, continuing_subword_prefix="", end_of_word_suffix=END)
         self._pipeline, self._tokens = Pipeline(model), tokens
