@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-# Worker processes share the cores: one thread each.
+# Processes share the cores: one thread each. More threads than free cores wait for one another, many times as long as
+# they compute; on a machine of your own with many cores, set OMP_NUM_THREADS higher.
 export OMP_NUM_THREADS ?= 1
 # A third of collecting the tests is compiling them.
 unexport PYTHONDONTWRITEBYTECODE
@@ -18,7 +19,7 @@ setup: .venv/ready
 	touch $@
 
 demo: .venv/ready
-	env -u OMP_NUM_THREADS $(BIN)/diptych demo
+	$(BIN)/diptych demo
 
 # Every system trained and scored on Flickr8k, in one table; resumes where it stopped: see `diptych benchmark --help`.
 benchmark: .venv/ready
