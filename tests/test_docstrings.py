@@ -67,3 +67,25 @@ def test_a_documented_parameter_that_does_not_exist_is_noticed():
     assert unknown(source) == ["f: side"]
     assert unknown(source.replace("side:", "size:")) == []
     assert unknown('class A:\n    """Thing. `old`: number."""\n    new: int\n') == ["A: old"]
+
+
+def hidden_comments(source: str) -> list[str]:
+    """ "Class.field" of each setting that has a comment within a value of several lines, which help does not show."""
+    return [
+        f"{node.name}.{ast.unparse(field.target)}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ClassDef) and any("settings(" in ast.unparse(part) for part in node.decorator_list)
+        for field in node.body
+        if isinstance(field, ast.AnnAssign) and field.end_lineno != field.lineno
+        if any("  # " in line for line in source.splitlines()[field.lineno - 1 : field.end_lineno])
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_comment_of_a_setting_is_its_help(path: Path):
+    assert hidden_comments(path.read_text(encoding="utf-8")) == []
+
+
+def test_hidden_comments():
+    source = "@settings()\nclass A:\n    a: int = (\n        1  # lost\n    )\n    b: int = 1  # shown\n"
+    assert hidden_comments(source) == ["A.a"]

@@ -37,10 +37,7 @@ class CLIPConfig:
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 32  # pixels
-    grid: tuple[PatchesPerSide, PatchesPerSide] = (
-        7,
-        7,
-    )  # rows and columns of the position grid, which other image sizes resize
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (7, 7)  # rows and columns of positions, resized for other images
     text_dim: Dim = 512
     text_depth: Depth = 12
     text_num_heads: NumHeads = 8
@@ -69,10 +66,7 @@ class CLIPResNetConfig:
     dim: Annotated[int, Range(2, 2**16)] = 64  # channels of the first stage
     depths: Annotated[tuple[Depth, ...], MaxItems(8)] = (3, 4, 6, 3)  # blocks of each stage
     num_heads: NumHeads = 32  # of the attention pooling
-    grid: tuple[PatchesPerSide, PatchesPerSide] = (
-        7,
-        7,
-    )  # rows and columns of the position grid of the attention pooling
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (7, 7)  # rows and columns of positions, of the attention pooling
     text_dim: Dim = 512
     text_depth: Depth = 12
     text_num_heads: NumHeads = 8

@@ -36,10 +36,7 @@ class CoCaConfig:
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 32  # pixels
-    grid: tuple[PatchesPerSide, PatchesPerSide] = (
-        7,
-        7,
-    )  # rows and columns of the position grid, which other image sizes resize
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (7, 7)  # rows and columns of positions, resized for other images
     num_queries: Annotated[int, Range(1, 4096)] = 256  # of the attentional pooler
     pool_num_heads: NumHeads = 8
     text_dim: Dim = 512

@@ -35,10 +35,7 @@ class ViTConfig:
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 16  # pixels
-    grid: tuple[PatchesPerSide, PatchesPerSide] = (
-        14,
-        14,
-    )  # rows and columns of the position grid, which other image sizes resize
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (14, 14)  # rows and columns of positions, resized for other images
     num_classes: NumClassesOrZero = 1000  # 0: no classifier
     representation: Annotated[int, Range(0, 2**16)] = 0  # width of a hidden layer before the classifier; 0: none
     pooling: Literal["cls", "average"] = "cls"  # what the classifier reads: the class token, or the mean of the patches
