@@ -55,7 +55,7 @@ class CaptionedFiles:
         return Path(self.entries[index].file).stem
 
     def pictures(self) -> Sequence[int]:
-        """For each image the first one with the same bytes (see `copies.TellsCopies`)."""
+        """For each image the first one with the same bytes (see `copies.ListsCopies`)."""
         return same_bytes([byte_range(self.root / entry.file) for entry in self.entries])
 
     def captions(self, index: int) -> tuple[str, ...]:
