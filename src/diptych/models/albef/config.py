@@ -57,8 +57,6 @@ class ALBEFConfig:
         return ALBEF(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 ALBEF_FILES = "https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/"
 
 PUBLISHED = Published(

@@ -56,8 +56,6 @@ class BEiT3Config:
         return BEiT3(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 BEIT3_FILES = "https://github.com/microsoft/unilm/tree/master/beit3#pretrained-models"
 
 PUBLISHED = Published(

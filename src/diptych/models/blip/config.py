@@ -68,8 +68,6 @@ class BLIPConfig:
         return BLIP(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 BLIP_FILES = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/"
 
 PUBLISHED = Published(

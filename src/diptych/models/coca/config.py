@@ -69,8 +69,6 @@ class CoCaConfig:
         return CoCa(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="CoCa: Contrastive Captioners are Image-Text Foundation Models (Yu et al., TMLR 2022)",
     code="not released; equality is checked against open_clip 3.3.0, whose models are of their own training",

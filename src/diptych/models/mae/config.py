@@ -48,8 +48,6 @@ class MAEConfig:
         return MAE(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="Masked Autoencoders Are Scalable Vision Learners (He et al., CVPR 2022)",
     code="github.com/facebookresearch/mae, commit efb2a80, CC-BY-NC 4.0",

@@ -54,8 +54,6 @@ class ViLTConfig:
         return ViLT(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 VILT_FILES = "https://github.com/dandelin/ViLT#download-pretrained-weights"
 
 PUBLISHED = Published(

@@ -52,8 +52,6 @@ class ViTConfig:
         return ViT(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="An Image is Worth 16x16 Words (Dosovitskiy et al., ICLR 2021)",
     code="github.com/google-research/vision_transformer (JAX); equality is checked against timm",

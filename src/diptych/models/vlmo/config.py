@@ -59,8 +59,6 @@ class VLMoConfig:
         return VLMo(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="VLMo: Unified Vision-Language Pre-Training with Mixture-of-Modality-Experts (Bao et al., NeurIPS 2022)",
     code="github.com/microsoft/unilm/tree/master/vlmo, commit 768a3c8, MIT",
