@@ -287,9 +287,8 @@ class VLM:
                 logits = self.loaded.model.classify(image.to(self.device)).float()
                 top = logits.softmax(1).topk(min(top_k, len(classes)), 1)
                 for values, indices in zip(top.values.tolist(), top.indices.tolist(), strict=True):
-                    predictions.append(
-                        [Prediction(classes[i], value) for i, value in zip(indices, values, strict=True)]
-                    )
+                    ranked = zip(indices, values, strict=True)
+                    predictions.append([Prediction(classes[i], value) for i, value in ranked])
         return predictions
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -401,9 +400,8 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
     Raises RunError for an unknown name, ValueError for an unknown or invalid override, each with the nearest names.
     """
     run = recipes.model_recipe(name)
-    model: nn.Module = replace(run, model=recipes.with_settings(run.model, overrides)).model.build(
-        input_embeddings(run)
-    )
+    config = replace(run, model=recipes.with_settings(run.model, overrides)).model
+    model: nn.Module = config.build(input_embeddings(run))
     scale_init(model, run.init_scale)
     model.register_forward_pre_hook(_inputs_from_tensors)
     return model
