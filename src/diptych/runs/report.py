@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import nn
 
 from diptych.config.run import Finetune, Pretrain
+from diptych.config.serialization import flatten
 from diptych.data.sources.base import first_skipped
 from diptych.protocols import ChanceLoss
 from diptych.report import Facts, Findings, Section, Table, read_curves, write_report
@@ -90,17 +91,10 @@ def facts_section(out: Path) -> Facts:
             "command": record["command"],
             "machine": record["machine"],
             **record["versions"],
-            **_flat(record["run"]),
+            **flatten(record["run"]),
             **record["facts"],
         }
     )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
 
 
 def evaluation_tables(out: Path) -> list[Section]:
