@@ -28,7 +28,7 @@ from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.encoders.minilm import FrozenMiniLM
 from diptych.models.clip import recipes as clip
 from diptych.models.common_recipes import IMAGES
-from diptych.runs.embedders import shown_images
+from diptych.runs.embedders import image_input
 from diptych.runs.feature_extractors import disk_cache
 
 
@@ -38,10 +38,10 @@ class Features:
     Unless `attended`, the mean of the whole photo, and the unit-norm mean over all tokens, with [CLS] and [SEP].
     """
 
-    def __init__(self, data: str, split: str, attended: bool, shows: ImageLoader, read: FrozenMiniLM, least: int):
+    def __init__(self, data: str, split: str, attended: bool, loader: ImageLoader, read: FrozenMiniLM, least: int):
         source = open_captions(data, split, min_side=least)
         photos = track(range(len(source)), description=f"{split} photos")
-        features = (torch.from_numpy(shows.load(source, i, None).features).half() for i in photos)
+        features = (torch.from_numpy(loader.load(source, i, None).features).half() for i in photos)
         self.images = torch.stack([boxes if attended else boxes[0] for boxes in features])
         pairs = [(i, caption) for i in range(len(source)) for caption in source.captions(i)]
         text = Tokenizer(40).encode([caption for _, caption in pairs])
@@ -168,10 +168,10 @@ def main() -> None:
     parser.add_argument("--shorter", type=int, default=IMAGES.shorter_side, help="pixels of a photo's side")
     options = parser.parse_args()
     recipe = replace(clip.small(), images=replace(IMAGES, shorter_side=options.shorter))
-    shows = shown_images(replace(recipe, embedders=replace(recipe.embedders, image=options.image)))
-    assert not isinstance(shows, ImageSettings)
+    loader = image_input(replace(recipe, embedders=replace(recipe.embedders, image=options.image)))
+    assert not isinstance(loader, ImageSettings)
     read, attended = FrozenMiniLM(cache=disk_cache()), options.pooling == "attended"
-    train, val = (Features(options.data, split, attended, shows, read, options.shorter) for split in ("train", "val"))
+    train, val = (Features(options.data, split, attended, loader, read, options.shorter) for split in ("train", "val"))
     for seed in range(options.seeds):
         run(train, val, attended, options, seed)
 

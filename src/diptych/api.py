@@ -119,10 +119,11 @@ class VLM:
         return ImageProcessor(self.loaded)
 
     def can(self, operation: str) -> bool:
-        """Whether the model can do an operation: "caption", "answer", "itm" … (`diptych.runs.operations.OPERATIONS`)."""
-        if operation == "both":
-            return self.can("itc") and self.can("itm")
-        return not why_unsupported(self.loaded, operation)
+        """Whether the model can do an operation: "caption", "answer", "itm" … (`diptych.runs.operations.OPERATIONS`).
+
+        Raises ValueError for an operation that does not exist.
+        """
+        return not any(why_unsupported(self.loaded, part) for part in SCORES.get(operation, (operation,)))
 
     def embed_images(self, images: Images, batch_size: int = 64) -> Float[Tensor, "n d"]:
         """Unit-norm embeddings of images, float32 on the CPU.
@@ -143,11 +144,11 @@ class VLM:
     def embed_texts(self, texts: str | Sequence[str], batch_size: int = 512) -> Float[Tensor, "n d"]:
         """Unit-norm embeddings of texts, float32 on the CPU. Raises UnsupportedOperation."""
         check_operation(self.loaded, "embed_texts")
-        known = _texts(texts)
-        if not known:
+        strings = _texts(texts)
+        if not strings:
             return self.embed_texts("")[:0]
         with self._computing():
-            vectors = [text_embedding(self.loaded, x) for x in self._encoded_texts(known, batch_size)]
+            vectors = [text_embedding(self.loaded, x) for x in self._encoded_texts(strings, batch_size)]
         return nn.functional.normalize(torch.cat(vectors).float().cpu(), dim=-1)  # again: bf16's unit norm is rough
 
     def features(self, images: Images | None = None, texts: str | Sequence[str] | None = None) -> Features:
@@ -161,15 +162,15 @@ class VLM:
         if images is None and texts is None:
             raise ValueError("features needs images, texts or both")
         photos = None if images is None else self.image_processor.open(images)
-        known = None if texts is None else _texts(texts)
-        fuses = photos is not None and known is not None and self.can("fuse")
-        if photos is not None and known is not None:
-            rows, columns = _paired(len(photos), len(known), "texts")
-            photos, known = photos.select(rows), [known[i] for i in columns]
-        number = len(photos) if photos is not None else len(known or ())
+        strings = None if texts is None else _texts(texts)
+        fuses = photos is not None and strings is not None and self.can("fuse")
+        if photos is not None and strings is not None:
+            rows, columns = _paired(len(photos), len(strings), "texts")
+            photos, strings = photos.select(rows), [strings[i] for i in columns]
+        number = len(photos) if photos is not None else len(strings or ())
         if not number:
             raise ValueError("features needs at least one image or text, got none")
-        text = None if known is None else self._encode(known)
+        text = None if strings is None else self._encode(strings)
         parts = []
         with self._computing():
             for start in range(0, number, BATCH):
@@ -186,8 +187,8 @@ class VLM:
 
         Args:
             method: "itc": cosine of image and text embeddings; of VSE++ and SCAN their own similarity.
-                "itm": probability that the pair matches, by the ITM head; of a run fine-tuned for retrieval the output of
-                its ranking head. Every pair is fused, so this takes long for many.
+                "itm": probability that the pair matches, by the ITM head; of a run fine-tuned for retrieval the output
+                of its ranking head. Every pair is fused, so this takes long for many.
                 "both": what `diptych evaluate` ranks by if it re-ranks all pairs (`rerank_by` "product"): the log of
                 the product of both probabilities, up to a constant.
 
@@ -197,11 +198,11 @@ class VLM:
             raise ValueError(f"method must be one of {', '.join(SCORES)}: got {method!r}{suggest_name(method, SCORES)}")
         for operation in SCORES[method]:
             check_operation(self.loaded, operation)
-        photos, known = self.image_processor.open(images), _texts(texts)
-        if not len(photos) or not known:
-            return torch.zeros(len(photos), len(known))
+        photos, strings = self.image_processor.open(images), _texts(texts)
+        if not len(photos) or not strings:
+            return torch.zeros(len(photos), len(strings))
         with self._computing():
-            encoded = list(self._encoded_texts(known, TEXT_BATCH))
+            encoded = list(self._encoded_texts(strings, TEXT_BATCH))
             return torch.cat(
                 [
                     torch.cat([self._score_block(image, text, method).float().cpu() for text in encoded], 1)
@@ -261,15 +262,15 @@ class VLM:
         check_operation(self.loaded, "answer")
         photos, texts = self.image_processor.open(images), _texts(questions)
         rows, columns = _paired(len(photos), len(texts), "questions")
-        found: list[Prediction] = []
+        predictions: list[Prediction] = []
         with self._computing():
             predict, size = self._answerer(None if candidates is None else _texts(candidates))
             for start in range(0, len(rows), size):
                 image = self.image_processor.stack(photos, rows[start : start + size])
                 text = self._encode([texts[i] for i in columns[start : start + size]])
                 batch = with_images(Batch(0, 0, torch.arange(len(text)), text=text), image)
-                found += predict(batch.to(self.device))
-        return found
+                predictions += predict(batch.to(self.device))
+        return predictions
 
     def classify(self, images: Images, top_k: int = 5) -> list[list[Prediction]]:
         """The most probable classes of each image with their probabilities, at most `top_k`.
@@ -280,14 +281,15 @@ class VLM:
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1: got {top_k}")
         photos, classes = self.image_processor.open(images), self.loaded.facts["classes"]
-        found = []
+        predictions = []
         with self._computing():
             for _, image in self.image_processor.batches(photos, BATCH):
                 logits = self.loaded.model.classify(image.to(self.device)).float()
                 top = logits.softmax(1).topk(min(top_k, len(classes)), 1)
                 for values, indices in zip(top.values.tolist(), top.indices.tolist(), strict=True):
-                    found.append([Prediction(classes[i], value) for i, value in zip(indices, values, strict=True)])
-        return found
+                    ranked = zip(indices, values, strict=True)
+                    predictions.append([Prediction(classes[i], value) for i, value in ranked])
+        return predictions
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes a run folder, which `load` and all commands take; returns its path.
@@ -333,9 +335,8 @@ class VLM:
         answers: list[str] = list(self.loaded.facts.get("answers") or ())
         if isinstance(module, OpenVQA):
             answers = candidates or answers
-            if (
-                not answers
-            ):  # one at a time: a generated answer depends on the padding of its batch (`OpenVQA.generate`)
+            if not answers:
+                # one at a time: a generated answer depends on the padding of its batch (`OpenVQA.generate`)
                 return lambda batch: [Prediction(*pair) for pair in module.generate_texts(batch, self.tokenizer)], 1
         among = None if candidates is None or isinstance(module, OpenVQA) else _places(candidates, answers)
         rank = answer_ranker(self.loaded, answers, among, top_k=1)
@@ -399,9 +400,8 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
     Raises RunError for an unknown name, ValueError for an unknown or invalid override, each with the nearest names.
     """
     run = recipes.model_recipe(name)
-    model: nn.Module = replace(run, model=recipes.with_settings(run.model, overrides)).model.build(
-        input_embeddings(run)
-    )
+    config = replace(run, model=recipes.with_settings(run.model, overrides)).model
+    model: nn.Module = config.build(input_embeddings(run))
     scale_init(model, run.init_scale)
     model.register_forward_pre_hook(_inputs_from_tensors)
     return model
@@ -422,8 +422,8 @@ def train(
             captions), divided 90/5/5 into train, val and test by image.
         out: the run folder.
         steps: optimizer steps; None: as in the recipe.
-        settings: the settings that `diptych pretrain vilt.small --help` lists, as `batch_size=64`; those with a dot in their name
-            as `**{"optimizer.learning_rate": 1e-3}`.
+        settings: the settings that `diptych pretrain vilt.small --help` lists, as `batch_size=64`; those with a dot in
+            their name as `**{"optimizer.learning_rate": 1e-3}`.
 
     Raises DataError, RunError, and ValueError for an unknown setting, with the nearest.
     """
@@ -460,13 +460,13 @@ def evaluate(folder: str | os.PathLike[str], evaluation: Evaluation | str = "", 
 
 def _texts(texts: str | Sequence[str]) -> list[str]:
     """A list of texts, each cut to MAX_TEXT_CHARS. Raises ValueError for anything but strings of valid Unicode."""
-    known = [texts] if isinstance(texts, str) else list(texts)
-    for i, text in enumerate(known):
+    strings = [texts] if isinstance(texts, str) else list(texts)
+    for i, text in enumerate(strings):
         if not isinstance(text, str):
             raise ValueError(f"texts[{i}]: expected a string, got {type(text).__name__}")
         if not text.isascii() and text != text.encode(errors="ignore").decode():
             raise ValueError(f"texts[{i}]: not valid Unicode (a lone surrogate); decode it again from its source")
-    return [text[:MAX_TEXT_CHARS] for text in known]
+    return [text[:MAX_TEXT_CHARS] for text in strings]
 
 
 def _paired(images: int, texts: int, what: str) -> tuple[list[int], list[int]]:

@@ -68,7 +68,7 @@ def test_words_are_what_is_neither_flag_nor_value(words: list[str], left: list[s
         ("caption nowhere photos", "nowhere: no such folder; expected a run folder"),
         ("caption photos photos", "photos: expected a run folder (run.json, model.safetensors) or a Hugging Face"),
         ("answer runs/vqa photos", "no question given after the run and the photographs: diptych answer RUN PHOTOS"),
-        ("answer runs/vqa photos photos/0.jpg", "the last word must be the question, and 'photos/0.jpg' is a file"),
+        ("answer runs/vqa photos photos/0.jpg", "the last argument must be the question, and 'photos/0.jpg' is a file"),
         ("score runs/clip photos", "no text given after the run and the photographs: diptych score RUN PHOTOS"),
         ("score runs/clip photos --texts nowhere.txt", "nowhere.txt: cannot be read (No such file or directory)"),
         ("embed runs/clip photos", "--out is missing: give a file .npz, .npy or .safetensors"),
@@ -88,7 +88,7 @@ def test_invalid_arguments_are_a_one_line_error(
 
 
 def test_empty_words_of_unset_variables_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]):
-    assert "a word is empty" in error_of(["caption", "runs/blip", ""], capsys)
+    assert "an argument is empty" in error_of(["caption", "runs/blip", ""], capsys)
     assert "the question is empty" in error_of(["answer", "runs/vqa", "photos", " "], capsys)
 
 

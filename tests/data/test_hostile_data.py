@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 
 from diptych.cli import main
 from diptych.data.sources.base import BadSample
-from diptych.runs.qualitative_examples import read_shown
+from diptych.runs.qualitative_examples import read_examples
 from tests.data.tiny_data import image_bytes
 from tests.data.webdataset.test_tar_samples import HARM, header
 
@@ -82,4 +82,4 @@ def test_saved_examples_with_a_format_that_runs_programs_raise(tmp_path: Path):
     uri = f"data:image/jpeg;base64,{base64.b64encode(program).decode()}"
     (tmp_path / "examples.json").write_text(json.dumps([{"kind": "caption", "picture": {"picture": uri}, "caption": "a", "score": 1, "references": []}]))  # fmt: skip
     with pytest.raises(BadSample, match=r"examples\.json: not a readable image: none of JPEG"):
-        read_shown(tmp_path / "examples.json")
+        read_examples(tmp_path / "examples.json")

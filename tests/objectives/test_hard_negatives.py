@@ -16,7 +16,7 @@ from diptych.modules.heads import ITCHead, LogScale
 from diptych.objectives.contrastive_logits import within_modality_logits
 from diptych.objectives.itm import HardNegativeITMLoss
 from diptych.objectives.random_choices import FixedChoices, KeyedChoices
-from diptych.objectives.views import Features, TeacherOutput, Views
+from diptych.objectives.views import JointEmbeddings, TeacherOutput, Views
 
 
 def keyed(b: int, seed: int = 0) -> KeyedChoices:
@@ -63,9 +63,9 @@ def test_within_modality_logits_ignore_the_teacher():
     batch = Batch(0, 1, torch.arange(3), labels={"image": torch.tensor([7, 8, 7])})
     draws, model = KeyedChoices(batch), ViT(ViTConfig(8, 1, 2, 8, 4, (1, 1), 0))
     theirs = Views(model, heads, batch, draws)
-    theirs.cached(("features", "itc", 0), lambda: Features(text, image))
-    views = Views(model, heads, batch, draws, teacher_output=TeacherOutput(theirs, 0.5, Features(image, text)))
-    views.cached(("features", "itc", 0), lambda: Features(image, text))
+    theirs.cached(("features", "itc", 0), lambda: JointEmbeddings(text, image))
+    views = Views(model, heads, batch, draws, teacher_output=TeacherOutput(theirs, 0.5, JointEmbeddings(image, text)))
+    views.cached(("features", "itc", 0), lambda: JointEmbeddings(image, text))
     logits = within_modality_logits(views, "itc")
     torch.testing.assert_close(logits.to_text, 2 * image @ text.T)
     torch.testing.assert_close(logits.to_image, 2 * text @ image.T)

@@ -19,7 +19,7 @@ from diptych.objectives.itc import ITCLoss
 from diptych.objectives.itm import HardNegativeITMLoss
 from diptych.objectives.momentum import MomentumDistillation, MomentumSchedule, Queue, momentum_update, teacher_of
 from diptych.objectives.pretraining import Pretraining
-from diptych.objectives.views import Features
+from diptych.objectives.views import JointEmbeddings
 from diptych.training import checkpoint
 from diptych.training.optimizer import adamw
 
@@ -110,15 +110,15 @@ def test_the_queue_overwrites_its_oldest_entries():
     queue = Queue(4, 1, with_identities=True)
     for first in (0.0, 3.0):
         rows = (first + torch.arange(3.0))[:, None]
-        queue.push(Features(rows, -rows), rows[:, 0].long())
+        queue.push(JointEmbeddings(rows, -rows), rows[:, 0].long())
     assert queue.image[:, 0].tolist() == [4, 5, 2, 3] and queue.text[:, 0].tolist() == [-4, -5, -2, -3]
     assert queue.identity.tolist() == [4, 5, 2, 3] and queue.place.tolist() == [2]
     many = torch.arange(10.0, 16.0)[:, None]
-    queue.push(Features(many, many), many[:, 0].long())
+    queue.push(JointEmbeddings(many, many), many[:, 0].long())
     assert sorted(queue.image[:, 0].tolist()) == [12, 13, 14, 15]
     assert queue.text[:, 0].tolist() == queue.image[:, 0].tolist() == queue.identity.tolist(), "each with its own id"
     with pytest.raises(ValueError, match="stores image ids, but the batch has none"):
-        queue.push(Features(many, many))
+        queue.push(JointEmbeddings(many, many))
 
 
 def test_candidates_are_the_teachers_batch_and_the_queue():

@@ -34,22 +34,22 @@ from diptych.objectives.itm import HardNegativeITMLoss
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import FixedChoices, KeyedChoices
 from diptych.objectives.triplet import TripletLoss, triplet_loss
-from diptych.objectives.views import Features, Views
+from diptych.objectives.views import JointEmbeddings, Views
 from diptych.utils.feature_cache import MemoryCache
 
 SHARED = [7, 5, 7, 9]
 LABELS = {"image": torch.tensor(SHARED)}
 
 
-def features(b: int = 4) -> Features:
-    return Features(*(F.normalize(torch.randn(b, 6, generator=draw(seed)), dim=1) for seed in (0, 1)))
+def features(b: int = 4) -> JointEmbeddings:
+    return JointEmbeddings(*(F.normalize(torch.randn(b, 6, generator=draw(seed)), dim=1) for seed in (0, 1)))
 
 
 def draw(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def views_of(labels: Mapping[str, Tensor], embeddings: Features | None = None) -> Views:
+def views_of(labels: Mapping[str, Tensor], embeddings: JointEmbeddings | None = None) -> Views:
     embeddings = embeddings or features()
     batch = Batch(0, 1, torch.arange(len(embeddings.image)), labels=dict(labels))
     heads = nn.ModuleDict({"itc": ITCHead(6, 6, 6, LogScale(4.0))})
@@ -58,7 +58,7 @@ def views_of(labels: Mapping[str, Tensor], embeddings: Features | None = None) -
     return views
 
 
-def by_hand(form: str, embeddings: Features, images: list[int]) -> float:
+def by_hand(form: str, embeddings: JointEmbeddings, images: list[int]) -> float:
     total, n = 0.0, len(images)
     for query, candidates in (embeddings, reversed(embeddings)):
         logits = 4 * query @ candidates.T
@@ -84,23 +84,23 @@ def test_itc_targets_are_shared_among_an_images_captions(form: Any):
 def test_retrieving_another_caption_of_the_image_counts_as_correct():
     """Image 0 is most similar to text 2, and text 2 to image 0."""
     image = torch.eye(6)[[0, 1, 2, 3]]
-    embeddings = Features(image, image[[2, 1, 0, 3]])
+    embeddings = JointEmbeddings(image, image[[2, 1, 0, 3]])
     right = ITCLoss().loss_sums(views_of(LABELS, embeddings))["itc/accuracy"]
     assert (right, ITCLoss().loss_sums(views_of({}, embeddings))["itc/accuracy"]) == (4, 2)
 
 
 def test_equal_logits_still_give_ln_of_the_number_of_candidates():
-    alike = Features(torch.ones(4, 6), torch.ones(4, 6))
+    alike = JointEmbeddings(torch.ones(4, 6), torch.ones(4, 6))
     loss = ITCLoss().loss_sums(views_of(LABELS, alike))["itc"] / 4
     assert loss.item() == pytest.approx(math.log(4))
 
 
 def test_hard_negatives_are_always_of_other_images():
     image = torch.eye(6)[[0, 1, 0, 3]]  # the image is in the batch twice, and most similar to itself
-    drawn = HardNegativeITMLoss().negatives(views_of(LABELS, Features(10 * image, image)))
+    drawn = HardNegativeITMLoss().negatives(views_of(LABELS, JointEmbeddings(10 * image, image)))
     for chosen in drawn:
         assert all(SHARED[j] != SHARED[i] for i, j in enumerate(chosen.tolist()))
-    without_ids = HardNegativeITMLoss().negatives(views_of({}, Features(10 * image, image)))
+    without_ids = HardNegativeITMLoss().negatives(views_of({}, JointEmbeddings(10 * image, image)))
     assert without_ids.texts[[0, 2]].tolist() == [2, 0], "without ids all sampled negatives count"
 
 

@@ -116,9 +116,9 @@ def test_minilm_word_vectors_have_the_models_own_positions():
 
 def test_images_for_the_cnn_have_the_normalization_of_its_training():
     run = albef.pretrain_4m()
-    assert embedders.shown_images(run) == replace(run.images, augment=False)
+    assert embedders.image_input(run) == replace(run.images, augment=False)
     grids = replace(run, embedders=Embedders(image="grid"))
-    assert embedders.shown_images(grids, augment=True) == replace(run.images, mean=HALF, std=HALF)
+    assert embedders.image_input(grids, augment=True) == replace(run.images, mean=HALF, std=HALF)
 
 
 def test_the_teacher_cnn_has_the_normalization_of_its_input(monkeypatch: pytest.MonkeyPatch):
@@ -142,7 +142,7 @@ def test_the_teacher_cnn_has_the_normalization_of_its_input(monkeypatch: pytest.
 
 def test_a_model_of_region_features_without_regions_raises():
     with pytest.raises(RunError, match="a SCAN reads region features"):
-        embedders.shown_images(replace(scan.small(), embedders=Embedders()))
+        embedders.image_input(replace(scan.small(), embedders=Embedders()))
 
 
 def test_frozen_text_embedding_masks_padding():
@@ -200,8 +200,8 @@ def test_a_visual_tokenizers_teacher_reuses_cached_features_of_other_runs(monkey
     for grid in (computed, loaded):
         assert torch.equal(grid, torch.stack([cached[0], cached[0].flip(1), cached[1]]))
     for images in (replace(run.images, augment=True), replace(run.images, mean=CLIP_MEAN)):
-        assert embedders.image_key_names(replace(run, images=images), augment=True) is None
-    assert embedders.image_key_names(albef.small()) is None
+        assert embedders.cnn_feature_keys(replace(run, images=images), augment=True) is None
+    assert embedders.cnn_feature_keys(albef.small()) is None
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ def capfilt(config: CapFilt, out: Path) -> Counts:
     Returns the counts of `summary.write_summary`, on processes other than the main one an empty dict. torchrun's
     processes share the shards without communication: each waits for the files of the others.
 
-    Raises DataError, RunError, CheckpointError, BadSample, DamagedFile, InUse, NotWritten.
+    Raises DataError, RunError, CheckpointError, BadSample, DamagedFile, InUse, WriteError.
     """
     if not config.captioner and not config.filter:
         raise RunError("nothing to do: give --captioner RUN, --filter RUN, or both")

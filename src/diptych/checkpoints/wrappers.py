@@ -74,7 +74,7 @@ def unwrap(
 
     Args:
         file: named in errors.
-        states: all sets of weights in the file (`read_states`).
+        states: all sets of weights in the file (`load_all_state_dicts`).
         fit: raises WeightsError for a set that does not fit.
         known: whether a set is of the right kind, though it may not fit; its error is then the one that is reported.
 

@@ -9,7 +9,7 @@ Examples:
 
   RUN              a run of diptych finetune vqa, or a Hugging Face folder of a ViLT or BLIP for VQA
   PHOTOS           files, folders (with their subfolders) and globs
-  QUESTION         the last word; quote it
+  QUESTION         the last argument, in quotes
   --candidates A   the possible answers, between commas, or a file with one a line. A model that classifies takes those
                    among its own answers; a model with an answer decoder takes any
   --out FILE       one row for each photograph: {"image": path, "question": text, "answer": text, "probability": p};

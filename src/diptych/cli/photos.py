@@ -1,4 +1,4 @@
-"""What the commands on photographs share: their words, and the line that they end with."""
+"""What the commands on photographs share: their positional arguments, and the line that they end with."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def pop_run_and_images(words: list[str], usage: str, needed: bool = True) -> tup
     if not words or (needed and len(words) == 1):
         raise UsageError(f"no {'photographs' if words else 'run'} given: diptych {usage}")
     if "" in words:
-        raise UsageError(f"a word is empty (an unset variable of the shell?): diptych {usage}")
+        raise UsageError(f"an argument is empty (an unset variable of the shell?): diptych {usage}")
     return words[0], words[1:]
 
 
 def pop_text(words: list[str], name: str, usage: str) -> str:
-    """The last word, a question or text. Raises UsageError if there is none, or it is the path of a file or folder."""
+    """The last argument, a question or text. Raises UsageError if there is none, or it is the path of a file or folder."""
     if len(words) < 3:
         raise UsageError(f"no {name} given after the run and the photographs: diptych {usage}")
     text = words.pop()
     if os.path.exists(text):
-        raise UsageError(f"the last word must be the {name}, and {text!r} is a file or folder: diptych {usage}")
+        raise UsageError(f"the last argument must be the {name}, and {text!r} is a file or folder: diptych {usage}")
     if not text.strip():
         raise UsageError(f"the {name} is empty: diptych {usage}")
     return text

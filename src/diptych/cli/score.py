@@ -10,7 +10,7 @@ Examples:
   RUN              a run trained with itc, itm or triplet, or of diptych finetune retrieval, or a Hugging Face folder of
                    a CLIP, ViLT or BLIP for retrieval
   PHOTOS           files, folders (with their subfolders) and globs
-  TEXT             the last word; quote it. Several texts: --texts FILE, one a line
+  TEXT             the last argument, in quotes. Several texts: --texts FILE, one a line
   --out FILE       one row for each photograph and text: {"image": path, "text": text, "itc": number, "itm": number}.
                    "itc" is the cosine of their embeddings (of VSE++ and SCAN their own similarity), "itm" the
                    probability that they match (of a finetune retrieval run its ranking score); a model has one or

@@ -148,7 +148,7 @@ class MaskedRegions:
     """Masked region modeling (ViLBERT)."""
 
     weight: Weight = 1.0
-    target: Literal["classes", "features", "nce"] = "classes"  # predicted; nce: the region's feature among others'
+    target: Literal["classes", "features", "nce"] = "classes"  # what is predicted; nce: its feature among others'
     masking: WordRegionMasking = WordRegionMasking()
 
 

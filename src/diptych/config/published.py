@@ -11,8 +11,8 @@ from typing import Any
 class CheckpointFile:
     """One published checkpoint file. Nothing is downloaded: `diptych import` reads it from a local path.
 
-    `description`: its task and data; `url`: the page that links to it; `sha256` is empty if none is published; `note`: steps needed before
-    the import.
+    `description`: its task and data; `url`: the page that links to it; `sha256` is empty if none is published; `note`:
+    steps needed before the import.
     """
 
     file: str
@@ -31,7 +31,8 @@ class Published:
         code: address of the official code.
         model: module and class under diptych.models.
         parameters: parameter count of the official model, per task.
-        results: reported results, per task.
+        results: reported results, per task, for comparison with ours. "Not verified here": quoted from memory, so check
+            before citing. "As leaderboards list it": from public lists (wizwand.com), not from the paper itself.
         config_overrides: fields of the config at the published size that differ from its defaults.
         image_size: (height, width) in pixels that `diptych info` counts with.
         regions: number of image regions, for models that take regions instead of pixels.

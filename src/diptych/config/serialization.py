@@ -6,6 +6,7 @@ A run.json is untrusted: a class that it names must be one of those that the fie
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -133,3 +134,11 @@ def _member(members: tuple[type, ...], value: Any, where: str) -> tuple[type, An
         got = f"{KIND} {_preview(named)}" if isinstance(value, dict) else _preview(value)
         raise ValueError(f"{where}: expected one of {', '.join(by_name)}, got {got}")
     return by_name[named], {name: part for name, part in value.items() if name != KIND}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

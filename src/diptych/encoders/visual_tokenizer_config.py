@@ -32,10 +32,7 @@ class VisualTokenizerConfig:
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 16  # pixels
-    grid: tuple[PatchesPerSide, PatchesPerSide] = (
-        14,
-        14,
-    )  # rows and columns of the position grid, which other image sizes resize
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (14, 14)  # rows and columns of positions, resized for other images
     num_codes: Annotated[int, Range(2, 2**16)] = 8192  # in the codebook
     code_dim: Dim = 32
     decoder_depth: Depth = 3

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from diptych.modules.heads import ITCHead
 from diptych.objectives.gather import all_gather
-from diptych.objectives.views import Features, TeacherOutput, Views
+from diptych.objectives.views import JointEmbeddings, TeacherOutput, Views
 
 
 class PositivePairs(NamedTuple):
@@ -92,7 +92,9 @@ def teacher_logits(views: Views, head: str, readout: int = 0) -> ContrastLogits 
         return _logits(views, views.teacher.features(head, readout), views.teacher_output, head, readout)
 
 
-def _logits(views: Views, query: Features, teacher: TeacherOutput | None, head: str, readout: int) -> ContrastLogits:
+def _logits(
+    views: Views, query: JointEmbeddings, teacher: TeacherOutput | None, head: str, readout: int
+) -> ContrastLogits:
     """Logits of `query` with the candidates: of the teacher's features and queue, or else of the student's features."""
     candidates = (views if teacher is None else teacher.views).features(head, readout)
     images, texts = all_gather(candidates.image)[0], all_gather(candidates.text)[0]

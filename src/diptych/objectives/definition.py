@@ -78,7 +78,7 @@ class Setup:
     itc_heads: tuple[str, ...] = ("itc",)
 
     def word_masking(self, rate: float, whole_words: bool, ends: bool = False) -> WordMasking:
-        """The masking of words of the run's vocabulary."""
+        """The masking of words of the run's vocabulary; `ends`: end tokens may be masked too."""
         return WordMasking(self.vocab_size, self.mask_id, rate, whole_words, ends)
 
     def pair_masking(self, settings: WordRegionMasking) -> PairMasking:

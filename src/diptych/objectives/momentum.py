@@ -20,7 +20,7 @@ from diptych.modules.tokens import packing
 from diptych.objectives.gather import all_gather
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import RandomChoices
-from diptych.objectives.views import Features, TeacherOutput, Views
+from diptych.objectives.views import JointEmbeddings, TeacherOutput, Views
 
 TeacherModel = TypeVar("TeacherModel", bound=nn.Module)
 
@@ -87,7 +87,7 @@ class Queue(nn.Module):
         self.identified = with_identities
 
     @torch.no_grad()
-    def push(self, features: Features, identity: Int[Tensor, " b"] | None = None) -> None:
+    def push(self, features: JointEmbeddings, identity: Int[Tensor, " b"] | None = None) -> None:
         """Adds the features of all ranks, rank by rank; of more than `size`, the last.
 
         Raises ValueError if the queue stores image ids and `identity` is None.
@@ -132,7 +132,7 @@ class MomentumDistillation(nn.Module):
         """The student's views of a batch, with the teacher's. `alpha`: instead of the schedule's."""
         teacher_views = self.teacher.views(batch, draws)
         alpha = self.pace.alpha(batch.step) if alpha is None else alpha
-        queued = None if self.queue is None else Features(self.queue.image.clone(), self.queue.text.clone())
+        queued = None if self.queue is None else JointEmbeddings(self.queue.image.clone(), self.queue.text.clone())
         image_ids = self.queue.identity.clone() if self.queue is not None and self.queue.identified else None
         return self.student.views(batch, draws, TeacherOutput(teacher_views, alpha, queued, image_ids))
 

@@ -21,7 +21,7 @@ from diptych.protocols import DualEncoder, FusionEncoder, ImageEncoder, RegionEn
 Value = TypeVar("Value")
 
 
-class Features(NamedTuple):
+class JointEmbeddings(NamedTuple):
     """Image and text embeddings as unit vectors of a joint space."""
 
     image: Float[Tensor, "b e"]
@@ -37,7 +37,7 @@ class TeacherOutput:
 
     views: Views
     alpha: float = 0.0
-    queued: Features | None = None
+    queued: JointEmbeddings | None = None
     identities: Int[Tensor, " k"] | None = None
 
 
@@ -169,12 +169,12 @@ class Views:
             )
         return in_chunks(lambda rows: pool(encode(inputs[rows])), len(self.batch), self.grad_cache_size)
 
-    def features(self, head: str, readout: int = 0) -> Features:
+    def features(self, head: str, readout: int = 0) -> JointEmbeddings:
         """Both modalities' pooled features number `readout`, projected by an ITC head."""
 
-        def project() -> Features:
+        def project() -> JointEmbeddings:
             image, text, contrast = self.image_readouts[readout], self.text_readouts[readout], self.heads[head]
-            return Features(contrast.project_image(image), contrast.project_text(text))  # type: ignore[operator]
+            return JointEmbeddings(contrast.project_image(image), contrast.project_text(text))  # type: ignore[operator]
 
         return self.cached(("features", head, readout), project)
 

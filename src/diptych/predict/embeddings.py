@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from diptych.predict.rows import Row, RowFile, open_rows
+from diptych.predict.rows import Row, RowFile, open_rows, refuse_unknown
 from diptych.runs.run_folder import RunError
 from diptych.utils.io import DamagedFile, atomic_write, naming_write_errors
 
@@ -89,11 +89,7 @@ def open_embeddings(out: str, settings: Mapping[str, Any], key: str) -> Iterator
     if path.suffix not in SUFFIXES:
         raise RunError(f"--out must be a file of one of {', '.join(SUFFIXES)}: got {out!r}")
     beside = rows_file(path)
-    if path.exists() and not beside.exists():
-        raise RunError(
-            f"{path} exists, and was not written by this command (there is no {beside.name}): give another --out, or "
-            "remove it"
-        )
+    refuse_unknown(path, beside)
     with open_rows(str(beside), settings, key) as rows:
         assert isinstance(rows, RowFile)
         yield EmbeddingFile(path, rows)

@@ -119,11 +119,8 @@ class RowFile:
             saved = read_json(beside, {"command": str, "model": str}, _ADVICE)
             if self.path.exists():
                 self._compare(saved)
-        elif self.path.exists():
-            raise RunError(
-                f"{self.path} exists, and was not written by this command (there is no {beside.name}): give another "
-                "--out, or remove it"
-            )
+        else:
+            refuse_unknown(self.path, beside)
 
     def _compare(self, saved: Mapping[str, Any]) -> None:
         settings = json.loads(json.dumps(self.settings))
@@ -166,6 +163,15 @@ def open_rows(out: str, settings: Mapping[str, Any], key: str = "image", each: i
         raise RunError(f"--out {path} is a folder; give a file in it, such as {path / 'rows.jsonl'}")
     with locked(path.parent, path.name), closing(RowFile(path, settings, key, each)) as rows:
         yield rows
+
+
+def refuse_unknown(path: Path, beside: Path) -> None:
+    """Raises RunError if a file exists without the one beside it that the commands write with it."""
+    if path.exists() and not beside.exists():
+        raise RunError(
+            f"{path} exists, and was not written by this command (there is no {beside.name}): give another --out, or "
+            "remove it"
+        )
 
 
 def settings_file(path: Path) -> Path:

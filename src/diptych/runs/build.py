@@ -35,7 +35,7 @@ from diptych.objectives.vqkd import LEAST_USED
 from diptych.runs.check_init import check_image_start, check_same_model, check_text_start
 from diptych.runs.check_objectives import check_heads, check_protocols
 from diptych.runs.check_weights import check_model
-from diptych.runs.embedders import check_no_leak, image_loader, input_embeddings
+from diptych.runs.embedders import check_no_leak, input_embeddings, input_image_settings
 from diptych.runs.feature_extractors import check_frozen_features, frozen_cnn
 from diptych.runs.run_folder import RunError, read_run, read_weights
 from diptych.runs.tokenizer import vocabulary_of
@@ -65,7 +65,7 @@ def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: 
     check_heads(run.objectives, model, heads)
     freeze(model, run.freeze)
     needs_cnn = guided and any_needs(run.objectives, "frozen_cnn")
-    teacher = frozen_cnn().with_normalization(image_loader(run).mean_std) if needs_cnn else None
+    teacher = frozen_cnn().with_normalization(input_image_settings(run).mean_std) if needs_cnn else None
     needs_codes = guided and any_needs(run.objectives, "visual_tokenizer")
     visual_tokenizer = frozen_tokenizer(run) if needs_codes else None
     grad_cache_size = max((needs.grad_cache_size for needs in needs_of(run.objectives).values()), default=0)
@@ -130,7 +130,9 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
     model = trained.model.build(input_embeddings(trained))
     load_strict(model, strip_prefix(read_weights(folder), "model."), run.visual_tokenizer)
     patch_size = getattr(run.model, "patch_size", trained.model.patch_size)
-    frozen = FrozenTokenizer(model, image_loader(run).mean_std, image_loader(trained).mean_std, patch_size)
+    frozen = FrozenTokenizer(
+        model, input_image_settings(run).mean_std, input_image_settings(trained).mean_std, patch_size
+    )
     if (unused := frozen.unused()) > 1 - LEAST_USED:
         raise RunError(
             f"--visual_tokenizer {folder}: {unused:.0%} of its codes are unused, its codebook has collapsed; train another"

@@ -94,8 +94,8 @@ def reads_regions(run: Pretrain | Finetune) -> bool:
     return isinstance(run.model, RegionModel) or run.embedders.image not in ("own", "grid")
 
 
-def image_loader(run: Pretrain | Finetune) -> ImageSettings:
-    """The run's image settings. Images for the CNN's grid have the normalization that the CNN was trained with."""
+def input_image_settings(run: Pretrain | Finetune) -> ImageSettings:
+    """The image settings of the model's input; for the CNN's grid with the normalization that it was trained with."""
     return replace(run.images, mean=HALF, std=HALF) if run.embedders.image == "grid" else run.images
 
 
@@ -109,7 +109,7 @@ def unused_region_settings(run: Pretrain | Finetune) -> str:
     return f'images.augment has no effect: {reason}; set it to False, or embedders.image to "grid" or "own"'
 
 
-def shown_images(run: Pretrain | Finetune, augment: bool = False) -> ImageSettings | ImageLoader:
+def image_input(run: Pretrain | Finetune, augment: bool = False) -> ImageSettings | ImageLoader:
     """How examples load the model's image input: settings for pixels, or a loader of frozen features.
 
     Args:
@@ -119,7 +119,7 @@ def shown_images(run: Pretrain | Finetune, augment: bool = False) -> ImageSettin
         RunError: a model of region features without any.
         DataError: region files cannot be used.
     """
-    images, kind = replace(image_loader(run), augment=augment and run.images.augment), run.embedders.image
+    images, kind = replace(input_image_settings(run), augment=augment and run.images.augment), run.embedders.image
     if kind == "own":
         if isinstance(run.model, RegionModel):
             raise RunError(
@@ -142,12 +142,12 @@ def shown_images(run: Pretrain | Finetune, augment: bool = False) -> ImageSettin
     return BoxLoader(features, boxes, network.project, memory_cache(), has_whole_image)
 
 
-def image_key_names(run: Pretrain, augment: bool = False) -> FeatureKeys | None:
+def cnn_feature_keys(run: Pretrain, augment: bool = False) -> FeatureKeys | None:
     """Cache keys of a visual tokenizer's images, by which its CNN teacher reuses features that other runs computed.
 
     None if there is no such tokenizer, or if images are augmented or normalized in another way than the CNN's.
     """
-    images = image_loader(run)
+    images = input_image_settings(run)
     same_pixels = run.embedders.image == "own" and images.mean_std == CENTRED and not (augment and images.augment)
     return (
         FeatureKeys(frozen_cnn().name, images) if isinstance(run.model, VisualTokenizerConfig) and same_pixels else None

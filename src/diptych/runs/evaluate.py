@@ -17,7 +17,7 @@ from diptych.data.sources.vqa import OWN
 from diptych.modules.tokens import packing
 from diptych.runs import report
 from diptych.runs.loaded_model import LoadedModel, load_model
-from diptych.runs.qualitative_examples import write_shown
+from diptych.runs.qualitative_examples import write_examples
 from diptych.runs.run_folder import RunError, read_run
 from diptych.runs.scoring.base import Result
 from diptych.runs.scoring.captioning import captioning
@@ -123,4 +123,4 @@ def write(out: Path, settings: Evaluation, result: Result) -> None:
     for name, content in files.items():
         with atomic_write(out / name) as path:
             path.write_text(json.dumps(content, indent=1, allow_nan=False))
-    report.continue_on_error("the report's examples", lambda: write_shown(out, result.make_examples()), None)
+    report.continue_on_error("the report's examples", lambda: write_examples(out, result.make_examples()), None)

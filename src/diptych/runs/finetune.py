@@ -41,7 +41,7 @@ from diptych.runs import recipes
 from diptych.runs.check_init import check_same_model
 from diptych.runs.check_inputs import check_out
 from diptych.runs.check_weights import check_model
-from diptych.runs.embedders import input_embeddings, shown_images
+from diptych.runs.embedders import image_input, input_embeddings
 from diptych.runs.feature_extractors import check_frozen_features
 from diptych.runs.run_folder import RunError, read_run, read_weights
 from diptych.runs.tokenizer import tokenizer_of
@@ -109,7 +109,7 @@ def examples(run: Finetune, split: str, answers: list[str], augment: bool) -> Ex
     Args:
         answers: the answer vocabulary of vqa.
     """
-    images, least = shown_images(run, augment), run.images.shorter_side
+    images, least = image_input(run, augment), run.images.shorter_side
     if run.task == "classification":
         return LabelledExamples(Labelled(Path(run.data), split), images, mirrored=augment)
     tokenizer = tokenizer_of(run)

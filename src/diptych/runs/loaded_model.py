@@ -19,7 +19,7 @@ from diptych.models.importing import ADAPTERS
 from diptych.runs import build as building
 from diptych.runs import finetune
 from diptych.runs.check_weights import check_model, check_module
-from diptych.runs.embedders import shown_images
+from diptych.runs.embedders import image_input
 from diptych.runs.feature_extractors import check_frozen_features
 from diptych.runs.run_folder import load_run, read_run
 from diptych.runs.tokenizer import tokenizer_of
@@ -66,7 +66,7 @@ class LoadedModel:
     @property
     def image_input(self) -> ImageSettings | ImageLoader:
         """How images are loaded for the model: as pixels, as features of a frozen network, or as detected regions."""
-        return shown_images(self.settings)
+        return image_input(self.settings)
 
 
 def load_model(folder: Path, device: torch.device) -> LoadedModel:

@@ -22,7 +22,7 @@ from diptych.data.webdataset.streamed_shards import Stream
 from diptych.objectives.definition import any_needs
 from diptych.runs.build import build, frozen_tokenizer, init_from_run, with_teacher
 from diptych.runs.check_inputs import check_inputs, check_out
-from diptych.runs.embedders import image_key_names, shown_images
+from diptych.runs.embedders import cnn_feature_keys, image_input
 from diptych.runs.run_folder import RunError
 from diptych.runs.tokenizer import tokenizer_of
 from diptych.runs.train import train
@@ -70,11 +70,11 @@ def make_examples(run: Pretrain, source: Captioned, augment: bool) -> Examples:
     Half of the images are replaced by those of other samples if an objective needs mismatched pairs.
     """
     if not any_needs(run.objectives, "text"):
-        return ImageExamples(source, shown_images(run, augment), image_key_names(run, augment))
+        return ImageExamples(source, image_input(run, augment), cnn_feature_keys(run, augment))
     if not any_needs(run.objectives, "image"):
         return TextExamples(source, tokenizer_of(run))
     mismatched = 0.5 if any_needs(run.objectives, "mismatched_pairs") else 0.0
-    pairs = PairExamples(source, tokenizer_of(run), shown_images(run, augment), mismatched)
+    pairs = PairExamples(source, tokenizer_of(run), image_input(run, augment), mismatched)
     return MixedPairs(pairs, run.mixgen) if run.mixgen and augment else pairs
 
 

@@ -15,17 +15,17 @@ from diptych.report import AnswerExample, CaptionExample, RetrievalExample
 from diptych.report.images import data_uri
 from diptych.utils.io import DamagedFile, atomic_write, read_json
 
-SHOWN_FILE = "examples.json"
-Shown = AnswerExample | CaptionExample | RetrievalExample
+EXAMPLES_FILE = "examples.json"
+QualitativeExample = AnswerExample | CaptionExample | RetrievalExample
 
 
-def write_shown(folder: Path, examples: Sequence[Shown]) -> None:
+def write_examples(folder: Path, examples: Sequence[QualitativeExample]) -> None:
     """Writes examples.json, with the images as thumbnails inside it."""
-    with atomic_write(folder / SHOWN_FILE) as path:
+    with atomic_write(folder / EXAMPLES_FILE) as path:
         path.write_text(json.dumps([_to_row(example) for example in examples]))
 
 
-def _to_row(example: Shown) -> dict[str, Any]:
+def _to_row(example: QualitativeExample) -> dict[str, Any]:
     match example:
         case AnswerExample():
             return {
@@ -48,8 +48,8 @@ def _to_row(example: Shown) -> dict[str, Any]:
     return {"kind": "retrieval", "query": _pack(example.query), "results": results}
 
 
-def read_shown(path: Path) -> list[Shown]:
-    """Examples as `write_shown` wrote them. Raises DamagedFile."""
+def read_examples(path: Path) -> list[QualitativeExample]:
+    """Examples as `write_examples` wrote them. Raises DamagedFile."""
     rows = read_json(path, [{"kind": str}])
     try:
         return [_to_example(row) for row in rows]
@@ -57,7 +57,7 @@ def read_shown(path: Path) -> list[Shown]:
         raise DamagedFile(f"{path}: expected the examples of an evaluation ({error}); remove the file") from None
 
 
-def _to_example(row: dict[str, Any]) -> Shown:
+def _to_example(row: dict[str, Any]) -> QualitativeExample:
     kind = row.pop("kind")
     if kind == "answer":
         answers = [(answer, value) for answer, value in row.pop("answers")]
@@ -76,4 +76,4 @@ def _pack(item: Pillow.Image | str) -> Any:
 def _unpack(item: Any) -> Any:
     if isinstance(item, str):
         return item
-    return decode(base64.b64decode(item["picture"].partition(",")[2]), SHOWN_FILE)
+    return decode(base64.b64decode(item["picture"].partition(",")[2]), EXAMPLES_FILE)

@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import nn
 
 from diptych.config.run import Finetune, Pretrain
+from diptych.config.serialization import flatten
 from diptych.data.sources.base import first_skipped
 from diptych.protocols import ChanceLoss
 from diptych.report import Facts, Findings, Section, Table, read_curves, write_report
 from diptych.runs.heat_maps import heat_maps
-from diptych.runs.qualitative_examples import SHOWN_FILE, read_shown
+from diptych.runs.qualitative_examples import EXAMPLES_FILE, read_examples
 from diptych.runs.run_folder import RUN, ancestors
 from diptych.utils.io import FINDING_SCHEMA, NUMBER, SKIPPED_SCHEMA, read_json
 from diptych.utils.terminal import echo
@@ -90,17 +91,10 @@ def facts_section(out: Path) -> Facts:
             "command": record["command"],
             "machine": record["machine"],
             **record["versions"],
-            **_flat(record["run"]),
+            **flatten(record["run"]),
             **record["facts"],
         }
     )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
 
 
 def evaluation_tables(out: Path) -> list[Section]:
@@ -148,7 +142,7 @@ def title(run: Pretrain | Finetune) -> str:
 def example_sections(out: Path) -> list[Section]:
     """Examples of all evaluations in the run folder, grouped by kind (answers, captions, retrieval)."""
     examples: list[Section] = []
-    for path in sorted(out.glob(f"evaluate-*/{SHOWN_FILE}")):
+    for path in sorted(out.glob(f"evaluate-*/{EXAMPLES_FILE}")):
         name = f"the report's examples of {path.parent.name}"
-        examples += continue_on_error(name, lambda path=path: read_shown(path), [])
+        examples += continue_on_error(name, lambda path=path: read_examples(path), [])
     return sorted(examples, key=lambda section: type(section).__name__)

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from diptych.checkpoints import digests
 from diptych.checkpoints.digests import CheckpointError, Damaged
+from diptych.config.serialization import flatten
 from diptych.protocols import student_of
 from diptych.training.distributed import distribute_like, full_tensor
 from diptych.utils.io import FINDING_SCHEMA, NUMBER, SKIPPED_SCHEMA, DamagedFile, atomic_write, parse_json
@@ -164,7 +165,7 @@ def check_same_settings(
     A run from before a field existed had the field's default. A field that was removed, or a new one without a default,
     is a difference. Two paths of one existing file or folder are equal.
     """
-    was, now, default = (_flat(json.loads(json.dumps(tree))) for tree in (saved, current, defaults or {}))
+    was, now, default = (flatten(json.loads(json.dumps(tree))) for tree in (saved, current, defaults or {}))
     values = {
         name: (was.get(name, default.get(name, _NO_FIELD)), now.get(name, _NO_FIELD))
         for name in sorted(was.keys() | now.keys())
@@ -194,11 +195,3 @@ def _same_value(before: Any, after: Any) -> bool:
         return os.path.samefile(before, after)
     except (OSError, ValueError):  # not paths, or none there
         return False
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

@@ -241,7 +241,7 @@ def fit(
     Raises:
         CheckpointError: The checkpoint in `out` is of another run, or damaged.
         InUse: Another process trains in `out`.
-        NotWritten: The disk is full.
+        WriteError: A file cannot be written (a full disk).
         Diverged: A loss or gradient is not finite.
         DataError: Too many samples cannot be read.
         SystemExit: Status 130, after Ctrl-C or SIGTERM, once the step is done and saved.

@@ -21,7 +21,7 @@ from diptych.modules.tokens import Tokens
 from diptych.report import CaptionExample
 from diptych.runs.build import build
 from diptych.runs.loaded_model import LoadedModel
-from diptych.runs.qualitative_examples import read_shown, write_shown
+from diptych.runs.qualitative_examples import read_examples, write_examples
 from diptych.runs.run_folder import RunError
 from diptych.runs.scoring.captioning import captioning
 from diptych.runs.scoring.gallery import open_gallery
@@ -61,8 +61,8 @@ def test_generated_captions_are_scored_and_their_files_are_read_by_pycocotools(t
     assert [results.imgToAnns[i][0]["caption"] for i in coco.getImgIds()] == captions
     assert [a["caption"] for a in coco.imgToAnns[3]] == list(source.captions(3))
 
-    write_shown(tmp_path, result.make_examples())
-    example = read_shown(tmp_path / "examples.json")[2]
+    write_examples(tmp_path, result.make_examples())
+    example = read_examples(tmp_path / "examples.json")[2]
     assert isinstance(example, CaptionExample)
     assert (example.caption, example.score, list(example.references)) == (
         captions[2],

@@ -189,7 +189,7 @@ class RandomRegions:
 def test_a_model_with_its_own_similarity_needs_no_contrastive_head(
     in_parts: None, monkeypatch: pytest.MonkeyPatch, model: Any
 ):
-    monkeypatch.setattr("diptych.runs.loaded_model.shown_images", lambda run: RandomRegions())
+    monkeypatch.setattr("diptych.runs.loaded_model.image_input", lambda run: RandomRegions())
     run = replace(tiny(Objectives(triplet=Triplet())), model=model)
     loaded = LoadedModel(run, {}, build(run).eval(), torch.device("cpu"))
     scorer, pairs = dual_encoder_scorer(loaded), gallery()

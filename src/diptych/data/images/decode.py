@@ -17,9 +17,11 @@ all but one in a thousand in one level).
 from __future__ import annotations
 
 import io
+import stat
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from PIL import Image as Pillow
@@ -182,6 +184,24 @@ def decode(data: bytes, where: str, *, min_side: int | None = None, max_pixels: 
         check_scans(data, image.width * image.height)
         _check_cost(image)
         return _decoded(image, data, min_side)
+
+
+def load_image(path: Path, min_side: int | None = None) -> Pillow.Image:
+    """The decoded image of a file. Raises BadSample."""
+    return decode(read_image_file(path), str(path), min_side=min_side)
+
+
+def read_image_file(path: Path) -> bytes:
+    """Bytes of an image file within the size limit. Raises BadSample."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for its writer
+            raise BadSample(str(path), "not a regular file")
+        if status.st_size > 4 * MAX_PIXELS:
+            raise BadSample(str(path), f"the file is larger than {4 * MAX_PIXELS} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadSample(str(path), f"cannot be read ({error.strerror})") from None
 
 
 def from_pillow(image: Pillow.Image, where: str, *, max_pixels: int = MAX_PIXELS) -> Pillow.Image:

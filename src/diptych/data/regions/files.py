@@ -151,7 +151,7 @@ class RegionFolder:
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:
-    """Arrays of an .npz of at most `MOST_ROW` bytes unpacked. Raises BadSample."""
+    """Arrays of an .npz of at most `MAX_ROW` bytes unpacked. Raises BadSample."""
     try:
         arrays = read_npz(file, MAX_ROW, leave_out=("info", "conf"))
     except NotPlain as error:

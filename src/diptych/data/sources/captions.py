@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image as Pillow
 
-from diptych.data.images.decode import MAX_PIXELS, decode
+from diptych.data.images.decode import load_image, read_image_file
 from diptych.data.sources import cells, formats
-from diptych.data.sources.base import BadSample, Captioned, DataError, NoSplit
+from diptych.data.sources.base import Captioned, DataError, NoSplit
 from diptych.data.sources.copies import byte_range, same_bytes
 from diptych.data.sources.division import Row, divide
 from diptych.data.sources.formats import Columns, Entry
@@ -44,18 +43,18 @@ class CaptionedFiles:
         return len(self.entries)
 
     def image(self, index: int) -> Pillow.Image:
-        return load(self.root / self.entries[index].file, self.min_side)
+        return load_image(self.root / self.entries[index].file, self.min_side)
 
     def file(self, index: int) -> bytes:
         """Bytes of the image file. Raises BadSample."""
-        return read_bytes(self.root / self.entries[index].file)
+        return read_image_file(self.root / self.entries[index].file)
 
     def stem(self, index: int) -> str:
         """File name of the image without its suffix."""
         return Path(self.entries[index].file).stem
 
     def pictures(self) -> Sequence[int]:
-        """For each image the first one with the same bytes (see `copies.TellsCopies`)."""
+        """For each image the first one with the same bytes (see `copies.ListsCopies`)."""
         return same_bytes([byte_range(self.root / entry.file) for entry in self.entries])
 
     def captions(self, index: int) -> tuple[str, ...]:
@@ -63,24 +62,6 @@ class CaptionedFiles:
 
     def where(self, index: int) -> str:
         return f"{self.entries[index].where} ({self.entries[index].file})"
-
-
-def load(path: Path, min_side: int | None = None) -> Pillow.Image:
-    """The decoded image of a file. Raises BadSample."""
-    return decode(read_bytes(path), str(path), min_side=min_side)
-
-
-def read_bytes(path: Path) -> bytes:
-    """Bytes of an image file within the size limit. Raises BadSample."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for its writer
-            raise BadSample(str(path), "not a regular file")
-        if status.st_size > 4 * MAX_PIXELS:
-            raise BadSample(str(path), f"the file is larger than {4 * MAX_PIXELS} bytes")
-        return path.read_bytes()
-    except OSError as error:
-        raise BadSample(str(path), f"cannot be read ({error.strerror})") from None
 
 
 def open_captions(

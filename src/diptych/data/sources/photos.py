@@ -15,11 +15,10 @@ import torch
 from PIL import Image as Pillow
 from torch import Tensor
 
-from diptych.data.images.decode import FORMATS, from_pillow
+from diptych.data.images.decode import FORMATS, from_pillow, load_image, read_image_file
 from diptych.data.images.headers import has_image_signature
 from diptych.data.images.loading import size_and_pixels
 from diptych.data.sources.base import BadSample, DataError
-from diptych.data.sources.captions import load, read_bytes
 
 ImageInput = str | os.PathLike[str] | Pillow.Image | np.ndarray | Tensor
 """One image, or a folder or glob of them."""
@@ -62,14 +61,14 @@ class Photos:
         """The decoded image, mode RGB, upright (EXIF applied). Raises BadSample."""
         photo = self._readable(index)
         if photo.pixels is None:
-            return load(Path(photo.path), self.min_side)
+            return load_image(Path(photo.path), self.min_side)
         pixels = photo.pixels
         return from_pillow(Pillow.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels, photo.where)
 
     def file(self, index: int) -> bytes:
         """Bytes of the image file; size and pixels of an image in memory. Raises BadSample."""
         photo = self._readable(index)
-        return read_bytes(Path(photo.path)) if photo.pixels is None else size_and_pixels(self.image(index))
+        return read_image_file(Path(photo.path)) if photo.pixels is None else size_and_pixels(self.image(index))
 
     def stem(self, index: int) -> str:
         """File name without its suffix; the index of an image in memory."""

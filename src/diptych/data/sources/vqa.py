@@ -10,8 +10,9 @@ from typing import Any
 
 from PIL import Image as Pillow
 
+from diptych.data.images.decode import load_image, read_image_file
 from diptych.data.sources.base import DataError, Question, Questioned
-from diptych.data.sources.captions import TABLES, by_name, choose, inside, load, read_bytes, tables_in
+from diptych.data.sources.captions import TABLES, by_name, choose, inside, tables_in
 from diptych.data.sources.cells import answers as answers_in
 from diptych.data.sources.cells import optional_text, text
 from diptych.data.sources.division import Row, divide
@@ -49,11 +50,11 @@ class QuestionedFiles:
         return self.questions[index][1]
 
     def image(self, index: int) -> Pillow.Image:
-        return load(self.root / self.files[index], self.min_side)
+        return load_image(self.root / self.files[index], self.min_side)
 
     def file(self, index: int) -> bytes:
         """Bytes of image file `index`. Raises BadSample."""
-        return read_bytes(self.root / self.files[index])
+        return read_image_file(self.root / self.files[index])
 
     def stem(self, index: int) -> str:
         """File name of the image without its suffix."""

@@ -49,7 +49,7 @@ def bundled(size: int) -> Vocabulary | None:
 
 
 def read_vocabulary(file: Path) -> Vocabulary:
-    """The vocabulary in a file, named by a digest of its content (see `called`). Raises DataError."""
+    """The vocabulary in a file, named by a digest of its content (`vocabulary_file_name`). Raises DataError."""
     data = vocabulary_in(file)
     return _read(vocabulary_file_name(file, data), data, str(file))
 

@@ -114,7 +114,7 @@ class CaptionedShards:
         return self.members[index].key.rpartition("/")[2]
 
     def pictures(self) -> Sequence[int]:
-        """For each sample the first one with the same image (see `copies.TellsCopies`)."""
+        """For each sample the first one with the same image (see `copies.ListsCopies`)."""
         return same_bytes([member.stored for member in self.members])
 
     def captions(self, index: int) -> tuple[str, ...]:

@@ -35,10 +35,7 @@ class ALBEFConfig:
     image_num_heads: NumHeads = 12
     image_mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 16  # pixels
-    grid: tuple[PatchesPerSide, PatchesPerSide] = (
-        16,
-        16,
-    )  # rows and columns of the position grid, which other image sizes resize
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (16, 16)  # rows and columns of positions, resized for other images
     dim: Dim = 768
     text_depth: Depth = 6  # layers of the text encoder
     fusion_depth: Depth = 6  # layers of the multimodal encoder, which cross-attend to the image
@@ -48,9 +45,7 @@ class ALBEFConfig:
     text_length: Length = 512  # maximum number of tokens
     embed_dim: Dim = 256  # of the joint space of ITC
     num_images: NumImages = 1  # that one fusion reads (NLVR2: 2)
-    decoder_depth: DepthOrZero = (
-        0  # layers of the answer decoder, which has an embedding and an LM head of its own; 0: none
-    )
+    decoder_depth: DepthOrZero = 0  # layers of the answer decoder (with its own embedding and LM head); 0: none
     dropout: FractionBelowOne = 0.1
 
     def __post_init__(self) -> None:
@@ -62,8 +57,6 @@ class ALBEFConfig:
         return ALBEF(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 ALBEF_FILES = "https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/"
 
 PUBLISHED = Published(

@@ -23,7 +23,7 @@ from diptych.checkpoints.mapping import CONV_AS_LINEAR, UNSQUEEZED, KeyMapping, 
 from diptych.checkpoints.official_config import OfficialConfig, stated
 from diptych.checkpoints.positions import AbsolutePositions
 from diptych.models.beit3.config import BEiT3Config
-from diptych.models.beit3.model import UNREAD
+from diptych.models.beit3.model import NUM_UNUSED_POSITIONS
 from diptych.modules.heads import ITCHead, LogScale, MLPClassifier
 from diptych.modules.position import resize_bicubic_plain
 from diptych.objectives.itc import ITCLoss
@@ -126,9 +126,11 @@ def infer(state: State, config: OfficialConfig) -> dict[str, Any]:
         "num_heads": infer_num_heads(width, config, "num_heads", "num_heads", "encoder_attention_heads"),
         "mlp_dim": shape_of(state, "beit3.encoder.layers.0.ffn.A.fc1.weight", 2)[0],
         "patch_size": shape_of(state, "beit3.vision_embed.proj.weight", 4)[-1],
-        "grid": infer_grid(cells - UNREAD - 1, config_grid(config), "beit3.encoder.embed_positions.A.weight"),
+        "grid": infer_grid(
+            cells - NUM_UNUSED_POSITIONS - 1, config_grid(config), "beit3.encoder.embed_positions.A.weight"
+        ),
         "vocab_size": vocabulary,
-        "text_length": shape_of(state, "beit3.encoder.embed_positions.B.weight", 2)[0] - UNREAD,
+        "text_length": shape_of(state, "beit3.encoder.embed_positions.B.weight", 2)[0] - NUM_UNUSED_POSITIONS,
         "pooling": "image" if task(state) == "vqa" else "both",
         "final_norm": has_prefix(state, "beit3.encoder.layer_norm.A."),
         "num_classes": shape_of(state, "head.weight", 2)[0] if task(state) == "classification" else 0,
@@ -165,7 +167,10 @@ ADAPTER = CheckpointAdapter(
     build=build,
     positions=(
         AbsolutePositions(
-            "beit3.encoder.embed_positions.A.weight", "model.patches.position", resize_bicubic_plain, UNREAD + 1
+            "beit3.encoder.embed_positions.A.weight",
+            "model.patches.position",
+            resize_bicubic_plain,
+            NUM_UNUSED_POSITIONS + 1,
         ),
     ),
     model_prefix="model",

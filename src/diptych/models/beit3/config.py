@@ -36,15 +36,10 @@ class BEiT3Config:
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 16  # pixels
-    grid: tuple[PatchesPerSide, PatchesPerSide] = (
-        14,
-        14,
-    )  # rows and columns of the position grid, which other image sizes resize
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (14, 14)  # rows and columns of positions, resized for other images
     vocab_size: VocabSize = 64010
     text_length: Length = 1022  # maximum number of tokens
-    pooling: Literal["image", "both"] = (
-        "image"  # what heads read: the pooled image class token (VQA), or both first tokens
-    )
+    pooling: Literal["image", "both"] = "image"  # input of heads: pooled image class token (VQA), or both first tokens
     final_norm: bool = True  # False: the heads have a LayerNorm of their own (VQA, classification)
     num_classes: NumClassesOrZero = 0  # 0: no image classifier
     with_decoder: bool = False  # an LM head, for captions and masked words
@@ -61,8 +56,6 @@ class BEiT3Config:
         return BEiT3(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 BEIT3_FILES = "https://github.com/microsoft/unilm/tree/master/beit3#pretrained-models"
 
 PUBLISHED = Published(

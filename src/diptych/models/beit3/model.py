@@ -27,7 +27,7 @@ from diptych.modules.position import check_text_length, resize_bicubic_plain
 from diptych.modules.tokens import FusedTokens, Span, Tokens
 from diptych.protocols import UnsupportedOperation
 
-UNREAD = 2  # rows at the head of the position tables
+NUM_UNUSED_POSITIONS = 2  # first rows of the official position tables
 
 
 class BEiT3(nn.Module):
@@ -40,11 +40,11 @@ class BEiT3(nn.Module):
         dim, depth = config.dim, config.depth
         self.dim, self.vocab_size, self.mask_token_id = dim, config.vocab_size, config.mask_token_id
         self.patches = embedders.build_image(dim, config.grid) or PatchEmbedding(
-            dim, config.patch_size, config.grid, resize_bicubic_plain, num_unused_positions=UNREAD
+            dim, config.patch_size, config.grid, resize_bicubic_plain, num_unused_positions=NUM_UNUSED_POSITIONS
         )
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.word = embedders.build_word(dim) or nn.Embedding(config.vocab_size, dim)
-        self.position = nn.Embedding(UNREAD + config.text_length, dim)
+        self.position = nn.Embedding(NUM_UNUSED_POSITIONS + config.text_length, dim)
         drop_path = [config.drop_path * i / max(depth - 1, 1) for i in range(depth)]  # grows linearly with depth
         blocks = nn.ModuleList(MultiwayBlock(dim, config.num_heads, config.mlp_dim, drop_path=p) for p in drop_path)
         pooler = ImagePooler(dim) if config.pooling == "image" else BothFirst()
@@ -74,8 +74,9 @@ class BEiT3(nn.Module):
         """Word embeddings with positions from `start` on; zero at padding."""
         text.check()
         n = text.ids.shape[1]
-        check_text_length(start + n, self.position.num_embeddings - UNREAD)
-        values = self.word(text.ids) + self.position.weight[UNREAD + start : UNREAD + start + n]  # b n dim
+        check_text_length(start + n, self.position.num_embeddings - NUM_UNUSED_POSITIONS)
+        first = NUM_UNUSED_POSITIONS + start
+        values = self.word(text.ids) + self.position.weight[first : first + n]  # b n dim
         spans = (Span("text", "words", n),) if start else (Span("text", "cls", 1), Span("text", "words", n - 1))
         return Tokens.from_padded(values * text.mask[:, :, None], text.mask, *spans)
 

@@ -38,10 +38,7 @@ class BLIPConfig:
     image_num_heads: NumHeads = 12
     image_mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 16  # pixels
-    grid: tuple[PatchesPerSide, PatchesPerSide] = (
-        14,
-        14,
-    )  # rows and columns of the position grid, which other image sizes resize
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (14, 14)  # rows and columns of positions, resized for other images
     dim: Dim = 768
     depth: Depth = 12
     num_heads: NumHeads = 12
@@ -54,9 +51,7 @@ class BLIPConfig:
     # "pretraining": encoder and decoder, which share all but self-attention. "retrieval": no decoder. "caption": no
     # encoder. "vqa": both, sharing nothing. "nlvr2": an encoder that cross-attends to two images.
     variant: Literal["pretraining", "retrieval", "caption", "vqa", "nlvr2"] = "pretraining"
-    average_image_attention: DepthOrZero = (
-        6  # NLVR2: the first layers, which average attention to both images; the others merge it linearly
-    )
+    average_image_attention: DepthOrZero = 6  # NLVR2: first layers, averaging attention to two images; others merge it
     dropout: FractionBelowOne = 0.1
     image_activation: Activation = "gelu"
     image_eps: Epsilon = 1e-6
@@ -73,8 +68,6 @@ class BLIPConfig:
         return BLIP(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 BLIP_FILES = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/"
 
 PUBLISHED = Published(

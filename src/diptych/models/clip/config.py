@@ -37,10 +37,7 @@ class CLIPConfig:
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 32  # pixels
-    grid: tuple[PatchesPerSide, PatchesPerSide] = (
-        7,
-        7,
-    )  # rows and columns of the position grid, which other image sizes resize
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (7, 7)  # rows and columns of positions, resized for other images
     text_dim: Dim = 512
     text_depth: Depth = 12
     text_num_heads: NumHeads = 8
@@ -69,10 +66,7 @@ class CLIPResNetConfig:
     dim: Annotated[int, Range(2, 2**16)] = 64  # channels of the first stage
     depths: Annotated[tuple[Depth, ...], MaxItems(8)] = (3, 4, 6, 3)  # blocks of each stage
     num_heads: NumHeads = 32  # of the attention pooling
-    grid: tuple[PatchesPerSide, PatchesPerSide] = (
-        7,
-        7,
-    )  # rows and columns of the position grid of the attention pooling
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (7, 7)  # rows and columns of positions, of the attention pooling
     text_dim: Dim = 512
     text_depth: Depth = 12
     text_num_heads: NumHeads = 8
@@ -99,13 +93,11 @@ class CLIPResNetConfig:
         return CLIPResNet(self)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
-B32, RN50 = (
+VIT_B32_SHA256, RN50_SHA256 = (
     "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
     "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
 )
-JIT = (
+TORCHSCRIPT = (
     "a TorchScript archive, which contains code: save its state_dict as .pt first, or take Hugging Face's .safetensors"
 )
 OPENAI = "https://openaipublic.azureedge.net/clip/models"
@@ -117,7 +109,9 @@ PUBLISHED = Published(
     parameters={"ViT-B/32": 151_277_313, "RN50": 102_007_137},
     results={},
     weights=(
-        CheckpointFile("ViT-B-32.pt", "ViT-B/32", f"{OPENAI}/{B32}/ViT-B-32.pt", B32, JIT),
-        CheckpointFile("RN50.pt", "RN50", f"{OPENAI}/{RN50}/RN50.pt", RN50, JIT),
+        CheckpointFile(
+            "ViT-B-32.pt", "ViT-B/32", f"{OPENAI}/{VIT_B32_SHA256}/ViT-B-32.pt", VIT_B32_SHA256, TORCHSCRIPT
+        ),
+        CheckpointFile("RN50.pt", "RN50", f"{OPENAI}/{RN50_SHA256}/RN50.pt", RN50_SHA256, TORCHSCRIPT),
     ),
 )

@@ -36,10 +36,7 @@ class CoCaConfig:
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 32  # pixels
-    grid: tuple[PatchesPerSide, PatchesPerSide] = (
-        7,
-        7,
-    )  # rows and columns of the position grid, which other image sizes resize
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (7, 7)  # rows and columns of positions, resized for other images
     num_queries: Annotated[int, Range(1, 4096)] = 256  # of the attentional pooler
     pool_num_heads: NumHeads = 8
     text_dim: Dim = 512
@@ -72,8 +69,6 @@ class CoCaConfig:
         return CoCa(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="CoCa: Contrastive Captioners are Image-Text Foundation Models (Yu et al., TMLR 2022)",
     code="not released; equality is checked against open_clip 3.3.0, whose models are of their own training",

@@ -64,8 +64,6 @@ class CrossViTConfig:
         return CrossViT(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="CrossViT: Cross-Attention Multi-Scale Vision Transformer (Chen, Fan and Panda, ICCV 2021)",
     code="github.com/IBM/CrossViT, commit 3f7ab77, Apache-2.0",

@@ -82,16 +82,14 @@ def _vilt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     def official(name: str) -> str:
         inner = name.removeprefix("vilt.")
-        known = _encoder(inner)
-        return f"transformer.{known}" if known != inner else inner.removeprefix("embeddings.")
+        encoder_name = _encoder(inner)
+        return f"transformer.{encoder_name}" if encoder_name != inner else inner.removeprefix("embeddings.")
 
     named = _fuse_qkv(_renamed(state, official))
     if "mlm_score.transform.dense.weight" in named:
         words, bias = named.get("text_embeddings.word_embeddings.weight"), named.pop("mlm_score.decoder.bias", None)
-        tied = {
-            "mlm_score.decoder.weight": words,
-            "mlm_score.bias": bias,
-        }  # tied in transformers, so not always saved twice
+        # tied in transformers, so not always saved twice
+        tied = {"mlm_score.decoder.weight": words, "mlm_score.bias": bias}
         named = {name: tensor for name, tensor in tied.items() if tensor is not None} | named
     head, pooler = named.get("classifier.0.weight"), named.get("pooler.dense.weight")
     if head is not None and pooler is not None:

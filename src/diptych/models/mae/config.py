@@ -30,10 +30,7 @@ class MAEConfig:
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 16  # pixels
-    grid: tuple[PatchesPerSide, PatchesPerSide] = (
-        14,
-        14,
-    )  # rows and columns of the position grid, which other image sizes resize
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (14, 14)  # rows and columns of positions, resized for other images
     decoder_dim: Dim = 512
     decoder_depth: Depth = 8
     decoder_num_heads: NumHeads = 16
@@ -51,8 +48,6 @@ class MAEConfig:
         return MAE(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="Masked Autoencoders Are Scalable Vision Learners (He et al., CVPR 2022)",
     code="github.com/facebookresearch/mae, commit efb2a80, CC-BY-NC 4.0",

@@ -40,8 +40,6 @@ class SCANConfig:
         return SCAN(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="Stacked Cross Attention for Image-Text Matching (Lee et al., ECCV 2018)",
     code="github.com/kuanghuei/SCAN, commit 8063557, Apache-2.0",

@@ -81,8 +81,6 @@ class ViLBERTConfig:
         return ViLBERT(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 VILBERT_FILES = "https://dl.fbaipublicfiles.com/vilbert-multi-task/"
 
 PUBLISHED = Published(

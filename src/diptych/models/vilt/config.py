@@ -36,10 +36,7 @@ class ViLTConfig:
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 32  # pixels
-    grid: tuple[PatchesPerSide, PatchesPerSide] = (
-        12,
-        12,
-    )  # rows and columns of the position grid, which other image sizes resize
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (12, 12)  # rows and columns of positions, resized for other images
     vocab_size: VocabSize = 30522
     text_length: Length = 40  # maximum number of tokens
     num_images: NumImages = 1  # of a sample, each with a modality embedding of its own (NLVR2: 2)
@@ -57,8 +54,6 @@ class ViLTConfig:
         return ViLT(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 VILT_FILES = "https://github.com/dandelin/ViLT#download-pretrained-weights"
 
 PUBLISHED = Published(

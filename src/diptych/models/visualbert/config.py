@@ -44,8 +44,6 @@ class VisualBERTConfig:
         return VisualBERT(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="VisualBERT (Li et al., 2019), the single-stream form that UNITER (Chen et al., ECCV 2020) shares",
     code="checked against transformers' VisualBertModel",

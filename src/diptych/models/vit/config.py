@@ -35,10 +35,7 @@ class ViTConfig:
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
     patch_size: PatchSize = 16  # pixels
-    grid: tuple[PatchesPerSide, PatchesPerSide] = (
-        14,
-        14,
-    )  # rows and columns of the position grid, which other image sizes resize
+    grid: tuple[PatchesPerSide, PatchesPerSide] = (14, 14)  # rows and columns of positions, resized for other images
     num_classes: NumClassesOrZero = 1000  # 0: no classifier
     representation: Annotated[int, Range(0, 2**16)] = 0  # width of a hidden layer before the classifier; 0: none
     pooling: Literal["cls", "average"] = "cls"  # what the classifier reads: the class token, or the mean of the patches
@@ -55,8 +52,6 @@ class ViTConfig:
         return ViT(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="An Image is Worth 16x16 Words (Dosovitskiy et al., ICLR 2021)",
     code="github.com/google-research/vision_transformer (JAX); equality is checked against timm",

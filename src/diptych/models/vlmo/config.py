@@ -37,27 +37,17 @@ class VLMoConfig:
     depth: Depth = 12
     num_heads: NumHeads = 12
     mlp_dim: MLPDim = 3072
-    vl_start_layer: DepthOrZero = (
-        10  # first block with a vision-language expert; `depth`: none, as before training on pairs
-    )
+    vl_start_layer: DepthOrZero = 10  # first block with a vision-language expert; equal to depth: none (before pairs)
     patch_size: PatchSize = 16  # pixels
     grid: tuple[PatchesPerSide, PatchesPerSide] = (14, 14)  # rows and columns of the position grid
     vocab_size: VocabSize = 30522
-    text_length: Length = 196  # maximum number of tokens; with `relative` the largest distance that has a position bias
+    text_length: Length = 196  # maximum number of tokens; of relative positions the largest distance with a bias
     num_images: NumImages = 1  # of a sample, each with a modality embedding of its own (NLVR2: 2)
-    relative_position: bool = (
-        True  # relative position biases in attention (base, large); else added position embeddings (base-plus)
-    )
+    relative_position: bool = True  # relative position biases (base, large); False: position embeddings (base-plus)
     layer_scale: Fraction = 0.1  # initial value of LayerScale; 0: no LayerScale (base-plus)
-    num_itc_branches: Annotated[int, Range(1, 2)] = (
-        2  # 1: ITC on the modality experts; 2: also on the vision-language experts
-    )
-    drop_path: FractionBelowOne = (
-        0.1  # stochastic depth of the last block, falling linearly to 0; and dropout of text embeddings
-    )
-    with_mask_token: bool = (
-        False  # for masked patches: pre-training on images only needs it, no official checkpoint has it
-    )
+    num_itc_branches: Annotated[int, Range(1, 2)] = 2  # 1: ITC on modality experts; 2: on vision-language experts too
+    drop_path: FractionBelowOne = 0.1  # stochastic depth of the last block, growing from 0; dropout of text embeddings
+    with_mask_token: bool = False  # for masked patches (masked_codes*); no official checkpoint has it
 
     def __post_init__(self) -> None:
         require_multiple(self, "model", ("dim", "num_heads"))
@@ -69,8 +59,6 @@ class VLMoConfig:
         return VLMo(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="VLMo: Unified Vision-Language Pre-Training with Mixture-of-Modality-Experts (Bao et al., NeurIPS 2022)",
     code="github.com/microsoft/unilm/tree/master/vlmo, commit 768a3c8, MIT",

@@ -34,8 +34,6 @@ class VSEppConfig:
         return VSEpp(self, embedders)
 
 
-# Published results, for comparison with ours. "Not verified here": quoted from memory, so check before citing. "As
-# leaderboards list it": from public lists of results (wizwand.com), not from the paper itself.
 PUBLISHED = Published(
     title="VSE++: Improving Visual-Semantic Embeddings with Hard Negatives (Faghri et al., BMVC 2018)",
     code="github.com/fartashf/vsepp, commit abe382f, Apache-2.0",

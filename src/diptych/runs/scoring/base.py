@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from diptych.data.loader import Skipped
 from diptych.data.sources.base import BadSample
-from diptych.runs.qualitative_examples import Shown
+from diptych.runs.qualitative_examples import QualitativeExample
 
 T = TypeVar("T")
 MAX_EXAMPLES = 12
@@ -26,17 +26,17 @@ class Result:
 
     metrics: dict[str, float]
     predictions: list[dict[str, Any]] = field(default_factory=list)
-    make_examples: Callable[[], Sequence[Shown]] = tuple
+    make_examples: Callable[[], Sequence[QualitativeExample]] = tuple
     skipped: list[Skipped] = field(default_factory=list)
     files: dict[str, Any] = field(default_factory=dict)
 
 
-def draw_examples(items: Sequence[T], example: Callable[[T], Shown]) -> list[Shown]:
+def draw_examples(items: Sequence[T], example: Callable[[T], QualitativeExample]) -> list[QualitativeExample]:
     """The example of each item, without those whose image cannot be decoded.
 
     Models of regions or of cached features are scored without decoding images, so a bad image first shows up here.
     """
-    examples: list[Shown] = []
+    examples: list[QualitativeExample] = []
     for item in items:
         with suppress(BadSample):
             examples.append(example(item))

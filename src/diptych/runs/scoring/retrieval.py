@@ -27,7 +27,7 @@ from diptych.objectives.pretraining import Pretraining
 from diptych.protocols import DualEncoder, FusionEncoder, SimilarityModel
 from diptych.report import RetrievalExample
 from diptych.runs.loaded_model import LoadedModel
-from diptych.runs.qualitative_examples import Shown
+from diptych.runs.qualitative_examples import QualitativeExample
 from diptych.runs.run_folder import RunError
 from diptych.runs.scoring.base import MAX_EXAMPLES, Result, draw_examples, evenly_spaced
 from diptych.runs.scoring.gallery import Gallery, load_images, open_gallery, readable_gallery
@@ -309,7 +309,7 @@ def _named_recalls(recalls: RecallAtK) -> dict[str, float]:
 
 def _predictions(
     scored: RetrievalScores, num_examples: int
-) -> tuple[list[dict[str, object]], Callable[[], Sequence[Shown]]]:
+) -> tuple[list[dict[str, object]], Callable[[], Sequence[QualitativeExample]]]:
     """For each text the TOP_K images retrieved first, and a function that makes `num_examples` examples of them."""
     gallery, scores = scored.gallery, scored.scores.text_to_image
     source, image_of_text = gallery.source, gallery.image_of_text
