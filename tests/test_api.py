@@ -164,6 +164,10 @@ def test_texts_are_of_any_length_but_valid_unicode(blip: diptych.VLM):
     with pytest.raises(ValueError, match=r"texts\[0\]: not valid Unicode"):
         blip.embed_texts("\ud800")
     assert blip.embed_texts("word " * 10_000).isfinite().all()
+    with pytest.raises(ValueError, match="not valid Unicode"):
+        blip.caption([], "\ud800")
+    with pytest.raises(ValueError, match="batch_size must be at least 1: got -1"):
+        blip.embed_texts(["a", "b"], batch_size=-1)
 
 
 def test_scores_are_those_that_evaluation_ranks_by(blip: diptych.VLM):
@@ -201,6 +205,10 @@ def test_captions_are_several_sampled_or_prompted(blip: diptych.VLM, photos: lis
     sampled = blip.caption(photos, top_p=0.9, num_captions=2, max_length=9, seed=1)
     assert sampled == blip.caption(photos, top_p=0.9, num_captions=2, max_length=9, seed=1)
     assert sampled != blip.caption(photos, top_p=0.9, num_captions=2, max_length=9, seed=2)
+    seeded = blip.caption(photos, top_p=0.9, max_length=9, seed=[3, 4, 5])
+    assert seeded[::-1] == blip.caption(photos[::-1], top_p=0.9, max_length=9, seed=[5, 4, 3])
+    with pytest.raises(ValueError, match="got 3 images and 2 seeds"):
+        blip.caption(photos, top_p=0.9, seed=[3, 4])
     assert len(blip.caption(photos, "a red", num_beams=1, max_length=9)) == 3
 
 
@@ -276,6 +284,8 @@ def test_a_decoder_of_answers_generates_or_ranks(tmp_path: Path, photos: list[Pa
     assert all(0 < one.probability <= 1 for one in generated)
     ranked = [model.answer(photos[0], "where?", candidates=["left", "right"])[0] for _ in range(2)]
     assert ranked[0] == ranked[1] and ranked[0].text in ("left", "right") and ranked[0].probability >= 0.5
+    again = model.answer(photos[0], "where?", candidates=["left", "right", "right", "RIGHT", "left", "left"])[0]
+    assert again == pytest.approx(ranked[0]), "a candidate given twice does not share its probability"
     saved = diptych.load(answering_run(tmp_path / "with answers", config, ["left", "right"]), device="cpu")
     assert saved.answer(photos[0], "where?")[0].text in ("left", "right")
 

@@ -143,6 +143,8 @@ class VLM:
     def embed_texts(self, texts: str | Sequence[str], batch_size: int = 512) -> Float[Tensor, "n d"]:
         """Unit-norm embeddings of texts, float32 on the CPU. Raises UnsupportedOperation."""
         check_operation(self.loaded, "embed_texts")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1: got {batch_size}")
         known = _texts(texts)
         if not known:
             return self.embed_texts("")[:0]
@@ -218,7 +220,7 @@ class VLM:
         num_captions: int = 1,
         max_length: int = 30,
         *,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
     ) -> list[str] | list[list[str]]:
         """A generated caption of each image; with `num_captions` above 1, a list of captions of each.
 
@@ -228,16 +230,27 @@ class VLM:
             top_p: sample from the most likely tokens of this total probability (nucleus sampling); None: beam search.
             num_captions: captions of each image, the likeliest first; with beam search at most `num_beams`.
             max_length: maximum number of tokens, start token, prompt and end token included.
-            seed: of nucleus sampling; the same seed gives the same captions.
+            seed: of nucleus sampling; the same seed gives the same captions. One for each image: captions that do not
+                depend on the image's place among the others.
 
         Raises UnsupportedOperation, DataError, BadSample, and ValueError for an argument out of range.
         """
         check_operation(self.loaded, "caption")
-        options = CaptionOptions(prompt, num_beams, top_p, num_captions, max_length)
+        options = CaptionOptions(_texts(prompt)[0], num_beams, top_p, num_captions, max_length)
         photos, captions = self.image_processor.open(images), []
+        seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(photos)
+        if len(seeds) != len(photos):
+            raise ValueError(
+                f"expected one seed, or one for each image: got {len(photos)} images and {len(seeds)} seeds"
+            )
+        places = [0] * len(photos) if isinstance(seed, Sequence) else range(len(photos))
+        longest = min(max_length, self.tokenizer.max_length)
         with self._computing():
             for indices, image in self._encoded_images(photos, BATCH):
-                drawn = [uniform(seed, k, indices, "caption", max_length) for k in range(num_captions)]
+                drawn = [
+                    np.concatenate([uniform(seeds[i], k, [places[i]], "caption", longest) for i in indices])
+                    for k in range(num_captions)
+                ]
                 draws = [torch.from_numpy(numbers).float() for numbers in drawn]
                 captions += generate_captions(self.loaded.model, image, self.tokenizer, options, draws)
         return captions if num_captions > 1 else [caption for (caption,) in captions]
@@ -332,7 +345,7 @@ class VLM:
         module = self.loaded.module
         answers: list[str] = list(self.loaded.facts.get("answers") or ())
         if isinstance(module, OpenVQA):
-            answers = candidates or answers
+            answers = self._distinct(candidates or answers)
             if (
                 not answers
             ):  # one at a time: a generated answer depends on the padding of its batch (`OpenVQA.generate`)
@@ -345,6 +358,13 @@ class VLM:
             return [Prediction(answers[i], value) for i, value in zip(indices, values, strict=True)]
 
         return predict, BATCH
+
+    def _distinct(self, texts: list[str]) -> list[str]:
+        """The texts without those of the same tokens as an earlier one, which would share its probability."""
+        first: dict[tuple[int, ...], str] = {}
+        for text, ids in zip(texts, self.tokenizer.encode(texts).ids.tolist() if texts else [], strict=True):
+            first.setdefault(tuple(ids), text)
+        return list(first.values())
 
     def _score_block(self, image: Tokens, text: Tokens, method: str) -> Float[Tensor, "images texts"]:
         """The scores of encoded images with encoded texts; see `score`."""
