@@ -332,6 +332,7 @@ def test_models_of_a_detector_refuse_pixels_and_name_the_file(tmp_path: Path, ph
         diptych.UnsupportedOperation, match=r"images\[0\]: this VSEpp takes no pixels, .*regions by the"
     ):
         model.embed_images([Pillow.open(photos[0])])
+    assert model.embed_images([]).shape == (0, 16)
     with pytest.raises(BadSample, match="no regions of this image"):
         model.embed_images(photos[2])
 
@@ -377,6 +378,7 @@ def test_create_model_takes_recipes_sizes_and_overrides():
     out: Any = model.eval()(pixels, ids)
     again: Any = model(Image.from_full(pixels), Text(ids, torch.ones_like(ids, dtype=torch.bool)))
     assert out.pooled.shape == (2, 16) and torch.equal(out.pooled, again.pooled)
+    assert torch.equal(out.pooled, model(image=pixels, text=ids).pooled)
     assert out.image.mask.shape[1] == 17  # 4 x 4 patches and the class token
     assert "vilt.base" in diptych.list_models() and diptych.list_models("clip.*") == ["clip.base", "clip.small"]
     for name, message in {

@@ -135,7 +135,9 @@ class VLM:
         check_operation(self.loaded, "embed_images")
         photos = self.image_processor.open(images)
         if not len(photos):
-            return self.embed_images(np.zeros((32, 32, 3), np.uint8))[:0]  # its dimension
+            if self.can("embed_texts"):  # of the same dimension
+                return self.embed_texts([])
+            return self.embed_images(np.zeros((32, 32, 3), np.uint8))[:0]
         with self._computing():
             vectors = [image_embedding(self.loaded, x) for _, x in self._encoded_images(photos, batch_size)]
         return nn.functional.normalize(torch.cat(vectors).float().cpu(), dim=-1)  # again: bf16's unit norm is rough
@@ -423,7 +425,7 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
         input_embeddings(run)
     )
     scale_init(model, run.init_scale)
-    model.register_forward_pre_hook(_inputs_from_tensors)
+    model.register_forward_pre_hook(_inputs_from_tensors, with_kwargs=True)
     return model
 
 
@@ -509,7 +511,9 @@ def _places(candidates: Sequence[str], answers: list[str]) -> list[int]:
     return [place[candidate] for candidate in dict.fromkeys(candidates)]
 
 
-def _inputs_from_tensors(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+def _inputs_from_tensors(
+    _: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Tensors among a model's inputs as images (4 dimensions) and texts (2 dimensions)."""
 
     def one(x: Any) -> Any:
@@ -517,4 +521,4 @@ def _inputs_from_tensors(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any,
             return x
         return Image.from_full(x) if x.dim() == 4 else Text(x, torch.ones_like(x, dtype=torch.bool))
 
-    return tuple(one(x) for x in arguments)
+    return tuple(one(x) for x in arguments), {name: one(x) for name, x in named.items()}
