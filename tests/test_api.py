@@ -209,7 +209,10 @@ def test_captions_are_several_sampled_or_prompted(blip: diptych.VLM, photos: lis
     assert seeded[::-1] == blip.caption(photos[::-1], top_p=0.9, max_length=9, seed=[5, 4, 3])
     with pytest.raises(ValueError, match="got 3 images and 2 seeds"):
         blip.caption(photos, top_p=0.9, seed=[3, 4])
-    assert len(blip.caption(photos, "a red", num_beams=1, max_length=9)) == 3
+    greedy = blip.caption(photos, num_beams=1, max_length=9)
+    assert blip.caption(photos, top_p=1e-9, max_length=9) == greedy != blip.caption(photos, top_p=1.0, max_length=9)
+    prompted = blip.caption(photos, "a red", num_beams=1, max_length=9)
+    assert len(prompted) == 3 and not any("a red" in caption for caption in prompted)
 
 
 @pytest.mark.parametrize(
@@ -348,6 +351,7 @@ def test_a_saved_model_is_a_run_folder(blip: diptych.VLM, photos: list[Path], tm
 def test_bf16_is_near_fp32(blip: diptych.VLM, photos: list[Path]):
     half = diptych.VLM(blip.loaded, dtype=torch.bfloat16)
     near = half.embed_images(photos)
+    assert not torch.allclose(near, blip.embed_images(photos), atol=1e-5, rtol=0), "computed in bf16"
     assert near.dtype == torch.float32 and (near * blip.embed_images(photos)).sum(1).min() > 0.99
     with pytest.raises(ValueError, match=r"got torch\.float16"):
         diptych.VLM(blip.loaded, dtype=torch.float16)
