@@ -164,6 +164,10 @@ def test_texts_are_of_any_length_but_valid_unicode(blip: diptych.VLM):
     with pytest.raises(ValueError, match=r"texts\[0\]: not valid Unicode"):
         blip.embed_texts("\ud800")
     assert blip.embed_texts("word " * 10_000).isfinite().all()
+    with pytest.raises(ValueError, match="not valid Unicode"):
+        blip.caption([], "\ud800")
+    with pytest.raises(ValueError, match="batch_size must be at least 1: got -1"):
+        blip.embed_texts(["a", "b"], batch_size=-1)
 
 
 def test_scores_are_those_that_evaluation_ranks_by(blip: diptych.VLM):
@@ -201,7 +205,14 @@ def test_captions_are_several_sampled_or_prompted(blip: diptych.VLM, photos: lis
     sampled = blip.caption(photos, top_p=0.9, num_captions=2, max_length=9, seed=1)
     assert sampled == blip.caption(photos, top_p=0.9, num_captions=2, max_length=9, seed=1)
     assert sampled != blip.caption(photos, top_p=0.9, num_captions=2, max_length=9, seed=2)
-    assert len(blip.caption(photos, "a red", num_beams=1, max_length=9)) == 3
+    seeded = blip.caption(photos, top_p=0.9, max_length=9, seed=[3, 4, 5])
+    assert seeded[::-1] == blip.caption(photos[::-1], top_p=0.9, max_length=9, seed=[5, 4, 3])
+    with pytest.raises(ValueError, match="got 3 images and 2 seeds"):
+        blip.caption(photos, top_p=0.9, seed=[3, 4])
+    greedy = blip.caption(photos, num_beams=1, max_length=9)
+    assert blip.caption(photos, top_p=1e-9, max_length=9) == greedy != blip.caption(photos, top_p=1.0, max_length=9)
+    prompted = blip.caption(photos, "a red", num_beams=1, max_length=9)
+    assert len(prompted) == 3 and not any("a red" in caption for caption in prompted)
 
 
 @pytest.mark.parametrize(
@@ -276,6 +287,8 @@ def test_a_decoder_of_answers_generates_or_ranks(tmp_path: Path, photos: list[Pa
     assert all(0 < one.probability <= 1 for one in generated)
     ranked = [model.answer(photos[0], "where?", candidates=["left", "right"])[0] for _ in range(2)]
     assert ranked[0] == ranked[1] and ranked[0].text in ("left", "right") and ranked[0].probability >= 0.5
+    again = model.answer(photos[0], "where?", candidates=["left", "right", "right", "RIGHT", "left", "left"])[0]
+    assert again == pytest.approx(ranked[0]), "a candidate given twice does not share its probability"
     saved = diptych.load(answering_run(tmp_path / "with answers", config, ["left", "right"]), device="cpu")
     assert saved.answer(photos[0], "where?")[0].text in ("left", "right")
 
@@ -322,6 +335,7 @@ def test_models_of_a_detector_refuse_pixels_and_name_the_file(tmp_path: Path, ph
         diptych.UnsupportedOperation, match=r"images\[0\]: this VSEpp takes no pixels, .*regions by the"
     ):
         model.embed_images([Pillow.open(photos[0])])
+    assert model.embed_images([]).shape == (0, 16)
     with pytest.raises(BadSample, match="no regions of this image"):
         model.embed_images(photos[2])
 
@@ -337,6 +351,7 @@ def test_a_saved_model_is_a_run_folder(blip: diptych.VLM, photos: list[Path], tm
 def test_bf16_is_near_fp32(blip: diptych.VLM, photos: list[Path]):
     half = diptych.VLM(blip.loaded, dtype=torch.bfloat16)
     near = half.embed_images(photos)
+    assert not torch.allclose(near, blip.embed_images(photos), atol=1e-5, rtol=0), "computed in bf16"
     assert near.dtype == torch.float32 and (near * blip.embed_images(photos)).sum(1).min() > 0.99
     with pytest.raises(ValueError, match=r"got torch\.float16"):
         diptych.VLM(blip.loaded, dtype=torch.float16)
@@ -367,6 +382,7 @@ def test_create_model_takes_recipes_sizes_and_overrides():
     out: Any = model.eval()(pixels, ids)
     again: Any = model(Image.from_full(pixels), Text(ids, torch.ones_like(ids, dtype=torch.bool)))
     assert out.pooled.shape == (2, 16) and torch.equal(out.pooled, again.pooled)
+    assert torch.equal(out.pooled, model(image=pixels, text=ids).pooled)
     assert out.image.mask.shape[1] == 17  # 4 x 4 patches and the class token
     assert "vilt.base" in diptych.list_models() and diptych.list_models("clip.*") == ["clip.base", "clip.small"]
     for name, message in {

@@ -136,7 +136,9 @@ class VLM:
         check_operation(self.loaded, "embed_images")
         photos = self.image_processor.open(images)
         if not len(photos):
-            return self.embed_images(np.zeros((32, 32, 3), np.uint8))[:0]  # its dimension
+            if self.can("embed_texts"):  # of the same dimension
+                return self.embed_texts([])
+            return self.embed_images(np.zeros((32, 32, 3), np.uint8))[:0]
         with self._computing():
             vectors = [image_embedding(self.loaded, x) for _, x in self._encoded_images(photos, batch_size)]
         return nn.functional.normalize(torch.cat(vectors).float().cpu(), dim=-1)  # again: bf16's unit norm is rough
@@ -144,6 +146,8 @@ class VLM:
     def embed_texts(self, texts: str | Sequence[str], batch_size: int = 512) -> Float[Tensor, "n d"]:
         """Unit-norm embeddings of texts, float32 on the CPU. Raises UnsupportedOperation."""
         check_operation(self.loaded, "embed_texts")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1: got {batch_size}")
         strings = _texts(texts)
         if not strings:
             return self.embed_texts("")[:0]
@@ -219,7 +223,7 @@ class VLM:
         num_captions: int = 1,
         max_length: int = 30,
         *,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
     ) -> list[str] | list[list[str]]:
         """A generated caption of each image; with `num_captions` above 1, a list of captions of each.
 
@@ -229,16 +233,27 @@ class VLM:
             top_p: sample from the most likely tokens of this total probability (nucleus sampling); None: beam search.
             num_captions: captions of each image, the likeliest first; with beam search at most `num_beams`.
             max_length: maximum number of tokens, start token, prompt and end token included.
-            seed: of nucleus sampling; the same seed gives the same captions.
+            seed: of nucleus sampling; the same seed gives the same captions. One for each image: captions that do not
+                depend on the image's place among the others.
 
         Raises UnsupportedOperation, DataError, BadSample, and ValueError for an argument out of range.
         """
         check_operation(self.loaded, "caption")
-        options = CaptionOptions(prompt, num_beams, top_p, num_captions, max_length)
+        options = CaptionOptions(_texts(prompt)[0], num_beams, top_p, num_captions, max_length)
         photos, captions = self.image_processor.open(images), []
+        seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(photos)
+        if len(seeds) != len(photos):
+            raise ValueError(
+                f"expected one seed, or one for each image: got {len(photos)} images and {len(seeds)} seeds"
+            )
+        places = [0] * len(photos) if isinstance(seed, Sequence) else range(len(photos))
+        longest = min(max_length, self.tokenizer.max_length)
         with self._computing():
             for indices, image in self._encoded_images(photos, BATCH):
-                drawn = [uniform(seed, k, indices, "caption", max_length) for k in range(num_captions)]
+                drawn = [
+                    np.concatenate([uniform(seeds[i], k, [places[i]], "caption", longest) for i in indices])
+                    for k in range(num_captions)
+                ]
                 draws = [torch.from_numpy(numbers).float() for numbers in drawn]
                 captions += generate_captions(self.loaded.model, image, self.tokenizer, options, draws)
         return captions if num_captions > 1 else [caption for (caption,) in captions]
@@ -334,7 +349,7 @@ class VLM:
         module = self.loaded.module
         answers: list[str] = list(self.loaded.facts.get("answers") or ())
         if isinstance(module, OpenVQA):
-            answers = candidates or answers
+            answers = self._distinct(candidates or answers)
             if not answers:
                 # one at a time: a generated answer depends on the padding of its batch (`OpenVQA.generate`)
                 return lambda batch: [Prediction(*pair) for pair in module.generate_texts(batch, self.tokenizer)], 1
@@ -346,6 +361,13 @@ class VLM:
             return [Prediction(answers[i], value) for i, value in zip(indices, values, strict=True)]
 
         return predict, BATCH
+
+    def _distinct(self, texts: list[str]) -> list[str]:
+        """The texts without those of the same tokens as an earlier one, which would share its probability."""
+        first: dict[tuple[int, ...], str] = {}
+        for text, ids in zip(texts, self.tokenizer.encode(texts).ids.tolist() if texts else [], strict=True):
+            first.setdefault(tuple(ids), text)
+        return list(first.values())
 
     def _score_block(self, image: Tokens, text: Tokens, method: str) -> Float[Tensor, "images texts"]:
         """The scores of encoded images with encoded texts; see `score`."""
@@ -403,7 +425,7 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
     config = replace(run, model=recipes.with_settings(run.model, overrides)).model
     model: nn.Module = config.build(input_embeddings(run))
     scale_init(model, run.init_scale)
-    model.register_forward_pre_hook(_inputs_from_tensors)
+    model.register_forward_pre_hook(_inputs_from_tensors, with_kwargs=True)
     return model
 
 
@@ -489,7 +511,9 @@ def _places(candidates: Sequence[str], answers: list[str]) -> list[int]:
     return [place[candidate] for candidate in dict.fromkeys(candidates)]
 
 
-def _inputs_from_tensors(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+def _inputs_from_tensors(
+    _: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Tensors among a model's inputs as images (4 dimensions) and texts (2 dimensions)."""
 
     def one(x: Any) -> Any:
@@ -497,4 +521,4 @@ def _inputs_from_tensors(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any,
             return x
         return Image.from_full(x) if x.dim() == 4 else Text(x, torch.ones_like(x, dtype=torch.bool))
 
-    return tuple(one(x) for x in arguments)
+    return tuple(one(x) for x in arguments), {name: one(x) for name, x in named.items()}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from diptych.predict.embeddings import SUFFIXES, load_vectors, open_embeddings, rows_file
+from diptych.predict.embeddings import SUFFIXES, load_vectors, open_embeddings, part_file, rows_file
 from diptych.predict.rows import left_to_do
 from diptych.runs.run_folder import RunError
 from diptych.utils.io import DamagedFile
@@ -132,3 +132,27 @@ def test_a_damaged_file_of_vectors_is_refused(tmp_path: Path):
     np.save(out, np.zeros((2, DIM), np.float32))
     with pytest.raises(DamagedFile, match="fewer vectors than"):
         embed(out, [*NAMES, "6"])
+
+
+@pytest.mark.parametrize("size", [0, 3, 4 + 4 * 5 * DIM // 2, 4 + 4 * 5 * DIM - 1])
+def test_vectors_that_are_missing_when_every_row_is_there_are_noticed(tmp_path: Path, size: int):
+    """All rows were written, and the process ended before `finish`: the vectors' number and dimension are checked."""
+    out = tmp_path / "out.npy"
+    with pytest.raises(Stopped):
+        embed(out, [*NAMES, "6"], batch=6, stop_after=1)
+    with part_file(out).open("r+b") as file:
+        file.truncate(size)
+    with pytest.raises(DamagedFile, match="fewer vectors than"):
+        embed(out, NAMES)
+
+
+def test_vectors_without_rows_are_left_out_when_nothing_is_left_to_do(tmp_path: Path):
+    """The rows of the last vectors were not written, and their images are gone."""
+    out = tmp_path / "out.npy"
+    with pytest.raises(Stopped):
+        embed(out, ["1", "2", "3", "4", "5"], stop_after=2)
+    lines = rows_file(out).read_text().splitlines(keepends=True)
+    rows_file(out).write_text("".join(lines[:2]))
+    embed(out, ["1", "2"])
+    names, vectors = content(out)
+    assert names == ["1", "2"] and vectors.tolist() == [[1] * DIM, [2] * DIM]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError
@@ -18,6 +18,8 @@ from diptych.utils.io import DamagedFile, atomic_write, naming_write_errors
 
 SUFFIXES = (".npz", ".npy", ".safetensors")
 VECTORS = "vectors"  # name of the array in .npz and .safetensors
+_ADVICE = "remove both to compute them again"
+HEADER = 4  # bytes at the beginning of FILE.part: the dimension of its vectors, uint32
 
 
 class EmbeddingFile:
@@ -56,10 +58,15 @@ class EmbeddingFile:
         self.rows.write(numbered)
 
     def finish(self) -> None:
-        """Writes the vectors, if some were added, as an array ``(n, d)`` into their file. Raises WriteError."""
+        """Writes the vectors, if some were added, as an array ``(n, d)`` into their file.
+
+        Raises WriteError, and DamagedFile if some are missing.
+        """
         if not self.part.exists() or not self.number:
             return
-        vectors = np.fromfile(self.part, "<f4").reshape(self.number, -1)
+        with self.part.open("rb") as file:
+            dim = self._dimension(file)
+            vectors = np.fromfile(file, "<f4", self.number * dim).reshape(self.number, dim)
         key = self.rows.key
         names = [row[key] for row, _ in self.rows.rows() if "error" not in row]
         with atomic_write(self.path) as partial:
@@ -69,17 +76,27 @@ class EmbeddingFile:
     def _append(self, vectors: np.ndarray) -> None:
         with naming_write_errors(self.part):
             if not self.part.exists():
+                known = load_vectors(self.path) if self.number else vectors[:0]
                 with atomic_write(self.part) as partial:
-                    partial.write_bytes(load_vectors(self.path).tobytes() if self.number else b"")
-            end = self.number * vectors.shape[1] * vectors.itemsize
+                    partial.write_bytes(np.uint32(known.shape[1]).astype("<u4").tobytes() + known.tobytes())
             with self.part.open("r+b") as file:
-                if file.seek(0, 2) < end:
+                if (dim := self._dimension(file)) != vectors.shape[1]:
                     raise DamagedFile(
-                        f"{self.part}: fewer vectors than {self.rows.path} lists; remove both to compute them again"
+                        f"{self.part}: expected vectors of dimension {vectors.shape[1]}, got {dim}; remove it and {self.rows.path} to compute them again"
                     )
+                end = HEADER + self.number * dim * vectors.itemsize
                 file.truncate(end)  # vectors of rows whose write was interrupted
                 file.seek(end)
                 file.write(vectors.tobytes())
+
+    def _dimension(self, file: BinaryIO) -> int:
+        """The dimension of the vectors in ``FILE.part``; then reads on at the first. Raises DamagedFile if some lack."""
+        size = file.seek(0, 2)
+        file.seek(0)
+        dim = int.from_bytes(file.read(HEADER), "little")
+        if not dim or size < HEADER + self.number * dim * 4:
+            raise DamagedFile(f"{self.part}: fewer vectors than {self.rows.path} lists; {_ADVICE}")
+        return dim
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def caption_photos(run: str, images: Sequence[str], config: CaptionPhotos) -> Su
             config.top_p or None,
             config.num_captions,
             config.max_length,
-            seed=_seed(photos.path(indices[0])),
+            seed=[_seed(photos.path(i)) for i in indices],
         )
         return [[{"caption" if isinstance(part, str) else "captions": part}] for part in captions]
 
@@ -169,7 +169,7 @@ def _settings(command: str, model: VLM, config: Config) -> Row:
 
 
 def _seed(path: str) -> int:
-    """Seed of the captions sampled for a batch, by the path of its first photograph."""
+    """Seed of the captions sampled for a photograph, so that they do not depend on its batch."""
     return int.from_bytes(digest(os.fsencode(path))[:8], "big") >> 1
 
 

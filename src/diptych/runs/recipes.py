@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import import_module
@@ -14,7 +14,7 @@ from pkgutil import iter_modules
 from typing import Any, TypeVar
 
 import diptych.models
-from diptych.config.choices import ABSENT, choose, walk
+from diptych.config.choices import ABSENT, Words, choose, walk
 from diptych.config.run import Finetune, Pretrain
 from diptych.config.spelling import suggest_name, suggest_setting
 from diptych.config.training import Training
@@ -110,17 +110,25 @@ def with_settings(config: T, values: Mapping[str, Any]) -> T:
     An absent dataclass is added by the name of a field within it (``objectives.mlm.rate``), or chosen and removed as on
     the command line (``{"objectives.itc": "none"}``, or None; see config/choices.py).
 
-    Raises ValueError for a name that does not exist, with the nearest, and for a value of another type or range.
+    Raises ValueError for a name that does not exist, with the nearest, for a value of another type or range, and for a
+    setting within a dataclass that is given whole.
     """
     names, tree, words = setting_names(config), dict[str, Any](), list[str]()
-    for name, value in values.items():
+    values = dict(_flat(values))
+    for name in values:
         if name not in names:
             raise ValueError(f"there is no setting {name!r}{suggest_setting(name, list(names))}")
-        path, is_choice = names[name]
-        if is_choice and (value is None or isinstance(value, str)):
+    whole = {names[name][0]: name for name, value in values.items() if is_dataclass(value)}
+    for name, value in values.items():
+        path, choice = names[name]
+        if owner := next((whole[other] for other in whole if path.startswith(f"{other}.")), None):
+            raise ValueError(f"{name} is a setting of {owner}, which is given whole: set it there, or leave out one")
+        if choice and (value is None or isinstance(value, str)):
             words += [f"--{path}", ABSENT if value is None else value]
             continue
-        words += [f"--{path}"] * (not is_choice)  # adds the absent dataclasses that the field is within
+        # adds the absent dataclasses that the value is within
+        members = {member: word for word, member in (choice or {}).items()}
+        words += [f"--{path}", *([members.get(type(value), [*members.values()][-1])] if choice else [])]
         *groups, last = path.split(".")
         branch = tree
         for group in groups:
@@ -129,19 +137,28 @@ def with_settings(config: T, values: Mapping[str, Any]) -> T:
     return _replaced(choose(config, words)[0], tree)
 
 
-def setting_names(config: Any) -> dict[str, tuple[str, bool]]:
-    """The path of every setting by its dotted name, groups of settings among them, and whether it is a choice."""
-    names: dict[str, tuple[str, bool]] = {}
+def setting_names(config: Any) -> dict[str, tuple[str, Words | None]]:
+    """The path of every setting by its dotted name, groups of settings among them, and the words of a choice."""
+    names: dict[str, tuple[str, Words | None]] = {}
     for flag, words in walk(config):
         path = flag.removeprefix("--")
         parts = path.split(".")
         for i in range(1, len(parts) + 1):
             whole = ".".join(parts[:i])
             within_training = whole.startswith("training.") and isinstance(config, Pretrain | Finetune)
-            names.setdefault(whole.removeprefix("training.") if within_training else whole, (whole, False))
+            names.setdefault(whole.removeprefix("training.") if within_training else whole, (whole, None))
         if words:
-            names[path] = (path, True)
+            names[path] = (path, words)
     return names
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their dotted names; a mapping contains those of a group."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _replaced(config: Any, tree: Mapping[str, Any]) -> Any:

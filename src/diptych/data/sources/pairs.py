@@ -73,7 +73,7 @@ class PairTable:
     Args:
         pairs: each an image (see `photos.open_photos`) and its caption or captions.
         texts: the captions of each pair.
-        places: the pairs of each image, by its path, or by its number if it has none.
+        places: the pairs of each image, by its path as first given, or by its number, after "\\0", if it has none.
     """
 
     pairs: Sequence[Any]
@@ -82,8 +82,12 @@ class PairTable:
 
     @property
     def name(self) -> str:
-        """The name in run.json, by which a resumed run is compared: the number of pairs and a digest of captions."""
-        return f"{PREFIX}{len(self.texts)} pairs, captions {digest(repr(list(self.texts))).hex()[:8]}"
+        """The name in run.json, by which a resumed run is compared: the number of pairs, a digest of captions and paths.
+
+        The pixels of images in memory are not compared.
+        """
+        content = repr((list(self.texts), list(self.places.items())))
+        return f"{PREFIX}{len(self.texts)} pairs, digest {digest(content).hex()[:8]}"
 
     def split(self, split: str, seed: int = 0, min_side: int | None = None) -> CaptionedPairs:
         """The images of one split; they are divided 90/5/5, keyed by `seed` and the image's path or number.
@@ -107,10 +111,14 @@ def read_pairs(pairs: Sequence[Any]) -> PairTable:
     """
     texts: list[tuple[str, ...]] = []
     places: dict[str, list[int]] = {}
+    keys: dict[str, str] = {}  # of absolute paths
     for i in range(len(pairs)):
         image, captions = _checked(pairs[i], f"pairs[{i}]")
         texts.append(captions)
-        places.setdefault(os.path.normpath(image) if isinstance(image, str | os.PathLike) else str(i), []).append(i)
+        key = f"\0{i}"  # no path
+        if isinstance(image, str | os.PathLike):
+            key = keys.setdefault(os.path.abspath(image), os.path.normpath(image))
+        places.setdefault(key, []).append(i)
     if not texts:
         raise DataError("no pairs: expected a sequence of (image, caption), got an empty one")
     return PairTable(pairs, texts, places)
