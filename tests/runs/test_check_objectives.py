@@ -136,6 +136,15 @@ def test_the_command_line_exits_before_anything_is_written(name: str, batch: lis
     assert "itc compares each sample with others, but a micro-batch has 1" in line and not out.exists()
 
 
+@pytest.mark.parametrize("name, objectives", [("clip.small", ["itc"]), ("vilt.tiny", ["itm", "mlm", "wpa"])])
+def test_a_run_without_any_objective_is_refused(name: str, objectives: list[str], tmp_path: Path, capsys):
+    out = tmp_path / "run"
+    removed = [word for objective in objectives for word in (f"--objectives.{objective}", "none")]
+    assert main(["pretrain", name, "--data", "scenes:12", *removed, "--out", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no objective is left to train with" in line and not out.exists()
+
+
 def test_a_val_split_too_small_for_losses_that_compare_is_not_used(capsys):
     one = PairExamples(Scenes("val", 1), Tokenizer(), ImageSettings(shorter_side=32, patch_size=16), 0.0)
     five = len(one)

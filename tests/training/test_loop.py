@@ -304,6 +304,21 @@ def test_a_run_from_before_a_field_existed_has_its_default(tmp_path):
             run(tmp_path, Toy(), settings(steps=4), fingerprint={"model": model}, defaults=stored)
 
 
+def test_a_part_that_one_of_two_runs_lacks_is_named_as_a_whole(tmp_path):
+    without, given = {"itc": None, "mlm": None}, {"itc": {"form": "softmax", "weight": 1.0}, "mlm": None}
+    run(tmp_path / "given", Toy(), settings(steps=4), fingerprint={"objectives": given})
+    run(tmp_path / "without", Toy(), settings(steps=4), fingerprint={"objectives": without})
+    for folder, objectives, message in (
+        ("given", without, r"objectives\.itc = \(with settings\), not none: continue"),
+        ("without", given, r"objectives\.itc = none, not \(with settings\): continue"),
+        ("without", without | {"mlm": {"rate": 0.3}}, r"objectives\.mlm = none, not \(with settings\): continue"),
+        ("given", given | {"itc": {"form": "sigmoid", "weight": 1.0}}, r"objectives\.itc\.form = softmax, not sigmoid"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            fingerprint, stored = {"objectives": objectives}, {"objectives": without}
+            run(tmp_path / folder, Toy(), settings(steps=4), fingerprint=fingerprint, defaults=stored)
+
+
 def test_another_version_of_the_settings_is_an_error(tmp_path, monkeypatch):
     run(tmp_path, Toy(), settings(steps=4))
     monkeypatch.setattr("diptych.config.training.VERSION", 2)

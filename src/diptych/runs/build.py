@@ -149,7 +149,11 @@ def freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
     for pattern in patterns:
         matches = [p for name, p in model.named_parameters() if _matches(name.split("."), pattern.split("."))]
         if not matches:
-            raise RunError(f"freeze: no part of the {type(model).__name__} is called {pattern!r}")
+            parts = ", ".join(name for name, _ in model.named_children())
+            raise RunError(
+                f"freeze: no part of the {type(model).__name__} is called {pattern!r}; its parts are {parts} (without "
+                "'model.' before them; output heads are not frozen, but left out with --heads)"
+            )
         for parameter in matches:
             parameter.requires_grad_(False)
 

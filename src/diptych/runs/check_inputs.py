@@ -23,15 +23,21 @@ class RunError(Exception):
 
 
 def check_inputs(run: Pretrain | Finetune, data_is_passed: bool = False) -> None:
-    """Checks that data, initial runs and files of a run exist, and that images consist of whole patches.
+    """Checks that data, initial runs and files of a run exist, that it has an objective, and that patches are whole.
 
     Args:
         data_is_passed: the data are passed from Python, so that `run.data` names no file.
 
     Raises:
         DataError: data or region features are missing.
-        RunError: another input is missing, or the image size is not a multiple of the patch size.
+        RunError: another input is missing, the run has no objective, or the image size is not a multiple of the patch
+            size.
     """
+    if isinstance(run, Pretrain) and not run.objectives.present():
+        raise RunError(
+            "no objective is left to train with: all are none; keep one of the recipe's, or add another, such as "
+            "--objectives.itc default"
+        )
     _check_patch_size(run)
     if not data_is_passed:
         check_data(run.data)

@@ -172,17 +172,35 @@ def check_same_settings(
     }
     different = [name for name, pair in values.items() if not _same_value(*pair)]
     if different:
-        before, after = values[different[0]]
+        name, before, after = _difference(different[0], *values[different[0]], was, now)
         advice = "continue it with the same value, or give another --out"
         if different == ["steps"]:
             advice = (
                 "the steps of a run cannot be changed, because its learning-rate schedule depends on them; "
                 f"--init_from {out} with another --out starts a new run from its weights"
             )
-        raise CheckpointError(f"{out} contains a run with {different[0]} = {before}, not {after}: {advice}")
+        raise CheckpointError(f"{out} contains a run with {name} = {before}, not {after}: {advice}")
 
 
 _NO_FIELD = "(no such field)"
+_SETTINGS = "(with settings)"
+
+
+def _difference(
+    name: str, before: Any, after: Any, was: Mapping[str, Any], now: Mapping[str, Any]
+) -> tuple[str, Any, Any]:
+    """The field to name and both values; of an optional part that one of the two runs lacks, the part as a whole."""
+    parts = name.split(".")
+    for part in (".".join(parts[: i + 1]) for i in range(len(parts))):
+        if now.get(part, _NO_FIELD) is None and _has_fields(was, part):
+            return part, _SETTINGS, "none"
+        if was.get(part, _NO_FIELD) is None and _has_fields(now, part):
+            return part, "none", _SETTINGS
+    return name, before, after
+
+
+def _has_fields(flat: Mapping[str, Any], part: str) -> bool:
+    return any(name.startswith(f"{part}.") for name in flat)
 
 
 def _same_value(before: Any, after: Any) -> bool:
