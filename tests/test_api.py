@@ -460,6 +460,32 @@ PAGE = Path(__file__).parents[1] / "docs" / "python-api.md"
 MARK = "<!-- reference -->\n"
 
 
+@pytest.mark.parametrize(("status", "error"), [(130, KeyboardInterrupt), (3, SystemExit)])
+def test_training_ended_by_a_signal_raises_keyboard_interrupt(
+    status: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    def end(*_: Any) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr("diptych.api.pretrain", end)
+    with pytest.raises(error):
+        diptych.train("vilt.tiny", "scenes:20", tmp_path, steps=1)
+
+
+def test_the_paths_of_a_folder_are_listed_in_the_order_of_its_vectors(tmp_path: Path):
+    for name in ("10.jpg", "2.jpg", "b/1.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        if name.endswith("txt"):
+            (tmp_path / name).touch()
+        else:
+            Pillow.new("RGB", (8, 8)).save(tmp_path / name)
+    names = [Path(path).relative_to(tmp_path).as_posix() for path in diptych.list_images(tmp_path)]
+    assert set(names) == {"10.jpg", "2.jpg", "b/1.png", "notes.txt"}
+    assert names.index("2.jpg") < names.index("10.jpg")
+    with pytest.raises(diptych.DataError, match="nowhere"):
+        diptych.list_images(tmp_path / "nowhere")
+
+
 def reference() -> str:
     """The reference of docs/python-api.md: each public name with its parameters and its docstring."""
     public = {name: getattr(diptych, name) for name in diptych.__all__ if name != "__version__"}

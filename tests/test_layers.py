@@ -40,7 +40,9 @@ HIGHER = (
     (re.compile(r"config\.run\b"), "config/run"),
 )
 
-LONG: dict[str, str] = {}  # files over the limit, each with its reason
+LONG = {
+    "api.py": "the public API is read as one page: a class of ten methods with their docstrings"
+}  # files over the limit, each with its reason
 LIMIT = 500  # lines: cohesion decides a file's size, but past this it must be defended
 
 FORBIDDEN = {

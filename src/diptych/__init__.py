@@ -7,9 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diptych.api import VLM, Prediction, create_model, evaluate, load, train
+    from diptych.api import VLM, Prediction, create_model, evaluate, list_images, load, train
+    from diptych.checkpoints.digests import CheckpointError
+    from diptych.checkpoints.read import WeightsError
     from diptych.config.run import Evaluation
+    from diptych.data.sources.base import BadSample, DataError
     from diptych.protocols import UnsupportedOperation
+    from diptych.runs.check_inputs import RunError
     from diptych.runs.recipes import list_models
     from diptych.runs.token_states import Features, TokenStates
 
@@ -17,24 +21,35 @@ __version__ = "0.2.0"
 
 __all__ = [
     "VLM",
+    "BadSample",
+    "CheckpointError",
+    "DataError",
     "Evaluation",
     "Features",
     "Prediction",
+    "RunError",
     "TokenStates",
     "UnsupportedOperation",
+    "WeightsError",
     "__version__",
     "create_model",
     "evaluate",
+    "list_images",
     "list_models",
     "load",
     "train",
 ]
 
 _MODULES = {
+    "BadSample": "diptych.data.sources.base",
+    "CheckpointError": "diptych.checkpoints.digests",
+    "DataError": "diptych.data.sources.base",
     "Evaluation": "diptych.config.run",
     "Features": "diptych.runs.token_states",
+    "RunError": "diptych.runs.check_inputs",
     "TokenStates": "diptych.runs.token_states",
     "UnsupportedOperation": "diptych.protocols",
+    "WeightsError": "diptych.checkpoints.read",
     "list_models": "diptych.runs.recipes",
 }
 """The modules of public names that are not in `diptych.api`."""

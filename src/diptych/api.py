@@ -26,7 +26,7 @@ from diptych.config.spelling import suggest_name
 from diptych.data.examples import MAX_TEXT_CHARS
 from diptych.data.images.loading import with_images
 from diptych.data.sources.pairs import PREFIX, read_pairs
-from diptych.data.sources.photos import ImageInput, Photos
+from diptych.data.sources.photos import ImageInput, Photos, open_photos
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.modules.init import scale_init
 from diptych.modules.tokens import Tokens, packing
@@ -56,6 +56,7 @@ from diptych.tasks.retrieval import Retrieval, score_all_pairs
 from diptych.tasks.vqa import OpenVQA
 from diptych.training.checkpoint import MODEL, save_weights
 from diptych.training.distributed import pick_device
+from diptych.training.signals import INTERRUPTED
 from diptych.utils.lock import locked
 from diptych.utils.rng import uniform
 
@@ -447,7 +448,10 @@ def train(
         settings: the settings that `diptych pretrain vilt.small --help` lists, as `batch_size=64`; those with a dot in
             their name as `**{"optimizer.learning_rate": 1e-3}`.
 
-    Raises DataError, RunError, and ValueError for an unknown setting, with the nearest.
+    Raises:
+        DataError, RunError: the data or the settings cannot be trained on.
+        ValueError: for an unknown setting, with the nearest.
+        KeyboardInterrupt: after Ctrl-C, once the step is done and saved; the same call continues the run.
     """
     pairs = None if isinstance(data, str | os.PathLike) else read_pairs(data)
     values = {"data": str(data) if pairs is None else pairs.name, **settings} | (
@@ -455,12 +459,14 @@ def train(
     )
     if recipe in recipes.recipes():
         run = recipes.with_settings(recipes.recipe(recipe), values)
-        pretrain(run, Path(out), pairs)
+        with _raising_keyboard_interrupt():
+            pretrain(run, Path(out), pairs)
     else:
         run = named_run(recipe, values)
         if pairs is not None:
             raise RunError(f"{recipe} is a fine-tuning recipe, whose data is a path: write the pairs to a table first")
-        finetune(run, Path(out))
+        with _raising_keyboard_interrupt():
+            finetune(run, Path(out))
     return load(out, run.training.device)
 
 
@@ -478,6 +484,27 @@ def evaluate(folder: str | os.PathLike[str], evaluation: Evaluation | str = "", 
     if not chosen.data and not settings.get("data") and data_of(Path(folder)).startswith(PREFIX):
         raise RunError(f"{folder} was trained on pairs passed from Python, which are not kept: give data, a path")
     return evaluate_run(Path(folder), recipes.with_settings(chosen, settings))
+
+
+def list_images(images: Images) -> list[str]:
+    """The paths of the images that a folder, a glob or a list stands for, in the order of `VLM.embed_images`.
+
+    Files that are no images are among them; an image that is no file has the path "".
+    Raises DataError for a path that does not exist.
+    """
+    photos = open_photos(images)
+    return [photos.path(i) for i in range(len(photos))]
+
+
+@contextmanager
+def _raising_keyboard_interrupt() -> Iterator[None]:
+    """Context in which the end of training by a signal, a SystemExit for the command line, is a KeyboardInterrupt."""
+    try:
+        yield
+    except SystemExit as end:
+        if end.code != INTERRUPTED:
+            raise
+        raise KeyboardInterrupt from None
 
 
 def _texts(texts: str | Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from diptych.predict.photos import (
     score_texts,
 )
 from diptych.protocols import UnsupportedOperation
-from diptych.runs.run_folder import RunError
+from diptych.runs.run_folder import RunError, read_run, write_run
 from tests.data.tiny_data import image_bytes
 from tests.predict.tiny_models import untrained, untrained_vqa
 
@@ -166,6 +167,17 @@ def test_rows_of_another_model_are_refused(blip: str, folder: Path, tmp_path: Pa
     other = str(untrained(tmp_path / "other", seed=1))
     with pytest.raises(RunError, match="has rows of another model"):
         embed(other, [str(folder)], config)
+
+
+@pytest.mark.slow
+def test_answers_of_a_model_with_another_answer_list_are_refused(vqa: str, folder: Path, tmp_path: Path):
+    config = AnswerQuestion(out=str(tmp_path / "answers.jsonl"), **EXACT)
+    answer_question(vqa, [str(folder)], "what is it?", config)
+    other = shutil.copytree(vqa, tmp_path / "other")
+    run, facts = read_run(other)
+    write_run(other, run, facts | {"answers": facts["answers"][::-1]})  # the same weights
+    with pytest.raises(RunError, match="has rows of another model"):
+        answer_question(str(other), [str(folder)], "what is it?", config)
 
 
 def test_no_readable_photograph_is_an_error(blip: str, folder: Path, tmp_path: Path):

@@ -294,7 +294,11 @@ def test_an_evaluation_acknowledges_a_signal_and_ends_within_seconds(imported: P
     lines = errors.splitlines()
     assert "Traceback" not in errors
     assert lines[0].startswith("diptych: SIGTERM: stopping; a second one ends it at once")
-    assert two_signals or lines[-1] == "diptych: interrupted; files that are already complete stay"
+    assert (
+        two_signals
+        or lines[-1]
+        == "diptych: interrupted; what is complete stays; the same command continues from there or begins again"
+    )
     assert not list(run.glob("evaluate-*/metrics.json"))
     with locked(run):
         pass

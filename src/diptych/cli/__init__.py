@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         with terminated_as_interrupted(), _report_errors_raised(debug):
             return getattr(import_module(f"diptych.cli.{MODULES.get(name, module)}"), f"{module}_command")(args) or 0
     except KeyboardInterrupt:
-        return fail("interrupted; files that are already complete stay", 130)
+        return fail("interrupted; what is complete stays; the same command continues from there or begins again", 130)
     except Exception as error:
         if debug or not is_user_error(error):
             raise

@@ -37,7 +37,9 @@ def print_summary(summary: Summary, out: str, what: str = "photograph") -> None:
     """Prints the numbers of items done, and those that cannot be read; to standard error if the rows were printed."""
     earlier = f", {summary.earlier:,} of them earlier" if summary.earlier else ""
     if out:
-        echo(f"{out}: {summary.number:,} {what}{'s' * (summary.number != 1)}{earlier}")
+        done, number = summary.number - len(summary.unreadable), f"{summary.number:,}"
+        of_all = f"{done:,} of {number}" if summary.unreadable else number
+        echo(f"{out}: {of_all} {what}{'s' * (summary.number != 1)}{earlier}")
     for name, why in summary.unreadable[:5]:
         echo(f"cannot be read: {name}: {why}", error=True)
     if more := len(summary.unreadable[5:]):

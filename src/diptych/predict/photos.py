@@ -15,6 +15,7 @@ from diptych.config.predict import AnswerQuestion, CaptionPhotos, Embed, ScoreTe
 from diptych.data.sources.base import BadSample, DataError, first_skipped
 from diptych.data.sources.paths import read_text
 from diptych.data.sources.photos import Photos, open_photos
+from diptych.models.configs import ImageOnlyModel
 from diptych.predict.embeddings import open_embeddings, part_file, rows_file
 from diptych.predict.rows import PrintedRows, Row, RowWriter, left_to_do, open_rows, progress_bar, settings_file
 from diptych.runs.operations import check_operation
@@ -159,8 +160,15 @@ def _load(run: str, config: Config) -> VLM:
 
 def _settings(command: str, model: VLM, config: Config) -> Row:
     """What rows depend on: the command, a digest of the model, its precision and the options of the command."""
-    hasher = blake2b(repr(model.loaded.image_settings).encode(), digest_size=16)
-    for name, tensor in sorted(model.loaded.module.state_dict().items()):
+    loaded = model.loaded
+    reads_text = not isinstance(loaded.settings.model, ImageOnlyModel)
+    described = (
+        loaded.image_settings,
+        [loaded.facts.get(name) for name in ("answers", "classes", "frozen_features")],
+        loaded.tokenizer.vocabulary.tokens if reads_text else (),
+    )
+    hasher = blake2b(repr(described).encode(errors="backslashreplace"), digest_size=16)
+    for name, tensor in sorted(loaded.module.state_dict().items()):
         hasher.update(name.encode())
         hasher.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
     options = {name: value for name, value in asdict(config).items() if name not in CHANGEABLE}

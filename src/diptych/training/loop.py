@@ -26,7 +26,7 @@ from diptych.training.diagnostics import MIN_PATIENCE, Diagnostics, Diverged, me
 from diptych.training.distributed import Group, pick_device, unshard
 from diptych.training.log import Log
 from diptych.training.recovery import locked_run_folder, needs_weights
-from diptych.training.signals import StopRequest, stop_signal
+from diptych.training.signals import INTERRUPTED, StopRequest, stop_signal
 from diptych.training.step import OptimizerStep
 from diptych.utils.io import atomic_write
 
@@ -151,7 +151,7 @@ class TrainingRun:
         """Ends the process with status 130 after a signal."""
         if log is not None:
             log.print_line(f"stopped {where}: the same command resumes from here")
-        raise SystemExit(130)
+        raise SystemExit(INTERRUPTED)
 
     def advance(self, batches: Iterator[list[Loaded]], stop_request: StopRequest) -> tuple[bool, bool]:
         """Makes one optimizer step.

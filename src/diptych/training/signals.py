@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
-_INTERRUPTED = 130  # exit status
+INTERRUPTED = 130  # exit status
 _PATIENCE = 10.0  # seconds after which a command without anything to save is ended, even inside a library call
 _GRACE = 3.0  # seconds that a batch or an evaluation may take after a signal
 _SAME = 1.0  # seconds within which a second signal is torchrun's copy of the first
@@ -177,7 +177,7 @@ def _watch(read: int, message: str, patience: float | None) -> None:
 def _end_at_once() -> None:
     _print("diptych: ended")
     end_workers()
-    os._exit(_INTERRUPTED)
+    os._exit(INTERRUPTED)
 
 
 def _print(line: str) -> None:

@@ -245,7 +245,8 @@ def _as_bad_sample(where: str) -> Iterator[None]:
             yield
     except Pillow.UnidentifiedImageError:
         raise BadSample(
-            where, f"not a readable image: none of {', '.join(FORMATS)}, or an unsupported variant of one"
+            where,
+            f"not a readable image: none of {', '.join(FORMATS)}, or an unsupported variant of one; convert it, for example to JPEG",
         ) from None
     except Pillow.DecompressionBombError:
         raise BadSample(where, f"more pixels than the limit of {MAX_PIXELS}") from None
