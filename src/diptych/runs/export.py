@@ -190,7 +190,7 @@ def _write_hf(
     config, state, unsupported = EXPORTERS[system](arguments, task, official)
     unsupported += check_expressible(system, arguments, config, official)
     with locked(out):
-        for name, content in {**files, "config.json": json.dumps(config | labels, indent=1) + "\n"}.items():
+        for name, content in {**files, "config.json": json.dumps({**config, **labels}, indent=1) + "\n"}.items():
             with atomic_write(out / name) as path:
                 path.write_text(content, encoding="utf-8")
         with atomic_write(out / "model.safetensors") as path:

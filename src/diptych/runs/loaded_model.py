@@ -19,7 +19,7 @@ from diptych.models.importing import ADAPTERS
 from diptych.runs import build as building
 from diptych.runs import finetune
 from diptych.runs.check_weights import check_model, check_module
-from diptych.runs.embedders import image_input
+from diptych.runs.embedders import image_input, input_image_settings
 from diptych.runs.feature_extractors import check_frozen_features
 from diptych.runs.run_folder import load_run, read_run
 from diptych.runs.tokenizer import tokenizer_of
@@ -61,7 +61,7 @@ class LoadedModel:
     @property
     def image_settings(self) -> ImageSettings:
         """The image preprocessing, without augmentation."""
-        return replace(self.settings.images, augment=False)
+        return replace(input_image_settings(self.settings), augment=False)
 
     @property
     def image_input(self) -> ImageSettings | ImageLoader:
