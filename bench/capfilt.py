@@ -31,7 +31,7 @@ from statistics import mean, pstdev
 from diptych.capfilt.corrupt_captions import TRUTH, corrupt_captions
 from diptych.capfilt.run import capfilt
 from diptych.config.capfilt import CapFilt, CorruptCaptions
-from diptych.config.run import Evaluation
+from diptych.config.tasks import Retrieval
 from diptych.runs.evaluate import evaluate
 from diptych.runs.pretrain import pretrain
 from diptych.runs.recipes import recipe
@@ -157,9 +157,7 @@ def scores(study: Study, arm: str, seed: int) -> dict[str, float]:
     data = str(study.out / (folders[0] if len(folders) == 1 else f"{{{','.join(folders)}}}") / "train-*.tar")
     training = replace(run.training, seed=seed, device=study.device, steps=study.steps or run.training.steps)
     pretrain(replace(run, data=data, training=training), out)
-    task = Evaluation(
-        task="retrieval", data=study.data, split="val", rerank=study.rerank, device=study.device, workers=0
-    )
+    task = Retrieval(data=study.data, split="val", rerank=study.rerank, device=study.device, workers=0)
     metrics = evaluate(out, task)
     return {name: metrics[name] for name in MEASURES}
 

@@ -19,7 +19,9 @@ from PIL import Image as Pillow
 
 import diptych
 from diptych.batch import Image, Text
-from diptych.config.run import Embedders, Evaluation, Finetune, Pretrain
+from diptych.config.run import Embedders, Finetune, Pretrain
+from diptych.config.tasks import Captioning
+from diptych.config.tasks import Retrieval as RetrievalEvaluation
 from diptych.data.loader import SkipCounter
 from diptych.data.sources.base import BadSample, DataError
 from diptych.runs import build as building
@@ -100,7 +102,7 @@ start = time.perf_counter()
 import diptych
 assert time.perf_counter() - start < 0.1
 assert set(diptych.__all__) <= set(dir(diptych))
-assert "vilt.base" in diptych.list_models("vilt.*") and diptych.Evaluation(task="vqa").task == "vqa"
+assert "vilt.base" in diptych.list_models("vilt.*") and diptych.VQA().task == "vqa"
 assert "torch" not in sys.modules
 assert all(getattr(diptych, name) is not None for name in diptych.__all__) and "torch" in sys.modules
 try:
@@ -171,7 +173,9 @@ def test_texts_are_of_any_length_but_valid_unicode(blip: diptych.VLM):
 
 
 def test_scores_are_those_that_evaluation_ranks_by(blip: diptych.VLM):
-    config = Evaluation(data="scenes:8", split="train", gallery=4, captions=1, rerank=100, workers=0, device="cpu")
+    config = RetrievalEvaluation(
+        data="scenes:8", split="train", gallery=4, captions=1, rerank=100, workers=0, device="cpu"
+    )
     gallery = readable_gallery(open_gallery(config, 32), counter := SkipCounter(0.0))
     scorer = dual_encoder_scorer(blip.loaded)
     assert scorer is not None
@@ -189,7 +193,7 @@ def test_scores_are_those_that_evaluation_ranks_by(blip: diptych.VLM):
 
 
 def test_captions_are_those_that_evaluation_scores(blip: diptych.VLM):
-    config = Evaluation("captioning", data="scenes:8", split="train", gallery=4, max_length=9, workers=0, device="cpu")
+    config = Captioning(data="scenes:8", split="train", gallery=4, max_length=9, workers=0, device="cpu")
     gallery = readable_gallery(open_gallery(config, 32), counter := SkipCounter(0.0))
     pictures = [gallery.source.image(i) for i in range(4)]
     with torch.no_grad():
@@ -420,7 +424,7 @@ def test_pairs_from_python_are_trained_on(tmp_path: Path):
 def test_a_path_is_trained_on_and_evaluated(tmp_path: Path):
     model = diptych.train("vilt.tiny", "scenes:20", tmp_path / "run", steps=2, **TRAINING)
     assert isinstance(model.loaded.settings, Pretrain) and model.loaded.settings.training.steps == 2
-    evaluation = Evaluation(task="retrieval", gallery=4, captions=1, workers=0, device="cpu")
+    evaluation = RetrievalEvaluation(gallery=4, captions=1, workers=0, device="cpu")
     metrics = diptych.evaluate(tmp_path / "run", evaluation, split="train")
     assert metrics["images"] == 4 and metrics == diptych.evaluate(tmp_path / "run", evaluation, split="train")
     more = {name: value for name, value in TRAINING.items() if not name.startswith("model")}
@@ -449,7 +453,9 @@ def test_settings_that_do_not_exist_are_suggested(tmp_path: Path):
     with pytest.raises(ValueError, match=r"optimizer\.learning_rate must be in"):
         diptych.train("vilt.tiny", "scenes:8", tmp_path / "run", 2, **{"optimizer.learning_rate": -1.0})
     with pytest.raises(ValueError, match=r"no setting 'reranks'; did you mean rerank\?"):
-        diptych.evaluate(saved_run("vilt.base", tmp_path / "vilt"), reranks=3)
+        diptych.evaluate(saved_run("vilt.base", tmp_path / "vilt"), "retrieval", reranks=3)
+    with pytest.raises(ValueError, match="rerank is a setting of retrieval, and the task is matching"):
+        diptych.evaluate(tmp_path / "vilt", rerank=3)
     with pytest.raises(RunError, match=r"no model 'vilt.tny'; did you mean vilt.tiny"):
         diptych.train("vilt.tny", "scenes:8", tmp_path / "run")
     with pytest.raises(RunError, match="vqa needs init_from"):

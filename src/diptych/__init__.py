@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from diptych.api import VLM, Prediction, create_model, evaluate, list_images, load, train
     from diptych.checkpoints.digests import CheckpointError
     from diptych.checkpoints.read import WeightsError
-    from diptych.config.run import Evaluation
+    from diptych.config.tasks import VQA, Captioning, Classification, Evaluation, Matching, Retrieval
     from diptych.data.sources.base import BadSample, DataError
     from diptych.protocols import UnsupportedOperation
     from diptych.runs.check_inputs import RunError
@@ -21,12 +21,17 @@ __version__ = "0.2.0"
 
 __all__ = [
     "VLM",
+    "VQA",
     "BadSample",
+    "Captioning",
     "CheckpointError",
+    "Classification",
     "DataError",
     "Evaluation",
     "Features",
+    "Matching",
     "Prediction",
+    "Retrieval",
     "RunError",
     "TokenStates",
     "UnsupportedOperation",
@@ -41,11 +46,16 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Captioning": "diptych.config.tasks",
+    "Classification": "diptych.config.tasks",
+    "VQA": "diptych.config.tasks",
     "BadSample": "diptych.data.sources.base",
     "CheckpointError": "diptych.checkpoints.digests",
     "DataError": "diptych.data.sources.base",
-    "Evaluation": "diptych.config.run",
+    "Evaluation": "diptych.config.tasks",
     "Features": "diptych.runs.token_states",
+    "Matching": "diptych.config.tasks",
+    "Retrieval": "diptych.config.tasks",
     "RunError": "diptych.runs.check_inputs",
     "TokenStates": "diptych.runs.token_states",
     "UnsupportedOperation": "diptych.protocols",

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from diptych.batch import Batch, Image, Regions, Text
 from diptych.checkpoints.huggingface.folder import CONFIG_FILE, WEIGHT_FILES, find_weights
-from diptych.config.run import Evaluation
 from diptych.config.spelling import suggest_name
+from diptych.config.tasks import Evaluation, check_settings_of_task, evaluation_of
 from diptych.data.examples import MAX_TEXT_CHARS
 from diptych.data.images.loading import with_images
 from diptych.data.sources.pairs import PREFIX, read_pairs
@@ -31,7 +31,7 @@ from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.modules.init import scale_init
 from diptych.modules.tokens import Tokens, packing
 from diptych.runs import recipes
-from diptych.runs.check_inputs import data_of
+from diptych.runs.check_inputs import data_of, task_of
 from diptych.runs.embedders import input_embeddings
 from diptych.runs.evaluate import evaluate as evaluate_run
 from diptych.runs.finetune import finetune, named_run
@@ -474,16 +474,19 @@ def evaluate(folder: str | os.PathLike[str], evaluation: Evaluation | str = "", 
     """The metrics of a run on a task, which are also written into the run's folder, as by `diptych evaluate`.
 
     Args:
-        evaluation: the task ("retrieval", "captioning", "vqa", "matching" or "classification"; "": the run's own), or
-            an `Evaluation` with all settings.
-        settings: fields of `Evaluation`, as `data="photos/"`, `split="test"`, `rerank=32`.
+        evaluation: `Retrieval(rerank=32)`, `Captioning`, `VQA`, `Matching` or `Classification`; or the task's name; "":
+            the run's own task.
+        settings: fields of the evaluation, as `data="photos/"`, `split="test"`, `rerank=32`.
 
     Raises DataError, RunError, and ValueError for an unknown setting.
     """
-    chosen = Evaluation(task=evaluation) if isinstance(evaluation, str) else evaluation  # type: ignore[arg-type]
-    if not chosen.data and not settings.get("data") and data_of(Path(folder)).startswith(PREFIX):
+    if isinstance(evaluation, str):
+        evaluation = evaluation_of(evaluation or task_of(Path(folder)))
+    check_settings_of_task(evaluation.task, settings)
+    chosen = recipes.with_settings(evaluation, settings)
+    if not chosen.data and data_of(Path(folder)).startswith(PREFIX):
         raise RunError(f"{folder} was trained on pairs passed from Python, which are not kept: give data, a path")
-    return evaluate_run(Path(folder), recipes.with_settings(chosen, settings))
+    return evaluate_run(Path(folder), chosen)
 
 
 def list_images(images: Images) -> list[str]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,8 @@ from diptych.benchmark import run
 from diptych.benchmark.table import NOT_RUN
 from diptych.cli import main
 from diptych.config.objectives import ITC, ITM, MLM, Objectives
-from diptych.config.run import Evaluation, Pretrain
+from diptych.config.run import Pretrain
+from diptych.config.tasks import Captioning, Evaluation, Matching, Retrieval
 from diptych.config.training import Training
 from diptych.data.sources.base import DataError
 from diptych.models.configs import ViLTConfig, VLMoConfig
@@ -21,7 +23,12 @@ from diptych.models.vilt import recipes as vilt
 from diptych.models.vlmo import recipes as vlmo
 
 DATA = "scenes:50"
-EVALUATION = Evaluation(gallery=6, captions=1, rerank=3, workers=0, device="cpu", precision="fp32")
+EXACT: dict[str, Any] = dict(gallery=6, captions=1, workers=0, device="cpu", precision="fp32")
+EVALUATIONS = {
+    "retrieval": Retrieval(rerank=3, **EXACT),
+    "matching": Matching(**EXACT),
+    "captioning": Captioning(**EXACT),
+}
 SIZE = {"dim": 16, "depth": 1, "num_heads": 2, "mlp_dim": 32, "patch_size": 16, "grid": (5, 7), "vocab_size": 114}
 SHORT = Training(steps=4, batch_size=8, log_every=1, checkpoint_every=2, workers=0, device="cpu", precision="fp32")
 
@@ -56,7 +63,7 @@ def table(
     seeds: tuple[int, ...] = (0, 1),
 ) -> dict[str, list[str]]:
     """Runs `benchmark`; the rows of results.md by name."""
-    markdown = run.benchmark(rows, seeds, DATA, out, minutes, EVALUATION)
+    markdown = run.benchmark(rows, seeds, DATA, out, minutes, EVALUATIONS)
     assert (out / "results.md").read_text() == markdown
     lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in markdown.splitlines() if "|" in line]
     return {line[0]: line[1:] for line in lines if line[0] in rows}

@@ -12,7 +12,7 @@ import pytest
 from diptych.cli import COMMANDS, main
 from diptych.cli.arguments import apply_overrides, flags, pop_option
 from diptych.cli.errors import UsageError
-from diptych.config.run import Evaluation
+from diptych.config.tasks import EVALUATIONS, Evaluation
 from diptych.runs.recipes import recipe, recipes
 
 
@@ -80,7 +80,7 @@ def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("pretrain vilt.tiny --out x --data scenes:1e9", "'1e9' is not a number of images"),
         ("pretrain vilt.tiny --out x --data scenes:", "'' is not a number of images"),
         ("pretrain vilt.tiny --out x --data scenes:1000000000", "size must be in [1, 200,000], got 1000000000"),
-        ("evaluate x --gallery -1", "gallery must be in [0, 2147483647]: got -1"),
+        ("evaluate x --task retrieval --gallery -1", "gallery must be in [0, 2147483647]: got -1"),
         ("corrupt-captions scenes --out x --fraction 2", "fraction must be in [0, 1]: got 2.0"),
         ("benchmark --data scenes --out x --seeds 0,-1", "--seeds must be in [0, 9223372036854775807]: got -1"),
         ("benchmark --data scenes --out x --num_beams 0", "beams must be in [1, 1024]: got 0"),
@@ -122,7 +122,11 @@ def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("evaluate {tmp}", "no run.json there"),
         ("evaluate {broken}", "not a run that this version can read"),
         ("evaluate x --task vqaa", "--task: expected one of retrieval, captioning, vqa, matching, "),
-        ("evaluate x --galery 3", "did you mean --gallery?"),
+        (
+            "evaluate x --task vqa --rerank 3",
+            "--rerank is a setting of retrieval, and the task is vqa: leave it out, or evaluate on retrieval",
+        ),
+        ("evaluate x --task retrieval --galery 3", "did you mean --gallery?"),
         ("baselines --task vqaa", "got 'vqaa'; did you mean vqa?"),
         ("baselines --dota scenes", "no --dota; did you mean --data?"),
         ("baselines --data {tmp}/nowhere", "nowhere: no such file or folder; check --data"),
@@ -224,6 +228,10 @@ def test_help_of_a_recipe_lists_the_flag_of_every_field(capsys):
     assert main(["evaluate", "--help"]) == 0
     help_text = capsys.readouterr().out
     assert all(flag + " " in help_text for flag in flags(Evaluation()))
+    for task, evaluation in EVALUATIONS.items():
+        assert main(["evaluate", "--task", task, "--help"]) == 0
+        help_text = capsys.readouterr().out
+        assert all(flag + " " in help_text for flag in flags(evaluation()))
 
 
 def test_an_unknown_recipe_suggests_the_nearest_three(tmp_path: Path, capsys, monkeypatch):

@@ -17,7 +17,8 @@ from diptych.cli.benchmark import Benchmark
 from diptych.config import objectives
 from diptych.config.capfilt import CapFilt, CorruptCaptions
 from diptych.config.data import ImageSettings, Streaming
-from diptych.config.run import Embedders, Evaluation, Finetune, Pretrain, Teacher
+from diptych.config.run import Embedders, Finetune, Pretrain, Teacher
+from diptych.config.tasks import EVALUATIONS
 from diptych.config.training import Optimizer, Training
 from diptych.config.validation import MaxItems, Range, Text, check, require_at_most, require_multiple, settings
 from diptych.models.configs import (
@@ -38,7 +39,8 @@ from diptych.runs.run_folder import RunError
 
 ALL_SETTINGS = (
     *get_args(Model),
-    *(Pretrain, Finetune, Evaluation, Teacher, Embedders),
+    *(Pretrain, Finetune, Teacher, Embedders),
+    *EVALUATIONS.values(),
     *(value for value in vars(objectives).values() if getattr(value, "__module__", "") == objectives.__name__),
     *(ImageSettings, Streaming, Training, Optimizer, CapFilt, CorruptCaptions, Benchmark, Baselines),
 )

@@ -23,7 +23,8 @@ from unittest.mock import patch
 import torch
 
 from diptych.batch import Batch
-from diptych.config.run import Evaluation, Finetune, Pretrain
+from diptych.config.run import Finetune, Pretrain
+from diptych.config.tasks import EVALUATIONS, GalleryEvaluation
 from diptych.config.training import Optimizer
 from diptych.generation import BeamConfig, GenerationConfig, beam_search
 from diptych.objectives.definition import any_needs
@@ -147,8 +148,11 @@ def _evaluated(run: Pretrain | Finetune, module: Any, facts: dict[str, Any], fol
     images = replace(run.images, shorter_side=32, patch_size=16, square=True, augment=False)
     write_run(folder, replace(run, images=images, data="scenes:8"), facts)
     save_weights(folder, module)
-    evaluation = Evaluation(split="train", gallery=6, captions=2, device="cpu", precision="fp32", workers=0)
-    metrics = {task: evaluate(folder, replace(evaluation, task=task)) for task in tasks}
+    metrics = {}
+    for task in tasks:
+        gallery = {"gallery": 6, "captions": 2} if issubclass(EVALUATIONS[task], GalleryEvaluation) else {}
+        settings: dict[str, Any] = {"split": "train", "device": "cpu", "precision": "fp32", "workers": 0, **gallery}
+        metrics[task] = evaluate(folder, EVALUATIONS[task](**settings))
     return {"evaluation": metrics} if metrics else {}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from diptych.cli import main
-from diptych.config.run import Evaluation
+from diptych.config.tasks import VQA, Matching, Retrieval
 from diptych.metrics.vqa import BEST_OF_ANY
 from diptych.runs.baselines import baselines
 from diptych.runs.evaluate import evaluate
@@ -37,7 +37,7 @@ def question_folder(tmp_path: Path) -> Path:
 
 
 def test_vqa_baselines_equal_scores_by_hand(question_folder: Path):
-    scores = baselines(Evaluation(task="vqa", data=str(question_folder)))
+    scores = baselines(VQA(data=str(question_folder)))
     assert scores.keys() == {"most common answer", "question only", BEST_OF_ANY}
     one_of_three = 2 / 9  # without either dog, min(1, 1 / 3); without the cat, 0
     assert scores["most common answer"] == {"accuracy": pytest.approx((one_of_three + 0 + 1) / 3)}
@@ -49,7 +49,7 @@ def test_vqa_baselines_equal_scores_by_hand(question_folder: Path):
 def test_withheld_answers_are_an_error_and_the_division_is_printed(
     question_folder: Path, capsys: pytest.CaptureFixture[str]
 ):
-    baselines(Evaluation(task="vqa", data=str(question_folder)))
+    baselines(VQA(data=str(question_folder)))
     assert "questions_val.jsonl: named for val, counted in files: train 0, val 2, test 0" in capsys.readouterr().out
     rows = [{"image": "0.jpg", "question": "Why?", "answer": []}]
     (question_folder / "questions_test.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -58,7 +58,7 @@ def test_withheld_answers_are_an_error_and_the_division_is_printed(
 
 
 def test_scores_are_given_for_each_kind_of_question():
-    scores = baselines(Evaluation(task="vqa", data="scenes:20", split="train"))
+    scores = baselines(VQA(data="scenes:20", split="train"))
     assert (
         scores["most common answer"]["accuracy"] < scores["by kind"]["accuracy"] < scores["question only"]["accuracy"]
     )
@@ -66,8 +66,7 @@ def test_scores_are_given_for_each_kind_of_question():
 
 
 def test_chance_of_retrieval_equals_that_of_the_evaluation(pretrained: Path, tmp_path: Path):
-    gallery = Evaluation(
-        task="retrieval",
+    gallery = Retrieval(
         data="scenes:50",
         split="train",
         gallery=4,
@@ -88,7 +87,7 @@ def test_chance_of_retrieval_equals_that_of_the_evaluation(pretrained: Path, tmp
 
 
 def test_chance_of_matching_equals_the_chance_losses_of_training(pretrained: Path):
-    (chance,) = baselines(Evaluation(task="matching", data="scenes:50", split="train")).values()
+    (chance,) = baselines(Matching(data="scenes:50", split="train")).values()
     chance_losses = json.loads((pretrained / "diagnostics.json").read_text())["chance"]
     assert chance == {name: chance_losses[name]["value"] for name in ("itm", "mlm")} | {"itm/accuracy": 0.5}
 

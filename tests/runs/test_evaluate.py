@@ -18,7 +18,7 @@ from PIL import Image as Pillow
 
 from diptych.cli import main
 from diptych.config.objectives import Objectives
-from diptych.config.run import Evaluation
+from diptych.config.tasks import VQA, Evaluation, Matching, Retrieval
 from diptych.data.loader import SkipCounter
 from diptych.data.sources.answers import answer_list
 from diptych.data.sources.subsets import CaptionSubset
@@ -37,7 +37,7 @@ from diptych.runs.scoring.base import Result, evenly_spaced
 from diptych.runs.scoring.gallery import open_gallery, readable_texts
 from tests.runs.tiny_runs import EXACT, TRAINING, rows
 
-SMALL = Evaluation(task="retrieval", split="train", gallery=6, captions=2, workers=0, device="cpu", precision="fp32")
+SMALL = Retrieval(split="train", gallery=6, captions=2, workers=0, device="cpu", precision="fp32")
 
 
 def scores(folder: Path) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def test_retrieval_states_the_gallery_size_and_writes_result_and_control_apart(p
         assert metrics["image to text R@10, chance"] == pytest.approx(
             65 / 66
         )  # missed if all ten are other images' captions
-    name = "evaluate-retrieval-scenes_50-train-gallery6-captions2"
+    name = "evaluate-retrieval-scenes_50-train-gallery_6-captions_2"
     names = (f"{name}-fp32", f"{name}-shuffle_captions-fp32")
     own, shuffled = (predictions(folder / name) for name in names)
     assert sorted(row["text"] for row in own) == sorted(row["text"] for row in shuffled)
@@ -124,11 +124,11 @@ def test_retrieval_states_the_gallery_size_and_writes_result_and_control_apart(p
 def test_scores_do_not_depend_on_the_sizes_of_chunks(pretrained: Path, tmp_path: Path, monkeypatch):
     shutil.copytree(pretrained, folder := tmp_path / "run")
     metrics = evaluate(folder, SMALL)
-    first = predictions(folder / "evaluate-retrieval-scenes_50-train-gallery6-captions2-fp32")
+    first = predictions(folder / "evaluate-retrieval-scenes_50-train-gallery_6-captions_2-fp32")
     monkeypatch.setattr("diptych.runs.scoring.retrieval.IMAGE_BATCH", 2)
     monkeypatch.setattr("diptych.runs.scoring.retrieval.TEXT_BATCH", 5)
     assert evaluate(folder, SMALL) == pytest.approx(metrics)
-    assert predictions(folder / "evaluate-retrieval-scenes_50-train-gallery6-captions2-fp32") == first
+    assert predictions(folder / "evaluate-retrieval-scenes_50-train-gallery_6-captions_2-fp32") == first
 
 
 def test_shuffled_captions_are_the_same_captions_on_other_images():
@@ -145,7 +145,7 @@ def test_shuffled_captions_are_the_same_captions_on_other_images():
 
 def test_shuffled_captions_change_the_losses_of_matching(pretrained: Path, tmp_path: Path):
     shutil.copytree(pretrained, folder := tmp_path / "run")
-    settings = replace(SMALL, task="", captions=1)
+    settings = Matching(split="train", gallery=6, captions=1, workers=0, device="cpu", precision="fp32")
     own, shuffled = evaluate(folder, settings), evaluate(folder, replace(settings, shuffle_captions=True))
     assert own["pairs"] == shuffled["pairs"] == 6
     assert own["mlm"] != shuffled["mlm"]  # each image has different captions
@@ -197,7 +197,7 @@ def test_too_many_bad_samples_stop_the_evaluation(pretrained: Path, folder_of_ph
 
 def test_predictions_with_lone_surrogates_are_written(tmp_path: Path):
     result = Result({}, [{"truth": ["\ud83d", "Kätzchen"]}])
-    write(tmp_path / "there", Evaluation(), result)
+    write(tmp_path / "there", Matching(), result)
     assert predictions(tmp_path / "there") == result.predictions
     assert "Kätzchen" in (tmp_path / "there" / "predictions.jsonl").read_text(encoding="utf-8")
 
@@ -267,13 +267,13 @@ def test_tasks_and_settings_that_do_not_fit_a_run_raise(pretrained: Path, vqa: P
     with pytest.raises(RunError, match="a contrastive, matching or ranking loss"):
         evaluate(vqa, SMALL)
     with pytest.raises(RunError, match="diptych finetune vqa"):
-        evaluate(pretrained, replace(SMALL, task="vqa"))
+        evaluate(pretrained, VQA(split="train", workers=0, device="cpu"))
     with pytest.raises(RunError, match="pre-training run"):
-        evaluate(vqa, replace(SMALL, task="matching"))
-    with pytest.raises(RunError, match="--ablate"):
-        evaluate(pretrained, replace(SMALL, ablate="text"))
-    with pytest.raises(RunError, match="--shuffle_captions"):
-        evaluate(vqa, replace(SMALL, task="vqa", shuffle_captions=True))
+        evaluate(vqa, Matching(split="train", workers=0, device="cpu"))
+    with pytest.raises(
+        RunError, match="give one of Retrieval, Captioning, VQA, Matching, Classification, not Evaluation"
+    ):
+        evaluate(pretrained, Evaluation())
 
 
 def test_run_json_is_read_back_as_it_was_written(pretrained: Path):

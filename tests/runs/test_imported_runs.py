@@ -22,7 +22,8 @@ from diptych.cli import main
 from diptych.config.capfilt import CapFilt
 from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
 from diptych.config.objectives import ITC, LM, MLM, MaskedCaptions, NoImage, Objectives
-from diptych.config.run import Embedders, Evaluation, Finetune, ImportedCheckpoint, Pretrain
+from diptych.config.run import Embedders, Finetune, ImportedCheckpoint, Pretrain
+from diptych.config.tasks import EVALUATIONS, GalleryEvaluation
 from diptych.models import common_recipes as tasks
 from diptych.models.albef import recipes as albef
 from diptych.models.beit3 import recipes as beit3
@@ -256,8 +257,10 @@ def imported(case: Case, before: Path, folder: Path) -> Path:
 def scored(folder: Path, task: str) -> tuple[dict[str, float], list[str]]:
     data = "grey" if task == "classification" else f"scenes:{GALLERY}"
     split = "test" if task == "classification" else "train"
-    scoring = Evaluation(data=data, split=split, workers=0, device="cpu", precision="fp32", max_length=8, captions=2)
-    metrics = evaluate(folder, replace(scoring, task=task))
+    settings: dict[str, Any] = dict(data=data, split=split, workers=0, device="cpu", precision="fp32")
+    settings |= {"captions": 2} if issubclass(EVALUATIONS[task], GalleryEvaluation) else {}
+    settings |= {"max_length": 8} if task == "captioning" else {}
+    metrics = evaluate(folder, EVALUATIONS[task](**settings))
     (rows,) = folder.glob(f"evaluate-{task}-*/predictions.jsonl")
     return metrics, rows.read_text().splitlines()
 

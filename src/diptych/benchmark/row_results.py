@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diptych.checkpoints.digests import CheckpointError
 from diptych.config import training as settings
-from diptych.config.run import Evaluation, Finetune, Pretrain
+from diptych.config.run import Finetune, Pretrain
+from diptych.config.tasks import Evaluation
 from diptych.objectives.definition import losses_that_train
 from diptych.runs import report
 from diptych.runs import train as training
 from diptych.runs.build import build
-from diptych.runs.evaluate import complete, name_of
+from diptych.runs.evaluate import complete, name_of, recorded
 from diptych.runs.feature_extractors import changed
 from diptych.runs.run_folder import read_run
 from diptych.training import checkpoint
@@ -90,7 +91,7 @@ def stored_metrics(folder: Path, run: Pretrain, evaluation: Evaluation) -> dict[
     if not (path := folder / name_of(evaluation, run.data) / "metrics.json").is_file():
         return None
     stored = read_json(path, report.SCORES)
-    return stored["metrics"] if stored["settings"] == json.loads(json.dumps(asdict(evaluation))) else None
+    return stored["metrics"] if stored["settings"] == json.loads(json.dumps(recorded(evaluation))) else None
 
 
 def stage_result(folder: Path, run: Pretrain, evaluations: Mapping[str, Evaluation]) -> StageResult | None:

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from diptych.benchmark.row_results import RowResult, is_trained, same_run, scorable_tasks, stage_result, stored_metrics
 from diptych.benchmark.table import write_tables
-from diptych.config.run import Evaluation, Pretrain
+from diptych.config.run import Pretrain
+from diptych.config.tasks import Evaluation
 from diptych.runs.evaluate import evaluate
 from diptych.runs.pretrain import pretrain
 from diptych.runs.run_folder import RunError
@@ -35,13 +36,13 @@ class Stage:
 
 @dataclass
 class Table:
-    """The rows, seeds, data and evaluation of a benchmark, and the results so far."""
+    """The rows, seeds, data and evaluations of a benchmark, and the results so far."""
 
     rows: Mapping[str, Stages]
     seeds: Sequence[int]
     data: str
     out: Path
-    evaluation: Evaluation
+    evaluations: Mapping[str, Evaluation]
     finished: dict[tuple[str, int], RowResult] = field(default_factory=dict)
     failed: dict[tuple[str, int], str] = field(default_factory=dict)
 
@@ -53,7 +54,7 @@ class Table:
             folder = self.out / row / f"seed{seed}" / ("last" if last else f"stage{number}")
             init_from = str(stages[-1].folder) if stages else stage.init_from
             run = replace(stage, data=self.data, init_from=init_from, training=replace(stage.training, seed=seed))
-            evaluations = {task: replace(self.evaluation, task=task) for task in (scorable_tasks(run) if last else ())}
+            evaluations = {task: self.evaluations[task] for task in (scorable_tasks(run) if last else ())}
             stages.append(Stage(folder, run, evaluations))
         return stages
 
@@ -75,7 +76,12 @@ class Table:
 
 @single_writer
 def benchmark(
-    rows: Mapping[str, Stages], seeds: Sequence[int], data: str, out: Path, minutes: float, evaluation: Evaluation
+    rows: Mapping[str, Stages],
+    seeds: Sequence[int],
+    data: str,
+    out: Path,
+    minutes: float,
+    evaluations: Mapping[str, Evaluation],
 ) -> str:
     """Trains and evaluates every row with every seed; writes results.md, results.json, report.html; returns the first.
 
@@ -83,9 +89,9 @@ def benchmark(
     that are not finished read "not run". A row that fails does not stop the others.
 
     Args:
-        evaluation: How to evaluate; its task is replaced by those that each run's objectives allow.
+        evaluations: the evaluation of each task; a run has those that its objectives allow.
     """
-    console, began, table = Console(), time.perf_counter(), Table(rows, seeds, data, out, evaluation)
+    console, began, table = Console(), time.perf_counter(), Table(rows, seeds, data, out, evaluations)
     table.write()
     for row, seed in ((row, seed) for seed in seeds for row in rows):
         if table.cell(row, seed).stages or (time.perf_counter() - began) / 60 >= minutes:

@@ -18,7 +18,8 @@ from __future__ import annotations
 from typing import Literal
 
 from diptych.cli.arguments import apply_overrides, show_help, wants_help
-from diptych.config.run import Evaluation
+from diptych.cli.errors import UsageError
+from diptych.config.tasks import evaluation_of
 from diptych.config.validation import CountOrZero, Text, settings
 
 
@@ -40,7 +41,12 @@ def baselines_command(args: list[str]) -> None:
     config = apply_overrides(Baselines(), args, "baselines", top_level=frozenset())
     from diptych.runs.baselines import baselines
 
-    scores = baselines(Evaluation(config.task, config.data, config.split, config.gallery, config.captions))
+    gallery = {name: value for name in ("gallery", "captions") if (value := getattr(config, name))}
+    if gallery and config.task == "vqa":
+        raise UsageError(
+            f"--{' and --'.join(gallery)} are for images with captions, and the task is vqa; leave them out"
+        )
+    scores = baselines(evaluation_of(config.task, data=config.data, split=config.split, **gallery))
     _print(f"{config.task} without looking: {config.data}, split {config.split}", scores)
     if config.out:
         _write(config, scores)

@@ -24,7 +24,8 @@ from typing import Annotated, Literal
 from diptych.benchmark.rows import ROWS
 from diptych.cli.arguments import apply_overrides, parse_int, show_help, wants_help
 from diptych.cli.errors import UsageError
-from diptych.config.run import Evaluation, Pretrain
+from diptych.config import tasks
+from diptych.config.run import Pretrain
 from diptych.config.validation import CountOrZero, NumBeams, Range, Seed, Text, Workers, settings
 from diptych.runs.check_inputs import check_data
 from diptych.runs.recipes import recipe
@@ -43,9 +44,9 @@ class Benchmark:
     device: Text = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gallery: CountOrZero = 0  # evaluation: only the first N images; 0: all
-    rerank: CountOrZero = Evaluation.rerank  # retrieval: re-rank the top K of contrastive retrieval by ITM; 0: off
-    rerank_by: Literal["itm", "sum", "product"] = Evaluation.rerank_by  # as for evaluate
-    num_beams: NumBeams = Evaluation.num_beams
+    rerank: CountOrZero = tasks.Retrieval.rerank  # retrieval: re-rank the top K of contrastive retrieval by ITM; 0: off
+    rerank_by: Literal["itm", "sum", "product"] = tasks.Retrieval.rerank_by  # as for evaluate
+    num_beams: NumBeams = tasks.Captioning.num_beams
     workers: Workers = 2
 
 
@@ -57,20 +58,17 @@ def benchmark_command(args: list[str]) -> None:
         raise UsageError("--data is missing: a folder of images with captions (the table is made for Flickr8k)")
     seeds = [parse_int(seed, "--seeds", Seed) for seed in config.seeds.split(",")]
     rows = {name: tuple(_stage(stage, config) for stage in name.split("+")) for name in config.rows.split(",")}
-    evaluation = Evaluation(
-        gallery=config.gallery,
-        rerank=config.rerank,
-        rerank_by=config.rerank_by,
-        num_beams=config.num_beams,
-        device=config.device,
-        precision=config.precision,
-        workers=config.workers,
-    )
+    shared = {name: getattr(config, name) for name in ("gallery", "device", "precision", "workers")}
+    evaluations = {
+        "retrieval": tasks.Retrieval(rerank=config.rerank, rerank_by=config.rerank_by, **shared),
+        "matching": tasks.Matching(**shared),
+        "captioning": tasks.Captioning(num_beams=config.num_beams, **shared),
+    }
     check_data(config.data)
     from diptych.benchmark.run import benchmark
 
     out = Path(config.out)
-    echo(benchmark(rows, seeds, config.data, out, config.minutes, evaluation))
+    echo(benchmark(rows, seeds, config.data, out, config.minutes, evaluations))
     echo(out / "report.html")
 
 

@@ -10,31 +10,51 @@ Examples:
 
   DIR              the run folder. The results go to a folder in it (metrics.json, predictions.jsonl, skipped.json),
                    and its report.html is regenerated
-  --task, --data   default: the task and data that the run was trained on
+  --task TASK      retrieval, captioning, vqa, matching or classification; default: the task that the run was trained
+                   on (matching: a pre-training run's own losses)
+  --data DATA      default: the data that the run was trained on
   --split SPLIT    default: val
-  --gallery N      only the first N images; recall depends on the gallery's size, which is printed beside it
+  --gallery N      retrieval, captioning, matching: only the first N images; recall depends on the gallery's size, which
+                   is printed beside it
   --captions N     only the first N captions of each image
   --rerank K       retrieval: re-rank the top K of contrastive retrieval by ITM, if the model has an ITM head; 0: off
   --rerank_by HOW  the score to re-rank by: itm (ITM), sum (ITM + cosine) or product (ITM x contrastive
                    probability)
+  --num_beams N    captioning: beam size
+  --ablate PART    vqa: hide the image or the text of every question
   --shuffle_captions True  control: captions are shuffled between images, so every score must fall to chance
+
+diptych evaluate --task TASK --help lists all options of a task.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from diptych.cli.arguments import apply_overrides, pop_positional, show_help, wants_help
-from diptych.config.run import Evaluation
-from diptych.runs.check_inputs import check_data, check_run_folder, data_of
+from diptych.cli.arguments import apply_overrides, pop_option, pop_positional, show_help, wants_help
+from diptych.cli.errors import UsageError
+from diptych.config.spelling import suggest_name
+from diptych.config.tasks import EVALUATIONS, Evaluation, check_settings_of_task, evaluation_of
+from diptych.runs.check_inputs import check_data, check_run_folder, data_of, task_of
 from diptych.utils.terminal import echo
 
 
 def evaluate_command(args: list[str]) -> None:
     if wants_help(args) or not args:
-        return show_help(Evaluation(), "evaluate DIR", __doc__)
+        task = pop_option(args, "--task", "")
+        return show_help(
+            evaluation_of(task) if task else Evaluation(), f"evaluate DIR --task {task or 'TASK'}", __doc__
+        )
     folder = Path(pop_positional(args, "the run folder", "diptych evaluate DIR"))
-    evaluation = apply_overrides(Evaluation(), args, "evaluate DIR", top_level=frozenset())
+    task = pop_option(args, "--task", "")
+    if not task:
+        task = task_of(folder)
+    elif task not in EVALUATIONS:
+        raise UsageError(
+            f"--task: expected one of {', '.join(EVALUATIONS)}, got {task!r}{suggest_name(task, EVALUATIONS)}"
+        )
+    check_settings_of_task(task, [word[2:].partition("=")[0] for word in args if word.startswith("--")], "--")
+    evaluation = apply_overrides(evaluation_of(task), args, f"evaluate DIR --task {task}", top_level=frozenset())
     check_run_folder(folder)
     check_data(evaluation.data or data_of(folder))
     from diptych.runs.evaluate import evaluate

@@ -17,15 +17,11 @@ from diptych.config.validation import (
     Fraction,
     FractionBelowOne,
     MaxItems,
-    MaxLength,
-    NumBeams,
     NumClasses,
     PositiveFraction,
     Range,
-    Seed,
     Steps,
     Text,
-    Workers,
     settings,
 )
 from diptych.models.configs import Model
@@ -134,27 +130,3 @@ class ImportedCheckpoint:
     arguments: dict[str, Any]  # the model's arguments, inferred from the checkpoint
     checkpoint: str  # file name
     why: str = ""  # the part that no recipe expresses
-
-
-@settings()
-class Evaluation:
-    """An evaluation of a run."""
-
-    # empty: the run's own task, matching for pre-training runs
-    task: Literal["", "retrieval", "captioning", "vqa", "matching", "classification"] = ""
-    data: str = ""  # empty: the run's training data
-    split: Text = "val"
-    gallery: CountOrZero = 0  # use only the first N images; 0: all (not for vqa)
-    captions: CountOrZero = 0  # use only the first N captions of each image; 0: all (not for vqa)
-    rerank: CountOrZero = 32  # retrieval: re-rank the dual encoder's top N by ITM; 0: no re-ranking
-    # re-rank by: itm: ITM probability (ALBEF); sum: ITM logit + cosine (BLIP); product: ITM x ITC probability
-    rerank_by: Literal["itm", "sum", "product"] = "product"
-    num_beams: NumBeams = 3  # captioning: beam size
-    max_length: MaxLength = 30  # captioning: maximum tokens, start and end tokens included
-    shuffle_captions: bool = False  # control: captions of other images, which must bring every score to chance
-    ablate: Literal["", "image", "text"] = ""  # vqa: hide the image or the text
-    seed: Seed = 0  # random seed
-    device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast if the hardware has it, else fp32
-    workers: Workers = 2  # data-loading processes
-    max_skipped: Fraction = 0.01  # share of unusable samples above which evaluation stops

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from typing import Any
 
-from diptych.config.run import Evaluation
+from diptych.config.tasks import VQA, Evaluation, Matching, Retrieval
 from diptych.data.loader import SkipCounter
 from diptych.data.sources.ablations import Guess, guesses
 from diptych.data.sources.answers import withheld
@@ -28,7 +29,7 @@ def baselines(settings: Evaluation) -> dict[str, Scores]:
     return TASKS[settings.task](settings)
 
 
-def vqa(settings: Evaluation) -> dict[str, Scores]:
+def vqa(settings: VQA) -> dict[str, Scores]:
     """Guesses from the answers of the train split, by official VQA accuracy: over all questions and for each kind.
 
     Beside them the highest accuracy that any answer reaches.
@@ -59,7 +60,7 @@ def _means(test: Questioned, accuracy: Callable[[Question], float]) -> Scores:
     return {name: sum(values) / len(values) for name, values in sorted(scores.items())}
 
 
-def retrieval(settings: Evaluation) -> dict[str, Scores]:
+def retrieval(settings: Retrieval) -> dict[str, Scores]:
     """Recall of a random ranking of the gallery."""
     _, owners = readable_texts(open_gallery(settings, ANY_SIZE), SkipCounter(settings.max_skipped))
     captions_per_image = list(Counter(owners).values())
@@ -70,11 +71,11 @@ def retrieval(settings: Evaluation) -> dict[str, Scores]:
     return {"chance": scores}
 
 
-def matching(settings: Evaluation) -> dict[str, Scores]:
+def matching(settings: Matching) -> dict[str, Scores]:
     """Chance losses in nats of ITM (half of the pairs match) and MLM (unigram entropy of the captions' tokens)."""
     facts = statistics(open_gallery(settings, ANY_SIZE), Tokenizer())
     prior = ITMLoss().chance_loss(facts).value
     return {"chance": {"itm": prior, "itm/accuracy": 0.5, "mlm": facts["unigram_entropy"]}}
 
 
-TASKS: dict[str, Callable[[Evaluation], dict[str, Scores]]] = {"vqa": vqa, "retrieval": retrieval, "matching": matching}
+TASKS: dict[str, Callable[[Any], dict[str, Scores]]] = {"vqa": vqa, "retrieval": retrieval, "matching": matching}

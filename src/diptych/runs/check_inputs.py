@@ -10,6 +10,7 @@ from pathlib import Path
 
 import diptych
 from diptych.config.run import BOXES, Finetune, Pretrain
+from diptych.config.tasks import EVALUATIONS
 from diptych.data.sources.base import DataError
 from diptych.data.webdataset.indexed_shards import shards
 from diptych.utils.io import DamagedFile, read_json
@@ -102,6 +103,22 @@ def check_data(spec: str) -> None:
         size_named(spec)
     elif not Path(spec).exists():
         raise DataError(f"{spec}: no such file or folder; check --data")
+
+
+def task_of(folder: Path) -> str:
+    """The task that the run in a folder is evaluated on by default: its own, or matching for pre-training.
+
+    Raises RunError if there is no run, or its task has no evaluation.
+    """
+    check_run_folder(folder)
+    try:
+        record = read_json(folder / "run.json", {"kind": str, "run": {"task?": str}})
+    except DamagedFile:
+        return "matching"  # reported when it is read whole
+    task = record["run"].get("task", "") if record["kind"] == "finetune" else "matching"
+    if task not in EVALUATIONS:
+        raise RunError(f"{folder} is a run of {task}, which has no evaluation: give --task, {' or '.join(EVALUATIONS)}")
+    return task
 
 
 def data_of(folder: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from diptych.config.run import Evaluation
+from diptych.config.tasks import Evaluation
 from diptych.report import Table as ReportTable
 from diptych.report import write_report
 from diptych.runs import demo_recipes as recipes

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.config.run import Evaluation, Finetune, Pretrain
+from diptych.config import tasks
+from diptych.config.run import Finetune, Pretrain
 from diptych.models import common_recipes
 from diptych.models.vlmo import recipes as vlmo
 
 DATA = "scenes:8000"
-VQA = Evaluation(task="vqa", data=DATA, split="val")
-RETRIEVAL = Evaluation(task="retrieval", data=DATA, split="val", gallery=100, captions=1)
+VQA = tasks.VQA(data=DATA, split="val")
+RETRIEVAL = tasks.Retrieval(data=DATA, split="val", gallery=100, captions=1)
 
 
 def pretraining(seed: int = 0) -> Pretrain:

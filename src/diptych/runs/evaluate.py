@@ -6,12 +6,14 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from diptych.config.run import Evaluation, Finetune, Pretrain
+from diptych.config.run import Finetune, Pretrain
+from diptych.config.tasks import EVALUATIONS, VQA, Evaluation, GalleryEvaluation
 from diptych.data.sources.splits import requested_split
 from diptych.data.sources.vqa import OWN
 from diptych.modules.tokens import packing
@@ -30,7 +32,7 @@ from diptych.utils.feature_cache import digest
 from diptych.utils.io import atomic_write
 from diptych.utils.lock import locked
 
-SCORERS: dict[str, Callable[[LoadedModel, Evaluation], Result]] = {
+SCORERS: dict[str, Callable[[LoadedModel, Any], Result]] = {
     "retrieval": retrieval,
     "captioning": captioning,
     "vqa": vqa,
@@ -63,18 +65,17 @@ def evaluate(folder: Path, settings: Evaluation) -> dict[str, float]:
 
 
 def complete(settings: Evaluation, run: Pretrain | Finetune) -> Evaluation:
-    """Settings with empty fields filled in from the run: its task and its data. Raises RunError."""
-    own_task = run.task if isinstance(run, Finetune) else "matching"
-    settings = replace(settings, task=settings.task or own_task, data=settings.data or run.data)
-    split = requested_split(settings.split, settings.data, OWN if settings.task == "vqa" else ())
-    settings = replace(settings, split=split)
+    """Settings with empty fields filled in from the run: its data, and the split by the name that the data has.
+
+    Raises RunError for settings that are not of a task.
+    """
     if settings.task not in SCORERS:
-        raise RunError(f"--task {settings.task}: expected one of {', '.join(SCORERS)}")
-    if settings.ablate and settings.task != "vqa":
-        raise RunError(
-            f"--ablate is for vqa, and the task is {settings.task}: its control is --shuffle_captions True instead"
-        )
-    return settings
+        names = ", ".join(evaluation.__name__ for evaluation in EVALUATIONS.values())
+        raise RunError(f"an evaluation is of one task: give one of {names}, not {type(settings).__name__}")
+    settings = replace(settings, data=settings.data or run.data)
+    return replace(
+        settings, split=requested_split(settings.split, settings.data, OWN if settings.task == "vqa" else ())
+    )
 
 
 def name_of(settings: Evaluation, run_data: str) -> str:
@@ -97,26 +98,30 @@ def short_name(settings: Evaluation) -> str:
     """First part of the folder name: task, data, split and the task's options that differ from their defaults."""
     data = re.sub(r"[^\w-]+", "_", Path(settings.data).resolve().stem).strip("_")
     parts = ["evaluate", settings.task, data, settings.split]
-    parts += [f"gallery{settings.gallery}"] * bool(settings.gallery)
-    parts += [f"captions{settings.captions}"] * bool(settings.captions)
-    options = {"retrieval": ("rerank", "rerank_by"), "captioning": ("num_beams", "max_length")}.get(settings.task, ())
-    for name in options:
-        if (value := getattr(settings, name)) != getattr(Evaluation(), name):
-            parts.append(f"{name}_{value}")
-    parts += [f"ablate_{settings.ablate}"] * bool(settings.ablate)
-    parts += ["shuffle_captions"] * settings.shuffle_captions
+    shared = {field.name for field in fields(Evaluation)}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if field.name not in shared and value != field.default:
+            parts.append(field.name if value is True else f"{field.name}_{value}")
     return "-".join(parts)
+
+
+def recorded(settings: Evaluation) -> dict[str, Any]:
+    """The settings as metrics.json has them, with the name of the task."""
+    return {"task": settings.task, **asdict(settings)}
 
 
 def write(out: Path, settings: Evaluation, result: Result) -> None:
     """Writes predictions.jsonl, skipped.json, files of the task and metrics.json; then examples.json for the report."""
     out.mkdir(exist_ok=True)
     description = f"{settings.data}, split {settings.split}"
-    description += ", shuffled captions (control)" if settings.shuffle_captions else ""
-    description += f", {settings.ablate} ablated (baseline)" if settings.ablate else ""
+    if isinstance(settings, GalleryEvaluation) and settings.shuffle_captions:
+        description += ", shuffled captions (control)"
+    if isinstance(settings, VQA) and settings.ablate:
+        description += f", {settings.ablate} ablated (baseline)"
     metrics = {name: value if math.isfinite(value) else None for name, value in result.metrics.items()}
     files = {"skipped.json": [asdict(sample) for sample in result.skipped], **result.files}
-    files["metrics.json"] = {"description": description, "settings": asdict(settings), "metrics": metrics}
+    files["metrics.json"] = {"description": description, "settings": recorded(settings), "metrics": metrics}
     rows = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in result.predictions)
     with atomic_write(out / "predictions.jsonl") as path:
         path.write_text(rows, encoding="utf-8", errors="backslashreplace")  # a lone surrogate becomes JSON's own escape

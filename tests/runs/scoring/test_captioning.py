@@ -12,7 +12,8 @@ import torch
 from pycocotools.coco import COCO
 
 from diptych.config.objectives import ITC, LM, Objectives
-from diptych.config.run import Evaluation, Pretrain
+from diptych.config.run import Pretrain
+from diptych.config.tasks import Captioning
 from diptych.generation import BeamConfig, GenerationConfig, GenerationOutput
 from diptych.metrics.captions import caption_scores
 from diptych.models.configs import CoCaConfig
@@ -27,9 +28,7 @@ from diptych.runs.scoring.captioning import captioning
 from diptych.runs.scoring.gallery import open_gallery
 
 CAPTIONS = Objectives(lm=LM())
-CONFIG = Evaluation(
-    "captioning", data="scenes:50", split="train", gallery=5, max_length=9, workers=0, device="cpu", precision="fp32"
-)
+CONFIG = Captioning(data="scenes:50", split="train", gallery=5, max_length=9, workers=0, device="cpu", precision="fp32")
 MODEL = CoCaConfig(
     dim=16, depth=1, num_heads=2, mlp_dim=32, patch_size=16, grid=(5, 7), num_queries=3, pool_num_heads=2, text_dim=16, text_depth=1,
     text_num_heads=2, text_mlp_dim=32, vocab_size=114, text_length=24, decoder_depth=1, decoder_num_heads=2, decoder_mlp_dim=32,

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from diptych.cli import main
 from diptych.config.objectives import LM, Objectives
-from diptych.config.run import Evaluation
+from diptych.config.tasks import Captioning
 from diptych.data.sources.captions import open_captions
 from diptych.models.configs import CoCaConfig
 from diptych.models.vilt import recipes as vilt
@@ -31,7 +31,7 @@ from diptych.runs.scoring.gallery import open_gallery
 IMAGES, CAPTIONS = 7, 3
 PATHS = ("{}.png", "./{}.png", "images/{}.png", "copies/{}.png", "copies/./{}.png")
 SMALL = ["--model.dim", "16", "--model.depth", "1", "--model.num_heads", "2", "--model.mlp_dim", "32", "--model.text_length", "24"]  # fmt: skip
-CONFIG = Evaluation("captioning", split="val", max_length=9, workers=0, device="cpu", precision="fp32")
+CONFIG = Captioning(split="val", max_length=9, workers=0, device="cpu", precision="fp32")
 COCA = CoCaConfig(
     dim=16, depth=1, num_heads=2, mlp_dim=32, patch_size=16, grid=(5, 7), num_queries=3, pool_num_heads=2, text_dim=16, text_depth=1,
     text_num_heads=2, text_mlp_dim=32, vocab_size=114, text_length=24, decoder_depth=1, decoder_num_heads=2, decoder_mlp_dim=32,

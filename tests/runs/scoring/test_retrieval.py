@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from diptych.batch import Image, Regions
+from diptych.config import tasks
 from diptych.config.objectives import ITC, ITM, Objectives, Triplet
-from diptych.config.run import Evaluation, Pretrain
+from diptych.config.run import Pretrain
 from diptych.data.images.loading import ImageSource, Random
 from diptych.data.loader import SkipCounter
 from diptych.models.configs import SCANConfig, VLMoConfig, VSEppConfig
@@ -31,8 +32,7 @@ from diptych.runs.scoring.retrieval import (
 )
 from diptych.tasks.retrieval import FILL, Scores, score_pairs
 
-CONFIG = Evaluation(
-    "retrieval",
+CONFIG = tasks.Retrieval(
     data="scenes:50",
     split="train",
     gallery=7,
@@ -71,7 +71,7 @@ def loaded_model(objectives: Objectives) -> LoadedModel:
     return LoadedModel(run, {}, module, torch.device("cpu"))
 
 
-def gallery(config: Evaluation = CONFIG) -> Gallery:
+def gallery(config: tasks.Retrieval = CONFIG) -> Gallery:
     return readable_gallery(open_gallery(config, 80), SkipCounter(0.0))
 
 
@@ -211,7 +211,9 @@ def test_true_similarities_score_full_marks_and_chance_with_shuffled_captions(mo
     source = open_gallery(config, 80)
     image_of_text = {text: i for i in range(len(source)) for text in source.captions(i)}
 
-    def true_scores(loaded: LoadedModel, config: Evaluation, scorer: object, gallery: Gallery, counter: SkipCounter):
+    def true_scores(
+        loaded: LoadedModel, config: tasks.Retrieval, scorer: object, gallery: Gallery, counter: SkipCounter
+    ):
         scores = torch.eye(20)[:, [image_of_text[text] for text in gallery.texts]]
         return RetrievalScores(gallery, Scores(scores, scores.T))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diptych.config.run import Evaluation
+from diptych.config import tasks as settings
 from diptych.data.loader import SkipCounter
 from diptych.data.sources.base import Captioned
 from diptych.metrics.captions import CaptionScores, caption_scores
@@ -20,7 +20,7 @@ from diptych.tasks.common import encode_images
 BATCH = 32
 
 
-def captioning(loaded: LoadedModel, config: Evaluation) -> Result:
+def captioning(loaded: LoadedModel, config: settings.Captioning) -> Result:
     """BLEU-1 to BLEU-4, ROUGE-L and CIDEr-D, with captions and references as files in COCO's format.
 
     Raises:
@@ -53,7 +53,7 @@ def captioning(loaded: LoadedModel, config: Evaluation) -> Result:
 
 
 def caption_gallery(
-    loaded: LoadedModel, config: Evaluation, gallery: Gallery, counter: SkipCounter
+    loaded: LoadedModel, config: settings.Captioning, gallery: Gallery, counter: SkipCounter
 ) -> tuple[Gallery, list[str]]:
     """A caption of each image by beam search, and the gallery of the images that could be read."""
     options = CaptionOptions(num_beams=config.num_beams, max_length=config.max_length)

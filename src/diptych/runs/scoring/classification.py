@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.progress import track
 
-from diptych.config.run import Evaluation
+from diptych.config import tasks as settings
 from diptych.data.loader import SkipCounter, evaluation_loader
 from diptych.data.sources.labelled import Labelled, LabelledExamples
 from diptych.report import AnswerExample
@@ -22,7 +22,7 @@ BATCH = 128
 TOP_K = 5
 
 
-def classification(loaded: LoadedModel, config: Evaluation) -> Result:
+def classification(loaded: LoadedModel, config: settings.Classification) -> Result:
     """Top-1 and top-5 accuracy, with the chance level.
 
     Raises:
@@ -32,8 +32,6 @@ def classification(loaded: LoadedModel, config: Evaluation) -> Result:
     module = loaded.module
     if not isinstance(module, Classification):
         raise RunError("classification needs a run of `diptych finetune classification`")
-    if config.shuffle_captions:
-        raise RunError("--shuffle_captions shuffles captions, for retrieval and matching; classification has none")
     source, classes = Labelled(Path(config.data), config.split), loaded.facts["classes"]
     say_division(source)
     if source.classes != classes:

@@ -11,7 +11,7 @@ from rich.progress import track
 
 from diptych.batch import Batch
 from diptych.config.data import ImageSettings
-from diptych.config.run import Evaluation
+from diptych.config.tasks import GalleryEvaluation
 from diptych.data.examples import MAX_TEXT_CHARS, check_text
 from diptych.data.images.loading import ImageLoader, image_loader, with_images
 from diptych.data.loader import SkipCounter, Skipped, evaluation_loader
@@ -23,7 +23,7 @@ from diptych.runs.loaded_model import LoadedModel
 from diptych.runs.training_data import say_division
 
 
-def open_gallery(config: Evaluation, min_side: int) -> Captioned:
+def open_gallery(config: GalleryEvaluation, min_side: int) -> Captioned:
     """The images to score, without duplicates, each with all its captions. Prints how the data were split.
 
     `min_side`: see `open_captions`. Raises DataError.

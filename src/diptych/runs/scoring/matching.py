@@ -8,7 +8,7 @@ from rich.progress import track
 from torch import Tensor
 
 from diptych.batch import Batch
-from diptych.config.run import Evaluation
+from diptych.config import tasks as settings
 from diptych.data.examples import PairExamples
 from diptych.data.loader import Shuffled, SkipCounter, evaluation_loader
 from diptych.objectives.itm import ITMLoss
@@ -24,7 +24,7 @@ BATCH = 64
 ACCURACY = "matching accuracy"
 
 
-def matching(loaded: LoadedModel, config: Evaluation) -> Result:
+def matching(loaded: LoadedModel, config: settings.Matching) -> Result:
     """The mean of each loss and metric over the split, half of the images replaced by others.
 
     A run trained with ITM also has its accuracy on these pairs: the same pairs for every run, whatever negatives it was

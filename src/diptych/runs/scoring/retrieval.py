@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from rich.progress import track
 from torch import Tensor
 
-from diptych.config.run import Evaluation
+from diptych.config import tasks as settings
 from diptych.data.loader import SkipCounter
 from diptych.metrics.recall import RecallAtK, recall
 from diptych.modules.heads import ITCHead
@@ -99,7 +99,7 @@ class RetrievalScores:
     before_reranking: Float[Tensor, "images texts"] | None = None
 
 
-def retrieval(loaded: LoadedModel, config: Evaluation) -> Result:
+def retrieval(loaded: LoadedModel, config: settings.Retrieval) -> Result:
     """Recall@1, 5 and 10 in both directions, with the chance level and the gallery's size.
 
     A run trained with a contrastive loss is scored by similarity, and its top pairs are re-ranked if it was trained
@@ -166,7 +166,7 @@ def _cosines(image: Float[Tensor, "a e"], text: Float[Tensor, "b e"]) -> Float[T
 
 
 def score_by_similarity(
-    loaded: LoadedModel, config: Evaluation, scorer: DualEncoderScorer, gallery: Gallery, counter: SkipCounter
+    loaded: LoadedModel, config: settings.Retrieval, scorer: DualEncoderScorer, gallery: Gallery, counter: SkipCounter
 ) -> RetrievalScores:
     """Scores of all readable images and texts by similarity; the top pairs are re-ranked if ITM was trained.
 
@@ -262,7 +262,9 @@ def pair_scorer(loaded: LoadedModel) -> PairScorer | None:
     return None
 
 
-def score_by_fusion(loaded: LoadedModel, config: Evaluation, gallery: Gallery, counter: SkipCounter) -> RetrievalScores:
+def score_by_fusion(
+    loaded: LoadedModel, config: settings.Retrieval, gallery: Gallery, counter: SkipCounter
+) -> RetrievalScores:
     """Scores of all readable images and texts, each pair fused. Images are streamed: only their scores stay in memory.
 
     Raises RunError if the run was trained with no loss that scores pairs.

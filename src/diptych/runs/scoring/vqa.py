@@ -12,7 +12,8 @@ from rich.progress import track
 from torch import Tensor
 
 from diptych.batch import Batch, Text
-from diptych.config.run import Evaluation, Finetune
+from diptych.config import tasks as settings
+from diptych.config.run import Finetune
 from diptych.data.examples import QuestionExamples
 from diptych.data.loader import SkipCounter, evaluation_loader
 from diptych.data.sources.base import Questioned
@@ -30,7 +31,7 @@ TOP_K = 3  # answers kept in predictions
 CANDIDATES = 128  # answers that a decoder scores in full (ALBEF, BLIP)
 
 
-def vqa(loaded: LoadedModel, config: Evaluation) -> Result:
+def vqa(loaded: LoadedModel, config: settings.VQA) -> Result:
     """VQA accuracy over all questions and by question type, with its upper bounds, and a file for the leaderboard.
 
     Raises:
@@ -40,10 +41,6 @@ def vqa(loaded: LoadedModel, config: Evaluation) -> Result:
     run, module = loaded.settings, loaded.module
     if not isinstance(module, ClosedVQA | OpenVQA) or not isinstance(run, Finetune):
         raise RunError("vqa needs a run of `diptych finetune vqa`")
-    if config.shuffle_captions:
-        raise RunError(
-            "--shuffle_captions shuffles captions, for retrieval and matching; vqa has --ablate image and --ablate text"
-        )
     answers = loaded.facts["answers"]
     if not answers:
         raise RunError(

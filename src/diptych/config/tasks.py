@@ -1,0 +1,111 @@
+"""Evaluations of a run: one dataclass per task, with the settings that the task has. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any, ClassVar, Literal
+
+from diptych.config.validation import (
+    CountOrZero,
+    Fraction,
+    MaxLength,
+    NumBeams,
+    Seed,
+    Text,
+    Workers,
+    settings,
+)
+
+
+@settings()
+class Evaluation:
+    """What the evaluations of all tasks share. An evaluation is made of the class of its task."""
+
+    task: ClassVar[str] = ""
+
+    data: str = ""  # empty: the run's training data
+    split: Text = "val"
+    seed: Seed = 0  # random seed
+    device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast if the hardware has it, else fp32
+    workers: Workers = 2  # data-loading processes
+    max_skipped: Fraction = 0.01  # share of unusable samples above which evaluation stops
+
+
+@settings()
+class GalleryEvaluation(Evaluation):
+    """What the evaluations on images with captions share."""
+
+    gallery: CountOrZero = 0  # use only the first N images; 0: all
+    captions: CountOrZero = 0  # use only the first N captions of each image; 0: all
+    shuffle_captions: bool = False  # control: captions of other images, which must bring every score to chance
+
+
+@settings()
+class Retrieval(GalleryEvaluation):
+    """Image-text retrieval: recall in both directions."""
+
+    task: ClassVar[str] = "retrieval"
+
+    rerank: CountOrZero = 32  # re-rank the dual encoder's top N by ITM; 0: no re-ranking
+    # re-rank by: itm: ITM probability (ALBEF); sum: ITM logit + cosine (BLIP); product: ITM x ITC probability
+    rerank_by: Literal["itm", "sum", "product"] = "product"
+
+
+@settings()
+class Captioning(GalleryEvaluation):
+    """Captioning: captions by beam search, scored by BLEU, ROUGE-L and CIDEr-D."""
+
+    task: ClassVar[str] = "captioning"
+
+    num_beams: NumBeams = 3  # beam size
+    max_length: MaxLength = 30  # maximum tokens, start and end tokens included
+
+
+@settings()
+class Matching(GalleryEvaluation):
+    """A pre-training run's own losses and metrics, and its ITM accuracy."""
+
+    task: ClassVar[str] = "matching"
+
+
+@settings()
+class VQA(Evaluation):
+    """Visual question answering: the official VQA accuracy."""
+
+    task: ClassVar[str] = "vqa"
+
+    ablate: Literal["", "image", "text"] = ""  # hide the image or the text (baseline)
+
+
+@settings()
+class Classification(Evaluation):
+    """Image classification: top-1 and top-5 accuracy."""
+
+    task: ClassVar[str] = "classification"
+
+
+EVALUATIONS: dict[str, type[Evaluation]] = {
+    evaluation.task: evaluation for evaluation in (Retrieval, Captioning, VQA, Matching, Classification)
+}
+"""The evaluation of each task, by the task's name."""
+
+
+def evaluation_of(task: str, **values: Any) -> Evaluation:
+    """The evaluation of a task with other values than its defaults. Raises ValueError for a task that does not exist."""
+    if task not in EVALUATIONS:
+        raise ValueError(f"task: expected one of {', '.join(EVALUATIONS)}, got {task!r}")
+    return EVALUATIONS[task](**values)
+
+
+def check_settings_of_task(task: str, names: Iterable[str], prefix: str = "") -> None:
+    """Raises ValueError for a setting that only other tasks have. `prefix`: what a name is typed with, for the message."""
+    settings_of = {name: {field.name for field in fields(evaluation)} for name, evaluation in EVALUATIONS.items()}
+    for name in names:
+        others = [other for other, known in settings_of.items() if name in known]
+        if others and task not in others:
+            raise ValueError(
+                f"{prefix}{name} is a setting of {' and '.join(others)}, and the task is {task}: leave it out, or evaluate "
+                f"on {others[0]}"
+            )
