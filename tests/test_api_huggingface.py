@@ -287,6 +287,6 @@ def test_a_folder_of_each_class_computes_what_transformers_computes(kind: str, t
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CLASSES)
 def test_random_folders_of_each_class_compute_what_transformers_computes(kind: str, tmp_path: Path):
-    for seed in (1, 2, 3):
+    for seed in (1, 2):
         (tmp_path / str(seed)).mkdir()
         checked(kind, seed, tmp_path / str(seed))

@@ -477,9 +477,7 @@ def error_line(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_errors_are_one_line(config: CapFilt, role: str, pretrained: Path, noised: Path, tmp_path: Path, capsys):
     data, out = config.data, ("--out", str(tmp_path / "out"), "--workers", "0")
     assert "give --captioner RUN, --filter RUN" in error_line(capsys, data, *out)
-    assert "ViLT that was not trained to generate captions (its objectives: itm, mlm" in error_line(
-        capsys, data, "--captioner", str(pretrained), *out
-    )
+    assert "caption: this ViLT has no text decoder" in error_line(capsys, data, "--captioner", str(pretrained), *out)
     assert "no run.json there" in error_line(capsys, data, "--filter", str(tmp_path), *out)
     assert "no such shard" in error_line(capsys, str(tmp_path / "x.tar"), "--filter", role, *out)
     assert "would be overwritten" in error_line(capsys, data, "--filter", role, "--out", str(noised))
