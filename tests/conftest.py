@@ -3,6 +3,7 @@
 The import hook must be installed before diptych is first imported. An int is accepted as a float, as in PEP 484.
 """
 
+import gc
 import inspect
 import os
 import re
@@ -84,6 +85,12 @@ def same_draws() -> None:
     import torch  # not earlier: it reads OMP_NUM_THREADS on import
 
     torch.manual_seed(0)
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what was imported and collected out of garbage collections, each of which would visit all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -298,14 +298,16 @@ def test_overfits_eight_samples(name: str, job: str):
     step, made = step_of(name, job)
     batch = batch_of(8)
     optimizer = torch.optim.AdamW(step.train().parameters(), lr=5e-3, weight_decay=0.0)
-    losses: dict[str, Tensor] = {}
+    above: dict[str, float] = {}
     for _ in range(made.steps):
         losses = losses_of(step, batch)
+        above = {x: losses[x].item() for x, y in {**made.chance, **made.prior}.items() if losses[x].item() >= 0.3 * y}
+        if not above:
+            break
         optimizer.zero_grad()
         total_of(step, losses).backward()
         optimizer.step()
-    for loss, prior in {**made.chance, **made.prior}.items():
-        assert losses[loss].item() < 0.3 * prior, f"{loss} is {losses[loss].item():.3f} after {made.steps} steps"
+    assert not above, f"after {made.steps} steps"
 
 
 @pytest.mark.parametrize(("name", "method"), METHODS)

@@ -76,7 +76,7 @@ def test_one_model_of_each_class_is_equal(kind: str, tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CLASSES)
 def test_random_models_of_each_class_are_equal(kind: str, tmp_path: Path):
-    for seed in range(1, 7):
+    for seed in range(1, 4):  # tests/test_api_huggingface.py has others
         checked(kind, seed, tmp_path / str(seed))
 
 

@@ -30,22 +30,17 @@ from tests.runs.tiny_runs import MODEL, TRAINING
 
 TINY: Any = dict(vocab_size=114, text_length=24, patch_size=16, grid=(2, 2))
 SIDE: Any = dict(image_dim=16, image_depth=1, image_num_heads=1, image_mlp_dim=16)
-SETTINGS = [
-    "--split",
-    "train",
-    "--gallery",
-    "4",
-    "--captions",
-    "1",
-    "--max_length",
-    "6",
-    "--num_beams",
-    "1",
-    "--workers",
-    "0",
-    "--device",
-    "cpu",
-]
+GALLERY = ["--gallery", "4", "--captions", "1"]
+OPTIONS = {
+    "matching": GALLERY,
+    "retrieval": GALLERY,
+    "captioning": [*GALLERY, *["--max_length", "6", "--num_beams", "1"]],
+}
+
+
+def settings(task: str) -> list[str]:
+    """The arguments of a small evaluation."""
+    return [*["--split", "train", "--workers", "0", "--device", "cpu"], *OPTIONS.get(task, [])]
 
 
 def on_scenes(run: Pretrain, model: Any) -> Pretrain:
@@ -75,7 +70,7 @@ def written(folder: Path, run: Pretrain | Finetune, facts: dict[str, Any] | None
 
 
 def evaluated(folder: Path, task: str, *more: str) -> tuple[int, dict[str, float]]:
-    status = main(["evaluate", str(folder), "--task", task, *SETTINGS, *more])
+    status = main(["evaluate", str(folder), "--task", task, *settings(task), *more])
     (path,) = folder.glob(f"evaluate-{task}-*/metrics.json")
     return status, json.loads(path.read_text())["metrics"]
 
@@ -124,9 +119,9 @@ def test_a_section_that_fails_is_one_line_and_the_rest_is_written(
     assert (folder / "report.html").is_file() == (part != "write_report")
     assert f"{metrics['itm']:.4g}" in output.out
     with pytest.raises(KeyError):
-        main(["evaluate", str(folder), "--task", "matching", *SETTINGS, "--debug"])
+        main(["evaluate", str(folder), "--task", "matching", *settings("matching"), "--debug"])
     assert not report.debugging.get()
-    assert main(["evaluate", str(folder), "--task", "matching", *SETTINGS]) == 0
+    assert main(["evaluate", str(folder), "--task", "matching", *settings("matching")]) == 0
 
 
 def test_a_full_disk_while_reporting_loses_no_metric(

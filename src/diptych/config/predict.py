@@ -8,7 +8,17 @@ from diptych.config.validation import Fraction, MaxLength, NumBeams, Range, Samp
 
 
 @settings()
-class CaptionPhotos:
+class PhotoCommand:
+    """What the commands share."""
+
+    out: str = ""  # JSON Lines file; empty: standard output
+    batch_size: Samples = 16  # photographs computed at a time
+    device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast if the hardware has it, else fp32
+
+
+@settings()
+class CaptionPhotos(PhotoCommand):
     """Captions of photographs."""
 
     prompt: str = ""  # first words of every caption: "a picture of" for BLIP's fine-tuned captioner
@@ -16,40 +26,26 @@ class CaptionPhotos:
     top_p: Fraction = 0.0  # nucleus sampling: probability mass to sample from; 0: beam search
     num_captions: Annotated[int, Range(1, 1024)] = 1  # captions of each photograph
     max_length: MaxLength = 30  # maximum tokens of a caption, start and end tokens and prompt included
-    out: str = ""  # JSON Lines file; empty: standard output
-    batch_size: Samples = 16  # photographs computed at a time
-    device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast if the hardware has it, else fp32
 
 
 @settings()
-class AnswerQuestion:
+class AnswerQuestion(PhotoCommand):
     """Answers to one question about photographs."""
 
     candidates: str = ""  # possible answers, a,b,c, or a file with one a line; empty: the model's own answers
-    out: str = ""  # JSON Lines file; empty: standard output
-    batch_size: Samples = 16  # photographs computed at a time
-    device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast if the hardware has it, else fp32
 
 
 @settings()
-class ScoreTexts:
+class ScoreTexts(PhotoCommand):
     """Scores of how well texts match photographs."""
 
     texts: str = ""  # file with one text a line, in place of the text on the command line
-    out: str = ""  # JSON Lines file; empty: standard output
-    batch_size: Samples = 16  # photographs computed at a time
-    device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast if the hardware has it, else fp32
 
 
 @settings()
-class Embed:
+class Embed(PhotoCommand):
     """Embeddings of photographs or texts."""
 
     texts: str = ""  # file with one text a line, in place of photographs
     out: str = ""  # .npz, .npy or .safetensors file
     batch_size: Samples = 64  # photographs or texts computed at a time
-    device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast if the hardware has it, else fp32
