@@ -32,7 +32,7 @@ from diptych.runs.recipes import recipe
 from diptych.runs.run_folder import write_run
 from diptych.runs.scoring.captioning import caption_gallery
 from diptych.runs.scoring.gallery import open_gallery, readable_gallery
-from diptych.runs.scoring.retrieval import dual_encoder_scorer, score_by_similarity
+from diptych.runs.scoring.retrieval import SCORES, dual_encoder_scorer, score_by_similarity
 from diptych.training.checkpoint import save_weights
 from tests.models.test_first_step import toy
 
@@ -464,6 +464,21 @@ def test_settings_that_do_not_exist_are_suggested(tmp_path: Path):
 
 PAGE = Path(__file__).parents[1] / "docs" / "python-api.md"
 MARK = "<!-- reference -->\n"
+
+
+def test_a_scorer_encodes_texts_once_and_images_once_for_all_methods(
+    blip: diptych.VLM, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+):
+    calls: list[str] = []
+    for name in ("encode_text", "encode_image"):
+        encode = getattr(blip.model, name)
+        monkeypatch.setattr(blip.model, name, lambda x, name=name, encode=encode: calls.append(name) or encode(x))
+    score = blip.scorer(TEXTS, list(SCORES))
+    scores = [score(photo) for photo in photos]
+    assert calls.count("encode_text") == 1 and calls.count("encode_image") == len(photos)
+    for method in SCORES:
+        together = torch.cat([one[method] for one in scores])
+        torch.testing.assert_close(together, blip.score(photos, TEXTS, method), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("status", "error"), [(130, KeyboardInterrupt), (3, SystemExit)])

@@ -43,16 +43,15 @@ from diptych.runs.pretrain import pretrain
 from diptych.runs.run_folder import RunError, write_run
 from diptych.runs.scoring.retrieval import (
     IMAGE_BATCH,
+    SCORES,
     TEXT_BATCH,
-    dual_encoder_scorer,
+    TextScorer,
     image_embedding,
-    pair_scorer,
     text_embedding,
 )
 from diptych.runs.scoring.vqa import answer_ranker
 from diptych.runs.token_states import Features, features_of, joined
 from diptych.tasks.captioning import CaptionOptions, generate_captions
-from diptych.tasks.retrieval import Retrieval, score_all_pairs
 from diptych.tasks.vqa import OpenVQA
 from diptych.training.checkpoint import MODEL, save_weights
 from diptych.training.distributed import pick_device
@@ -62,8 +61,6 @@ from diptych.utils.rng import uniform
 
 Images = ImageInput | Iterable[ImageInput] | Photos
 """One image or several: paths, folders, globs, PIL images, uint8 arrays (h, w, 3), tensors (3, h, w)."""
-SCORES = {"itc": ("itc",), "itm": ("itm",), "both": ("itc", "itm")}
-"""The operations that each method of `VLM.score` needs."""
 BATCH = 32  # images of one forward pass that generates text or returns states of all tokens
 
 
@@ -199,21 +196,36 @@ class VLM:
 
         Raises UnsupportedOperation, DataError, BadSample.
         """
-        if method not in SCORES:
-            raise ValueError(f"method must be one of {', '.join(SCORES)}: got {method!r}{suggest_name(method, SCORES)}")
-        for operation in SCORES[method]:
-            check_operation(self.loaded, operation)
-        photos, strings = self.image_processor.open(images), _texts(texts)
-        if not len(photos) or not strings:
-            return torch.zeros(len(photos), len(strings))
+        return self.scorer(texts, [method])(images)[method]
+
+    def scorer(
+        self, texts: str | Sequence[str], methods: Sequence[str]
+    ) -> Callable[[Images], dict[str, Float[Tensor, "images texts"]]]:
+        """A function from images to their scores with the texts by each method of `score`.
+
+        Texts are encoded once, for all calls of the function; images once, for all methods.
+
+        Raises as `score`.
+        """
+        for method in methods:
+            if method not in SCORES:
+                known = ", ".join(SCORES)
+                raise ValueError(f"method must be one of {known}: got {method!r}{suggest_name(method, SCORES)}")
+            for operation in SCORES[method]:
+                check_operation(self.loaded, operation)
+        strings = _texts(texts)
         with self._computing():
-            encoded = list(self._encoded_texts(strings, TEXT_BATCH))
-            return torch.cat(
-                [
-                    torch.cat([self._score_block(image, text, method).float().cpu() for text in encoded], 1)
-                    for _, image in self._encoded_images(photos, IMAGE_BATCH)
-                ]
-            )
+            score_images = TextScorer(self.loaded, list(self._encoded_texts(strings, TEXT_BATCH)), methods)
+
+        def score(images: Images) -> dict[str, Float[Tensor, "images texts"]]:
+            photos = self.image_processor.open(images)
+            if not len(photos) or not strings:
+                return {method: torch.zeros(len(photos), len(strings)) for method in methods}
+            with self._computing():
+                parts = [score_images(image) for _, image in self._encoded_images(photos, IMAGE_BATCH)]
+            return {method: torch.cat([part[method] for part in parts]) for method in methods}
+
+        return score
 
     def caption(
         self,
@@ -369,17 +381,6 @@ class VLM:
         for text, ids in zip(texts, self.tokenizer.encode(texts).ids.tolist() if texts else [], strict=True):
             first.setdefault(tuple(ids), text)
         return list(first.values())
-
-    def _score_block(self, image: Tokens, text: Tokens, method: str) -> Float[Tensor, "images texts"]:
-        """The scores of encoded images with encoded texts; see `score`."""
-        scorer, pair_score = dual_encoder_scorer(self.loaded), pair_scorer(self.loaded)
-        pairs = similarities = torch.zeros(0)
-        if method != "itc" and pair_score is not None:
-            pairs = score_all_pairs(self.loaded.model, pair_score, image, text)
-        if method != "itm" and scorer is not None:
-            similarities = scorer.similarity(scorer.image_features(image), scorer.text_features(text)).float()
-            return similarities if method == "itc" else scorer.with_pair_scores(pairs, similarities, "product")
-        return pairs if isinstance(self.loaded.module, Retrieval) else pairs.sigmoid()
 
 
 def load(source: str | os.PathLike[str], device: str = "auto", dtype: torch.dtype | None = None) -> VLM:

@@ -88,10 +88,10 @@ def score_texts(run: str, images: Sequence[str], texts: Sequence[str], config: S
     photos, model = _photos(images, config), _load(run, config)
     check_operation(model.loaded, "score")
     methods = [method for method in METHODS if model.can(method)]
+    score = model.scorer(texts, methods)
 
     def predict(indices: list[int]) -> list[list[Row]]:
-        batch = photos.select(indices)
-        scores = {method: model.score(batch, texts, method).tolist() for method in methods}
+        scores = {method: values.tolist() for method, values in score(photos.select(indices)).items()}
         return [[{m: scores[m][i][k] for m in methods} for k in range(len(texts))] for i in range(len(indices))]
 
     settings = _settings("score", model, config) | {"texts": list(texts)}

@@ -46,6 +46,8 @@ from diptych.tasks.retrieval import (
 IMAGE_BATCH, TEXT_BATCH = 64, 512
 """Images and texts encoded at once; also the sides of the blocks in which pairs are compared and fused."""
 FUSION_IMAGE_BATCH = 8  # images fused with every caption at once
+SCORES = {"itc": ("itc",), "itm": ("itm",), "both": ("itc", "itm")}
+"""The operations that each method of scoring needs; see `runs.operations`."""
 TOP_K = 5  # retrieved images kept in predictions
 
 
@@ -260,6 +262,41 @@ def pair_scorer(loaded: LoadedModel) -> PairScorer | None:
     if isinstance(step, Pretraining) and "itm" in step.weights and isinstance(loaded.model, FusionEncoder):
         return lambda pooled: (logits := step.heads["itm"](pooled))[:, 1] - logits[:, 0]
     return None
+
+
+class TextScorer:
+    """Scores of images with texts that are encoded once, by each of `methods` (see SCORES).
+
+    "itc": the similarity; "itm": the probability of a match, or a ranking head's output; "both": see
+    `DualEncoderScorer.with_pair_scores`, "product".
+
+    Args:
+        texts: batches of encoded texts.
+    """
+
+    def __init__(self, loaded: LoadedModel, texts: Sequence[Tokens], methods: Sequence[str]):
+        operations = {operation for method in methods for operation in SCORES[method]}
+        self.loaded, self.methods = loaded, methods
+        self.dual = dual_encoder_scorer(loaded) if "itc" in operations else None
+        self.pair_score = pair_scorer(loaded) if "itm" in operations else None
+        self.texts = [EncodedBatch(text, self.dual and self.dual.text_features(text)) for text in texts]
+
+    def __call__(self, image: Tokens) -> dict[str, Float[Tensor, "images texts"]]:
+        """The scores of a batch of encoded images with all texts, float32 on the CPU, by method."""
+        encoded = EncodedBatch(image, self.dual and self.dual.image_features(image))
+        blocks = [self._block(encoded, text) for text in self.texts]
+        return {method: torch.cat([block[method].float().cpu() for block in blocks], 1) for method in self.methods}
+
+    def _block(self, image: EncodedBatch, text: EncodedBatch) -> dict[str, Float[Tensor, "images texts"]]:
+        scores = {}
+        if self.dual:
+            scores["itc"] = self.dual.similarity(image.features, text.features).float()
+        if self.pair_score:
+            logits = score_all_pairs(self.loaded.model, self.pair_score, image.tokens, text.tokens)
+            scores["itm"] = logits if isinstance(self.loaded.module, Retrieval) else logits.sigmoid()
+            if self.dual:
+                scores["both"] = self.dual.with_pair_scores(logits, scores["itc"], "product")
+        return scores
 
 
 def score_by_fusion(
