@@ -298,10 +298,12 @@ def test_overfits_eight_samples(name: str, job: str):
     step, made = step_of(name, job)
     batch = batch_of(8)
     optimizer = torch.optim.AdamW(step.train().parameters(), lr=5e-3, weight_decay=0.0)
+    limits = {loss: 0.3 * prior for loss, prior in {**made.chance, **made.prior}.items()}
+    assert limits
     above: dict[str, float] = {}
     for _ in range(made.steps):
         losses = losses_of(step, batch)
-        above = {x: losses[x].item() for x, y in {**made.chance, **made.prior}.items() if losses[x].item() >= 0.3 * y}
+        above = {loss: losses[loss].item() for loss, limit in limits.items() if losses[loss].item() >= limit}
         if not above:
             break
         optimizer.zero_grad()
