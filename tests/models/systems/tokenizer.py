@@ -54,6 +54,6 @@ SYSTEMS = {
         full=lambda: VisualTokenizer(VisualTokenizerConfig()),
         methods={"encode_image": encode_image, "decode_codes": decode_codes},
         forward=Forward(call, decode_and_codes),
-        jobs={"vqkd": Job(vqkd, {}, exempt={})},
+        jobs={"vqkd": Job(vqkd, {}, prior={"vqkd": 1.0})},  # 1: predicting the mean feature
     ),
 }
