@@ -26,7 +26,7 @@ from diptych.data.images.decode import decode
 from diptych.data.images.loading import image_loader, with_images
 from diptych.data.sources.captions import open_captions
 from diptych.modules.tokens import packing
-from diptych.runs.loaded_model import load_model
+from diptych.runs.load_model import load_model
 from diptych.runs.scoring.retrieval import image_embedding
 from diptych.tasks.common import encode_images
 

@@ -26,10 +26,10 @@ from diptych.data.images.loading import ImageLoader
 from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.encoders.minilm import FrozenMiniLM
+from diptych.inference.embedders import image_input
+from diptych.inference.feature_extractors import disk_cache
 from diptych.models.clip import recipes as clip
 from diptych.models.common_recipes import IMAGES
-from diptych.runs.embedders import image_input
-from diptych.runs.feature_extractors import disk_cache
 
 
 class Features:

@@ -19,22 +19,23 @@ from PIL import Image as Pillow
 
 import diptych
 from diptych.batch import Image, Text
-from diptych.config.run import Embedders, Finetune, Pretrain
+from diptych.config.data import Embedders
+from diptych.config.run import Finetune
 from diptych.config.tasks import Captioning
 from diptych.config.tasks import Retrieval as RetrievalEvaluation
 from diptych.data.loader import SkipCounter
 from diptych.data.sources.base import BadSample, DataError
+from diptych.inference.saved_model import RunError
 from diptych.runs import build as building
-from diptych.runs.check_inputs import RunError
-from diptych.runs.loaded_model import initial_module
+from diptych.runs import finetune
 from diptych.runs.operations import OPERATIONS
 from diptych.runs.recipes import recipe
-from diptych.runs.run_folder import write_run
+from diptych.runs.run_folder import read_run
 from diptych.runs.scoring.captioning import caption_gallery
 from diptych.runs.scoring.gallery import open_gallery, readable_gallery
 from diptych.runs.scoring.retrieval import SCORES, dual_encoder_scorer, score_by_similarity
-from diptych.training.checkpoint import save_weights
 from tests.models.test_first_step import toy
+from tests.runs.tiny_runs import write_model
 
 ANSWERS = ["yes", "no", "a café"]
 TEXTS = ["a red square", "two blue circles", "naïve 北京 🎉", "", "one green triangle left of a red circle"]
@@ -50,9 +51,7 @@ def saved_run(name: str, folder: Path, **model: Any) -> Path:
     run = toy(recipe(name))
     images = replace(run.images, shorter_side=32, patch_size=16, square=True, augment=False, crop=0)
     run = replace(run, images=images, data="scenes:8", model=replace(run.model, **model))
-    write_run(folder, run, {})
-    save_weights(folder, amplified(building.build(run)))
-    return folder
+    return write_model(folder, run, amplified(building.build(run)))
 
 
 def amplified(module: torch.nn.Module) -> torch.nn.Module:
@@ -67,10 +66,8 @@ def amplified(module: torch.nn.Module) -> torch.nn.Module:
 def answering_run(folder: Path, model: Any, answers: list[str]) -> Path:
     like = toy(recipe("vilt.base"))
     images = replace(like.images, shorter_side=32, patch_size=16, square=True, augment=False)
-    run, facts = Finetune("vqa", model, images, like.training, data="scenes:8"), {"answers": answers}
-    write_run(folder, run, facts)
-    save_weights(folder, amplified(initial_module(run, facts)))
-    return folder
+    run = Finetune(task="vqa", model=model, images=images, training=like.training, data="scenes:8")
+    return write_model(folder, run, amplified(finetune.build(run, answers)), answers)
 
 
 @pytest.fixture(scope="module")
@@ -258,9 +255,7 @@ def test_features_name_their_tokens_and_are_paired(blip: diptych.VLM, photos: li
 def test_images_of_different_sizes_are_padded(tmp_path: Path):
     run = toy(recipe("vilt.base"))
     run = replace(run, images=replace(run.images, shorter_side=32, patch_size=16, augment=False))
-    write_run(tmp_path / "run", run, {})
-    save_weights(tmp_path / "run", building.build(run))
-    model = diptych.load(tmp_path / "run", device="cpu")
+    model = diptych.load(write_model(tmp_path / "run", run, building.build(run)), device="cpu")
     pictures = [Pillow.new("RGB", (32, 32), "red")] * 33 + [Pillow.new("RGB", (48, 32), "blue")]
     states = model.features(pictures, "a red square").image
     assert states is not None and states.mask.sum(1).tolist() == [5] * 33 + [7]
@@ -331,9 +326,7 @@ def test_models_of_a_detector_refuse_pixels_and_name_the_file(tmp_path: Path, ph
         np.savez(regions / f"{path.stem}.npz", features=features, boxes=boxes, image_w=40, image_h=40)
     run = toy(recipe("vsepp.flickr30k"))
     run = replace(run, embedders=Embedders(image=str(regions), feature_dim=8))
-    write_run(tmp_path / "run", run, {})
-    save_weights(tmp_path / "run", building.build(run))
-    model = diptych.load(tmp_path / "run", device="cpu")
+    model = diptych.load(write_model(tmp_path / "run", run, building.build(run)), device="cpu")
     assert model.embed_images(photos[:2]).shape == (2, 16) and model.score(photos[:2], TEXTS[:2]).shape == (2, 2)
     with pytest.raises(
         diptych.UnsupportedOperation, match=r"images\[0\]: this VSEpp takes no pixels, .*regions by the"
@@ -344,12 +337,17 @@ def test_models_of_a_detector_refuse_pixels_and_name_the_file(tmp_path: Path, ph
         model.embed_images(photos[2])
 
 
-def test_a_saved_model_is_a_run_folder(blip: diptych.VLM, photos: list[Path], tmp_path: Path):
+def test_a_saved_model_is_loaded_again_as_it_was(blip: diptych.VLM, photos: list[Path], tmp_path: Path):
     folder = blip.save(tmp_path / "saved")
-    torch.testing.assert_close(diptych.load(folder, device="cpu").embed_images(photos), blip.embed_images(photos))
-    assert sorted(path.name for path in folder.iterdir()) == ["model.safetensors", "run.json"]
-    with pytest.raises(RunError, match="saved contains a run: give another folder"):
-        blip.save(folder)
+    again = diptych.load(folder, device="cpu")
+    assert again.loaded.saved == blip.loaded.saved
+    torch.testing.assert_close(again.embed_images(photos), blip.embed_images(photos), rtol=0, atol=0)
+    assert again.caption(photos) == blip.caption(photos)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    for out in (folder, blip.loaded.folder):
+        assert out is not None
+        with pytest.raises(RunError, match="contains a model: give another folder"):
+            blip.save(out)
 
 
 def test_bf16_is_near_fp32(blip: diptych.VLM, photos: list[Path]):
@@ -362,7 +360,7 @@ def test_bf16_is_near_fp32(blip: diptych.VLM, photos: list[Path]):
 
 
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path):
-    expected = r"expected a run folder \(run.json, model.safetensors\) or a Hugging Face folder"
+    expected = r"expected a run folder \(config.json, model.safetensors\) or a Hugging Face folder"
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.pth").write_bytes(b"")
     with pytest.raises(RunError, match=f"nowhere: no such folder; {expected}"):
@@ -413,7 +411,7 @@ def test_pairs_from_python_are_trained_on(tmp_path: Path):
     model = diptych.train("vilt.tiny", pairs, tmp_path / "run", steps=2, **TRAINING)
     assert model.can("itm") and model.score(pictures[0], "a red square", "itm").shape == (1, 1)
     again = diptych.train("vilt.tiny", pairs, tmp_path / "run", steps=2, **TRAINING)  # it has finished
-    assert again.loaded.settings == model.loaded.settings
+    assert again.loaded.saved == model.loaded.saved
     with pytest.raises(RunError, match="was trained on pairs passed from Python"):
         diptych.evaluate(tmp_path / "run")
     metrics = diptych.evaluate(tmp_path / "run", data="scenes:8", split="train", gallery=4, workers=0, device="cpu")
@@ -423,7 +421,9 @@ def test_pairs_from_python_are_trained_on(tmp_path: Path):
 @pytest.mark.slow
 def test_a_path_is_trained_on_and_evaluated(tmp_path: Path):
     model = diptych.train("vilt.tiny", "scenes:20", tmp_path / "run", steps=2, **TRAINING)
-    assert isinstance(model.loaded.settings, Pretrain) and model.loaded.settings.training.steps == 2
+    run, facts = read_run(tmp_path / "run")
+    assert run.training.steps == 2 and facts["chance_losses"].keys() >= {"itm", "mlm"}
+    assert (model.loaded.saved.recipe, model.loaded.saved.heads) == ("vilt.tiny", ("itm", "mlm"))
     evaluation = RetrievalEvaluation(gallery=4, captions=1, workers=0, device="cpu")
     metrics = diptych.evaluate(tmp_path / "run", evaluation, split="train")
     assert metrics["images"] == 4 and metrics == diptych.evaluate(tmp_path / "run", evaluation, split="train")

@@ -41,7 +41,7 @@ WORK = (
     "predict.photos.score_texts", "predict.photos.embed",
 )  # fmt: skip
 """What the commands call once their words are understood."""
-CHECKS = ("check_data", "check_run_folder", "check_inputs", "data_of")
+CHECKS = ("check_data", "check_saved", "check_inputs", "data_of")
 """What the command line looks up on disk before that."""
 
 

@@ -21,6 +21,7 @@ LEVELS = (
     ("protocols", "checkpoints"),
     ("encoders",),
     ("models", "objectives", "generation", "training"),
+    ("inference",),
     ("tasks",),
     ("models/*/checkpoint", "config/run"),
     ("models/*/recipes",),
@@ -145,8 +146,11 @@ def test_every_level_is_in_the_tree():
         ("objectives/itm.py", "from diptych.models import vilt", "objectives (level 5) may not import"),
         ("models/vilt/model.py", "from diptych.models.vilt import recipes", "models (level 5) may not import"),
         ("models/vilt/model.py", "from diptych.config import run", "models (level 5) may not import"),
-        ("models/vilt/checkpoint.py", "from diptych.models.vilt.recipes import base", "models/*/checkpoint (level 7)"),
-        ("tasks/vqa.py", "from diptych import cli", "tasks (level 6) may not import diptych.cli"),
+        ("models/vilt/checkpoint.py", "from diptych.models.vilt.recipes import base", "models/*/checkpoint (level 8)"),
+        ("tasks/vqa.py", "from diptych import cli", "tasks (level 7) may not import diptych.cli"),
+        ("inference/folder.py", "from diptych.runs.run_folder import read_run", "inference (level 6) may not import"),
+        ("inference/folder.py", "from diptych.config.run import Pretrain", "inference (level 6) may not import"),
+        ("inference/loaded_model.py", "from diptych.tasks.vqa import ClosedVQA", "inference (level 6) may not import"),
         ("modules/block.py", "from ..models import vit", "modules (level 2) may not import diptych.models.vit"),
         ("batch.py", "from .modules import block", "batch (level 1) may not import diptych.modules.block"),
         ("models/vit/model.py", "def f[T](x: T): ...", "Python 3.11 cannot read this"),
@@ -176,6 +180,8 @@ def test_a_violation_of_each_rule_is_detected(path: str, source: str, message: s
         ("data/loader.py", "zip(a, b, strict=False)"),
         ("report/page.py", "from .charts import draw_curves\nfrom . import sections\nfrom ..utils import io"),
         ("models/vilt/checkpoint.py", "from diptych.tasks.vqa import ClosedVQA"),
+        ("config/run.py", "from diptych.inference.saved_model import ModelSettings"),
+        ("tasks/vqa.py", "from diptych.inference.loaded_model import LoadedModel"),
         ("models/vilt/recipes.py", "from diptych.config.run import Pretrain"),
         ("cli/pretrain.py", "from diptych import runs"),
         ("models/vit/model.py", "x = 1\n" * 500),
@@ -186,9 +192,12 @@ def test_valid_files_have_no_violations(path: str, source: str):
 
 
 def modules_without_torch() -> list[str]:
-    """Recipes, configs and the command line, which must not import torch."""
+    """Recipes, configs, config.json's content and the command line, which must not import torch."""
     modules = [dotted(f.relative_to(SRC).as_posix()) for f in FILES]
-    free = re.compile(r"cli\b|config\b|models\.(?!huggingface)\w+\.(recipes|config)$|models\.(common_recipes|configs)$")
+    free = re.compile(
+        r"cli\b|config\b|models\.(?!huggingface)\w+\.(recipes|config)$|models\.(common_recipes|configs)$"
+        r"|inference\.saved_model$|runs\.check_inputs$"
+    )
     return [f"diptych.{module}" for module in modules if free.match(module)]
 
 

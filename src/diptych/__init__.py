@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from diptych.checkpoints.read import WeightsError
     from diptych.config.tasks import VQA, Captioning, Classification, Evaluation, Matching, Retrieval
     from diptych.data.sources.base import BadSample, DataError
+    from diptych.inference.saved_model import RunError
+    from diptych.inference.token_states import Features, TokenStates
     from diptych.protocols import UnsupportedOperation
-    from diptych.runs.check_inputs import RunError
     from diptych.runs.recipes import list_models
-    from diptych.runs.token_states import Features, TokenStates
 
 __version__ = "0.2.0"
 
@@ -53,11 +53,11 @@ _MODULES = {
     "CheckpointError": "diptych.checkpoints.digests",
     "DataError": "diptych.data.sources.base",
     "Evaluation": "diptych.config.tasks",
-    "Features": "diptych.runs.token_states",
+    "Features": "diptych.inference.token_states",
     "Matching": "diptych.config.tasks",
     "Retrieval": "diptych.config.tasks",
-    "RunError": "diptych.runs.check_inputs",
-    "TokenStates": "diptych.runs.token_states",
+    "RunError": "diptych.inference.saved_model",
+    "TokenStates": "diptych.inference.token_states",
     "UnsupportedOperation": "diptych.protocols",
     "WeightsError": "diptych.checkpoints.read",
     "list_models": "diptych.runs.recipes",

@@ -28,19 +28,22 @@ from diptych.data.images.loading import with_images
 from diptych.data.sources.pairs import PREFIX, read_pairs
 from diptych.data.sources.photos import ImageInput, Photos, open_photos
 from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.inference.embedders import input_embeddings
+from diptych.inference.folder import write_config
+from diptych.inference.image_processor import ImageProcessor
+from diptych.inference.loaded_model import LoadedModel
+from diptych.inference.saved_model import RunError, is_saved
+from diptych.inference.token_states import Features, features_of, joined
 from diptych.modules.init import scale_init
 from diptych.modules.tokens import Tokens, packing
 from diptych.runs import recipes
 from diptych.runs.check_inputs import data_of, task_of
-from diptych.runs.embedders import input_embeddings
 from diptych.runs.evaluate import evaluate as evaluate_run
 from diptych.runs.finetune import finetune, named_run
-from diptych.runs.image_processor import ImageProcessor
 from diptych.runs.import_checkpoint import load_hf_folder
-from diptych.runs.loaded_model import LoadedModel, load_model
+from diptych.runs.load_model import load_model
 from diptych.runs.operations import check_operation, why_unsupported
 from diptych.runs.pretrain import pretrain
-from diptych.runs.run_folder import RunError, write_run
 from diptych.runs.scoring.retrieval import (
     IMAGE_BATCH,
     SCORES,
@@ -50,7 +53,6 @@ from diptych.runs.scoring.retrieval import (
     text_embedding,
 )
 from diptych.runs.scoring.vqa import answer_ranker
-from diptych.runs.token_states import Features, features_of, joined
 from diptych.tasks.captioning import CaptionOptions, generate_captions
 from diptych.tasks.vqa import OpenVQA
 from diptych.training.checkpoint import MODEL, save_weights
@@ -279,10 +281,10 @@ class VLM:
         Question i is about image i; a single image is asked every question, and a single question of every image.
 
         Args:
-            candidates: answers to choose from. A model that classifies takes those among its own answers (`answers` in
-                run.json), and gives the probability of each by itself; a model with an answer decoder takes any texts,
-                and gives the probability among them. None: all answers of the run, else a generated answer with the
-                probability of its tokens.
+            candidates: answers to choose from. A model that classifies takes those among its own answers (`labels` in
+                config.json), and gives the probability of each by itself; a model with an answer decoder takes any
+                texts, and gives the probability among them. None: all answers of the run, else a generated answer with
+                the probability of its tokens.
 
         Raises UnsupportedOperation, DataError, BadSample, and ValueError for another number of images than of questions
         and for an unknown candidate.
@@ -308,7 +310,7 @@ class VLM:
         check_operation(self.loaded, "classify")
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1: got {top_k}")
-        photos, classes = self.image_processor.open(images), self.loaded.facts["classes"]
+        photos, classes = self.image_processor.open(images), self.loaded.saved.labels
         predictions = []
         with self._computing():
             for _, image in self.image_processor.batches(photos, BATCH):
@@ -320,15 +322,15 @@ class VLM:
         return predictions
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Writes a run folder, which `load` and all commands take; returns its path.
+        """Writes config.json and model.safetensors, which `load` and all commands take; returns the folder.
 
-        Raises RunError if the folder contains a run; InUse if another process writes there.
+        Raises RunError if the folder contains a model; InUse if another process writes there.
         """
         out = Path(folder)
         with locked(out):
-            if any((out / name).exists() for name in ("run.json", MODEL)):
-                raise RunError(f"{out} contains a run: give another folder")
-            write_run(out, self.loaded.settings, self.loaded.facts)
+            if any((out / name).exists() for name in ("run.json", CONFIG_FILE, MODEL)):
+                raise RunError(f"{out} contains a model: give another folder")
+            write_config(out, self.loaded.saved)
             save_weights(out, self.loaded.module)
         return out
 
@@ -360,7 +362,7 @@ class VLM:
         if candidates is not None and not candidates:
             raise ValueError("candidates: expected at least one answer, got an empty list")
         module = self.loaded.module
-        answers: list[str] = list(self.loaded.facts.get("answers") or ())
+        answers: list[str] = list(self.loaded.saved.labels)
         if isinstance(module, OpenVQA):
             answers = self._distinct(candidates or answers)
             if not answers:
@@ -395,12 +397,12 @@ def load(source: str | os.PathLike[str], device: str = "auto", dtype: torch.dtyp
     Raises RunError, WeightsError, DataError, each with the folder and what was expected there.
     """
     folder, chosen = Path(source), pick_device(device)
-    if (folder / "run.json").is_file():
+    if is_saved(folder):
         return VLM(load_model(folder, chosen), dtype)
     if (folder / CONFIG_FILE).is_file() and find_weights(folder):
         return VLM(load_hf_folder(folder, chosen), dtype)
     expected = (
-        f"expected a run folder (run.json, {MODEL}) or a Hugging Face folder ({CONFIG_FILE} and {WEIGHT_FILES[0]} or "
+        f"expected a run folder ({CONFIG_FILE}, {MODEL}) or a Hugging Face folder ({CONFIG_FILE} and {WEIGHT_FILES[0]} or "
         f"{', '.join(WEIGHT_FILES[1:])})"
     )
     if not folder.is_dir():

@@ -411,6 +411,16 @@ def npz_state(folder: Path) -> Reader:
 TINY = ["pretrain", "vilt.tiny", "--model.dim", "16", "--model.depth", "1", "--model.num_heads", "2", "--model.mlp_dim", "32", "--model.text_length", "24", "--data", "scenes:20", "--batch_size", "4", "--steps", "3", "--log_every", "1", "--checkpoint_every", "2", "--workers", "0", "--precision", "fp32", "--device", "cpu"]  # fmt: skip
 
 
+LARGE_SETTINGS = [
+    (b'"dim": 16', b'"dim": 20000'),
+    (b'"depth": 1', b'"depth": 10000000'),
+    (b'"num_heads": 2', b'"num_heads": 0.5'),
+    (b'"heads": [', b'"heads": [' + b'"itc", ' * 100_000),
+    (b'"heads": [', b'"heads": ["a.b", "pop", "", '),
+    (b'"labels": []', b'"labels": [' + b'"a", ' * 100_000 + b'"b"]'),
+]
+
+
 def run_folder(file: str, words: Callable[[Path], list[str]], folder: Path) -> Reader:
     """A finished run, one file of which is mutated, and the command that reads it. Other files are restored each time."""
     command(*TINY, "--out", str(folder / "kept"))
@@ -423,15 +433,16 @@ def run_folder(file: str, words: Callable[[Path], list[str]], folder: Path) -> R
     def read(path: Path) -> None:
         command(*words(folder / "run"))
 
-    content = (folder / "kept" / file).read_bytes()
-    large = [
-        (b'"width": 16', b'"width": 20000'),
-        (b'"depth": 1', b'"depth": 10000000'),
-        (b'"heads": 2', b'"heads": 0.5'),
-    ]
-    crafted = [content.replace(*pair) for pair in large if pair[0] in content]
+    seeds = [(folder / "kept" / file).read_bytes()]
+    crafted: list[bytes] = []
+    if file in ("run.json", "config.json"):  # without the digest, what was changed is read
+        record = json.loads(seeds[0])
+        del record["digest"]
+        seeds.append(json.dumps(record, indent=1).encode())
+        crafted = [seeds[1].replace(*pair) for pair in LARGE_SETTINGS]
+        assert file == "run.json" or seeds[1] not in crafted, "nothing was changed"
     tokens = (
-        b"width",
+        b"dim",
         b"depth",
         b"grid",
         b"data",
@@ -443,7 +454,7 @@ def run_folder(file: str, words: Callable[[Path], list[str]], folder: Path) -> R
         b"rest",
         b"F32",
     )
-    return Reader(f"run/{file}", [content], place, read, (Refused,), tokens, crafted=crafted)
+    return Reader(f"run/{file}", seeds, place, read, (Refused,), tokens, crafted=crafted)
 
 
 def again(run: Path) -> list[str]:
@@ -452,6 +463,11 @@ def again(run: Path) -> list[str]:
 
 def scored(run: Path) -> list[str]:
     return ["evaluate", str(run), "--task", "retrieval", "--data", "scenes:20", "--split", "val", "--gallery", "4", "--workers", "0", "--device", "cpu"]  # fmt: skip
+
+
+def matched(run: Path) -> list[str]:
+    """The losses of training, whose settings only run.json has."""
+    return ["matching" if word == "retrieval" else word for word in scored(run)]
 
 
 def hugging_face(file: str, folder: Path) -> Reader:
@@ -508,7 +524,8 @@ QUICK: dict[str, Callable[[Path], Reader]] = {
     "checkpoint.npz": npz_state,
 }
 COMMANDS: dict[str, Callable[[Path], Reader]] = {
-    "run.json": partial(run_folder, "run.json", scored),
+    "config.json": partial(run_folder, "config.json", scored),
+    "run.json": partial(run_folder, "run.json", matched),
     "run.json, continued": partial(run_folder, "run.json", again),
     "metrics.jsonl": partial(run_folder, "metrics.jsonl", again),
     "checkpoint.safetensors": partial(run_folder, "checkpoint.safetensors", again),

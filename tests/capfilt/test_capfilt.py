@@ -30,9 +30,8 @@ from diptych.config.capfilt import CapFilt, CorruptCaptions
 from diptych.config.objectives import ITC, LM, Objectives
 from diptych.data.images.transforms import stack, transform
 from diptych.data.sources.captions import open_captions
-from diptych.runs.loaded_model import load_model
-from diptych.runs.run_folder import RunError
-from diptych.runs.tokenizer import tokenizer_of
+from diptych.inference.saved_model import RunError
+from diptych.runs.load_model import load_model
 from diptych.training.checkpoint import CheckpointError
 from tests.capfilt.tiny_capfilt import TINY, files, image_bytes, rows, saved, write_tar
 from tests.runs.tiny_runs import ENVIRONMENT
@@ -215,7 +214,7 @@ def test_the_scores_are_those_of_the_filter(done: Path, config: CapFilt):
             with torch.no_grad():
                 tokens, text = (
                     model.encode_image(image),
-                    model.encode_text(tokenizer_of(judge.settings).encode([decided["text"]])),
+                    model.encode_text(judge.tokenizer.encode([decided["text"]])),
                 )
                 probability = heads["itm"](model.fuse(text, tokens).pooled).softmax(1)[0, 1]  # type: ignore[index]
                 contrast: Any = heads["itc"]  # type: ignore[index]
@@ -478,7 +477,7 @@ def test_errors_are_one_line(config: CapFilt, role: str, pretrained: Path, noise
     data, out = config.data, ("--out", str(tmp_path / "out"), "--workers", "0")
     assert "give --captioner RUN, --filter RUN" in error_line(capsys, data, *out)
     assert "caption: this ViLT has no text decoder" in error_line(capsys, data, "--captioner", str(pretrained), *out)
-    assert "no run.json there" in error_line(capsys, data, "--filter", str(tmp_path), *out)
+    assert "no config.json there" in error_line(capsys, data, "--filter", str(tmp_path), *out)
     assert "no such shard" in error_line(capsys, str(tmp_path / "x.tar"), "--filter", role, *out)
     assert "would be overwritten" in error_line(capsys, data, "--filter", role, "--out", str(noised))
     assert "did you mean --captioner" in error_line(capsys, data, "--captoiner", role, *out)

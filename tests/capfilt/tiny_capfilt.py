@@ -18,8 +18,7 @@ from diptych.config.run import Pretrain
 from diptych.config.training import Training
 from diptych.models.configs import BLIPConfig
 from diptych.runs.build import build
-from diptych.runs.run_folder import write_run
-from diptych.training.checkpoint import save_weights
+from tests.runs.tiny_runs import write_model
 
 TINY = Pretrain(
     recipe="tiny",
@@ -40,9 +39,7 @@ def saved(out: Path, run: Pretrain = TINY) -> str:
     with torch.no_grad():
         for p in module.parameters():
             p.mul_(4 if p.dim() > 1 else 1)
-    write_run(out, run, {})
-    save_weights(out, module)
-    return str(out)
+    return str(write_model(out, run, module))
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from diptych.cli import COMMANDS, main
 from diptych.cli.arguments import apply_overrides, flags, pop_option
 from diptych.cli.errors import UsageError
 from diptych.config.tasks import EVALUATIONS, Evaluation
+from diptych.models.vilt import recipes as vilt
 from diptych.runs.recipes import recipe, recipes
+from diptych.runs.run_folder import write_run
 
 
 def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -108,7 +111,7 @@ def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             marks=pytest.mark.slow,
         ),
         ("pretrain vilt.tiny --out x --data scenes:8 --model.vocab_size 99", "model.vocab_size is 99"),
-        ("pretrain vilt.tiny --out x --data scenes:8 --init_from {tmp}/nowhere", "no run.json there"),
+        ("pretrain vilt.tiny --out x --data scenes:8 --init_from {tmp}/nowhere", "no config.json there"),
         ("finetune vqaa --out x", "did you mean vqa or "),
         ("finetune albef.vqaa --out x", "did you mean albef.vqa or "),
         ("corrupt-captions scenes --out x --data scenes", "there is no --data; did you mean"),
@@ -117,10 +120,10 @@ def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("finetune", None),
         ("finetune vqa --out x", "give either --init_from DIR"),
         ("finetune vqa --init_from a --recipe b --out x", "give either --init_from DIR"),
-        ("finetune vqa --init_from {tmp}/nowhere --out x", "no run.json there"),
-        ("evaluate {tmp}/nowhere", "no run.json there"),
-        ("evaluate {tmp}", "no run.json there"),
-        ("evaluate {broken}", "not a run that this version can read"),
+        ("finetune vqa --init_from {tmp}/nowhere --out x", "no config.json there"),
+        ("evaluate {tmp}/nowhere", "no config.json there"),
+        ("evaluate {tmp}", "no config.json there"),
+        ("evaluate {broken}", "not a model that this version can read (config.colour: no such field; remove it)"),
         ("evaluate x --task vqaa", "--task: expected one of retrieval, captioning, vqa, matching, "),
         (
             "evaluate x --task vqa --rerank 3",
@@ -146,7 +149,8 @@ def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_errors_are_one_line(command: str, message: str | None, tmp_path: Path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "run.json").write_text('{"kind": "pretrain", "run": {"colour": 3}}')
+    config = '{"model_type": "diptych", "version": "0.2.0", "colour": 3}'
+    (tmp_path / "broken" / "config.json").write_text(config)
     (tmp_path / "garbage.pth").write_bytes(b"\x80\x04garbage" * 9)
     names = {"tmp": tmp_path, "broken": tmp_path / "broken", "garbage": tmp_path / "garbage.pth"}
     words = [word.format(**names) for word in command.split()]
@@ -175,21 +179,20 @@ def test_help_imports_no_torch():
 
 @pytest.mark.slow
 def test_missing_data_and_runs_are_reported_without_importing_torch(tmp_path: Path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.json").write_text('{"run": {"data": "nowhere"}}')
+    write_run(tmp_path / "run", replace(vilt.tiny(), data="nowhere"), {}, ())
     calls = {
         "pretrain albef.small --data nowhere --out x": "nowhere: no such file or folder",
-        "pretrain albef.small --init_from nowhere --out x": "nowhere: no run.json",
+        "pretrain albef.small --init_from nowhere --out x": "nowhere: no config.json",
         "pretrain albef.small --data x-{0..3}.tar --out x": "x-0.tar: no such shard",
-        "pretrain beit3.small --visual_tokenizer nowhere --out x": "nowhere: no run.json",
+        "pretrain beit3.small --visual_tokenizer nowhere --out x": "nowhere: no config.json",
         "pretrain vilt.tiny --embedders.image nowhere --out x": "nowhere: no such file or folder; check --embedders.image",
-        "finetune vqa --init_from nowhere --out x": "nowhere: no run.json",
+        "finetune vqa --init_from nowhere --out x": "nowhere: no config.json",
         "finetune vqa --recipe vilt.tiny --data nowhere --out x": "nowhere: no such file or folder",
-        "evaluate nowhere": "nowhere: no run.json",
+        "evaluate nowhere": "nowhere: no config.json",
         "evaluate run": "nowhere: no such file or folder",
         "evaluate run --data there": "there: no such file or folder",
         "capfilt nowhere --filter run --out x": "nowhere: no such file or folder",
-        "capfilt scenes --filter nowhere --out x": "nowhere: no run.json",
+        "capfilt scenes --filter nowhere --out x": "nowhere: no config.json",
         "capfilt scenes --filter run --against nowhere --out x": "nowhere: no such file or folder",
         "pretrain vilt.tiny --images.patch_size 8 --out x": "images.patch_size is 8, and the model's patches are of 16 pixels",
         "pretrain clip.small --embedders.image own --images.shorter_side 40 --out x": "set images.shorter_side to a multiple of that",

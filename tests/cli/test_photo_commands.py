@@ -66,7 +66,7 @@ def test_words_are_what_is_neither_flag_nor_value(words: list[str], left: list[s
         ("caption runs/blip photos/*.png", "photos/*.png: no file matches this glob"),
         ("caption runs/blip empty", "empty: no image there: no file is one of JPEG"),
         ("caption nowhere photos", "nowhere: no such folder; expected a run folder"),
-        ("caption photos photos", "photos: expected a run folder (run.json, model.safetensors) or a Hugging Face"),
+        ("caption photos photos", "photos: expected a run folder (config.json, model.safetensors) or a Hugging Face"),
         ("answer runs/vqa photos", "no question given after the run and the photographs: diptych answer RUN PHOTOS"),
         ("answer runs/vqa photos photos/0.jpg", "the last argument must be the question, and 'photos/0.jpg' is a file"),
         ("score runs/clip photos", "no text given after the run and the photographs: diptych score RUN PHOTOS"),

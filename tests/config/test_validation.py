@@ -16,11 +16,12 @@ from diptych.cli.baselines import Baselines
 from diptych.cli.benchmark import Benchmark
 from diptych.config import objectives
 from diptych.config.capfilt import CapFilt, CorruptCaptions
-from diptych.config.data import ImageSettings, Streaming
-from diptych.config.run import Embedders, Finetune, Pretrain, Teacher
+from diptych.config.data import Embedders, ImageSettings, Streaming
+from diptych.config.run import Finetune, Pretrain, Teacher
 from diptych.config.tasks import EVALUATIONS
 from diptych.config.training import Optimizer, Training
 from diptych.config.validation import MaxItems, Range, Text, check, require_at_most, require_multiple, settings
+from diptych.inference.saved_model import RunError
 from diptych.models.configs import (
     ALBEFConfig,
     BLIPConfig,
@@ -35,7 +36,6 @@ from diptych.models.configs import (
 from diptych.runs import build as building
 from diptych.runs import finetune
 from diptych.runs.recipes import recipe, recipes
-from diptych.runs.run_folder import RunError
 
 ALL_SETTINGS = (
     *get_args(Model),
@@ -206,7 +206,7 @@ def test_an_invalid_value_gives_a_one_line_error_or_the_run_can_be_built(name: s
                 if kind == "Pretrain":
                     building.build(changed, guided=False)
                 else:
-                    finetune.build(changed, {"answers": ["yes", "no"], "classes": ["cat"]})
+                    finetune.build(changed, ["yes", "no"])
         except (ValueError, RunError) as error:
             assert "\n" not in str(error)
     assert errors > 10

@@ -14,10 +14,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image
+from diptych.inference.folder import load_weights
 from diptych.modules.tokens import Tokens, packing
 from diptych.objectives.pretraining import Pretraining
 from diptych.protocols import TrainStep
-from diptych.runs.run_folder import load_run
 from diptych.training.checkpoint import save_weights
 from diptych.training.distributed import blocks, checkpoint_activations, full_tensor, shard
 from tests.models.systems.common import VOCABULARY, Job, System, batch_of, draw, padded, rows
@@ -320,7 +320,7 @@ def test_saved_and_loaded_weights_give_the_same_outputs(name: str, method: str, 
     other = SYSTEMS[name].small().eval()
     with pytest.raises(AssertionError):
         assert_same(outputs(name, method, other, batch), outputs(name, method, model, batch))
-    load_run(other, tmp_path)
+    load_weights(other, tmp_path)
     for a, b in zip(outputs(name, method, other, batch), outputs(name, method, model, batch), strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 

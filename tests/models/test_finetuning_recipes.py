@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -15,11 +15,11 @@ from diptych.config.run import Finetune, Pretrain
 from diptych.config.serialization import from_json, to_json
 from diptych.models.common_recipes import with_image_grid
 from diptych.models.configs import CrossViTConfig
-from diptych.runs.finetune import build
+from diptych.runs.finetune import Task, build
 from diptych.runs.recipes import recipe, recipes
 from tests.models.test_first_step import VOCABULARY, B, batch, toy
 
-FACTS: dict[str, Any] = {"answers": ["yes", "no", "two"], "prior": [0.5, 0.3, 0.1], "classes": ["cat", "dog"]}
+ANSWERS, PRIOR, CLASSES = ("yes", "no", "two"), (0.5, 0.3, 0.1), ("cat", "dog")
 OWN = [name for name in recipes("Finetune") if not name.startswith("demo.")]
 
 
@@ -37,10 +37,22 @@ def small(run: Finetune) -> tuple[Finetune, Batch]:
         )
         run = replace(run, model=model)
         like = Pretrain(
-            recipe("vit.base").model, Objectives(class_distillation=ClassDistillation()), run.images, run.training
+            model=recipe("vit.base").model,
+            objectives=Objectives(class_distillation=ClassDistillation()),
+            images=run.images,
+            training=run.training,
         )
     else:
-        like = toy(Pretrain(run.model, Objectives(itm=ITM()), run.images, run.training, embedders=run.embedders))
+        objectives = Objectives(itm=ITM())
+        like = toy(
+            Pretrain(
+                model=run.model,
+                objectives=objectives,
+                images=run.images,
+                training=run.training,
+                embedders=run.embedders,
+            )
+        )
         run = replace(run, model=like.model, embedders=like.embedders, negative_texts=2)
     draw = torch.Generator().manual_seed(1)
     false = torch.randint(10, VOCABULARY, (2 * B, 6), generator=draw)
@@ -49,10 +61,20 @@ def small(run: Finetune) -> tuple[Finetune, Batch]:
     return run, inputs
 
 
+def labels_of(run: Finetune) -> tuple[str, ...]:
+    """The labels of a task's module: answers or classes."""
+    return {"vqa": ANSWERS, "classification": CLASSES}.get(run.task, ())
+
+
+def task_of(run: Finetune, prior: Sequence[float] | None = PRIOR) -> Task:
+    """The task's module of a run with few labels."""
+    return build(run, labels_of(run), prior if run.task == "vqa" else None)
+
+
 @pytest.mark.parametrize("name", OWN)
 def test_the_first_step_has_a_loss_and_gradients(name: str):
     run, inputs = small(recipe(name, "Finetune"))
-    module = build(run, FACTS).train()
+    module = task_of(run).train()
     losses = module(inputs, module.num_terms(inputs))
     loss = losses[run.task]
     assert loss.isfinite() and loss > 0
@@ -67,7 +89,7 @@ def test_every_recipe_builds_at_full_size_and_survives_json(name: str):
     assert run.recipe == name and from_json(Finetune, json.loads(json.dumps(to_json(run)))) == run
     assert with_image_grid(run) == run or run.embedders.image != "own"
     with torch.device("meta"):
-        assert build(run, {**FACTS, "prior": None}).weights == {run.task: 1.0}
+        assert task_of(run, prior=None).weights == {run.task: 1.0}
 
 
 def test_every_fusion_model_has_recipes_for_vqa_and_retrieval():

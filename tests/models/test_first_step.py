@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diptych.batch import Batch, Image, ImageKeys, Matching, Regions, Text
-from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF
+from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, Embedders
 from diptych.config.objectives import (
     ITC,
     ITM,
@@ -21,8 +21,10 @@ from diptych.config.objectives import (
     MaskedRegions,
     Objectives,
 )
-from diptych.config.run import Embedders, Pretrain, Teacher
+from diptych.config.run import Pretrain, Teacher
 from diptych.encoders.efficientnet import FrozenCNN, TeacherFeatures
+from diptych.inference.embedders import reads_regions
+from diptych.inference.saved_model import RunError
 from diptych.models.configs import (
     BEiT3Config,
     BLIPConfig,
@@ -34,10 +36,9 @@ from diptych.models.configs import (
 from diptych.objectives.definition import any_needs, definitions
 from diptych.protocols import student_of
 from diptych.runs import build as building
-from diptych.runs.embedders import reads_regions
 from diptych.runs.recipes import recipe, recipes
-from diptych.runs.run_folder import RunError, write_run
 from diptych.training.checkpoint import save_weights
+from tests.runs.tiny_runs import write_model
 
 VOCABULARY, FEATURE_DIM, REGION_CLASSES = (
     114,
@@ -156,9 +157,7 @@ def tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     run = toy(recipe("beit3.small_visual_tokenizer"))
     module = building.build(run)
     module.get_buffer("model.codebook.idle").zero_()
-    write_run(tmp_path, run, {})
-    save_weights(tmp_path, module)
-    return str(tmp_path)
+    return str(write_model(tmp_path, run, module))
 
 
 @pytest.mark.quick("*.small", "*.tiny")

@@ -33,8 +33,8 @@ def test_every_recipe_builds_on_the_meta_device(name: str):
     assert run.images.patch_size == getattr(run.model, "patch_size", 32)
     if isinstance(run.model, ViLTConfig):
         with torch.device("meta"):
-            assert job.build(common_recipes.retrieval(run), {}).weights == {"retrieval": 1.0}
-            assert job.build(common_recipes.vqa(run), {"answers": ["yes", "no"]}).weights == {"vqa": 1.0}
+            assert job.build(common_recipes.retrieval(run)).weights == {"retrieval": 1.0}
+            assert job.build(common_recipes.vqa(run), ["yes", "no"]).weights == {"vqa": 1.0}
 
 
 @pytest.mark.parametrize("name", recipes())

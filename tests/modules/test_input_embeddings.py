@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from diptych.batch import Image, Regions, Text
-from diptych.config.data import ImageSettings
+from diptych.config.data import Embedders, ImageSettings
 from diptych.config.objectives import ITM, Objectives
-from diptych.config.run import Embedders, Pretrain
+from diptych.config.run import Pretrain
 from diptych.config.training import Training
 from diptych.encoders.efficientnet import FrozenCNN
+from diptych.inference import embedders
+from diptych.inference.embedders import input_embeddings
 from diptych.models.configs import (
     ALBEFConfig,
     BLIPConfig,
@@ -36,8 +38,6 @@ from diptych.modules.frozen_text import InputDropout
 from diptych.modules.init import init_transformer, scale_init
 from diptych.modules.input_embeddings import OWN, InputEmbeddings
 from diptych.protocols import FusionEncoder
-from diptych.runs import embedders
-from diptych.runs.embedders import input_embeddings
 from tests.models.test_first_step import FEATURE_DIM, VOCABULARY, B, toy
 
 IMAGES, TEXTS = ("own", "grid", "regions/"), ("own", "minilm", "minilm_words", "minilm_causal")
@@ -68,7 +68,9 @@ CONFIGS: dict[str, Callable[[], Model]] = {cls.__name__.removesuffix("Config"): 
 def toy_run(name: str, image: str, text: str) -> Pretrain:
     """A run of the model at toy size on these embedders, with input dropout."""
     config = CrossViTConfig(**SMALL_CROSSVIT) if name == "CrossViT" else CONFIGS[name]()
-    run = Pretrain(config, Objectives(itm=ITM()), ImageSettings(), Training(batch_size=B))
+    run = Pretrain(
+        model=config, objectives=Objectives(itm=ITM()), images=ImageSettings(), training=Training(batch_size=B)
+    )
     run = run if name == "CrossViT" else toy(run)
     return replace(run, embedders=Embedders(image, feature_dim=FEATURE_DIM, text=text, dropout=0.1))  # type: ignore[arg-type]
 

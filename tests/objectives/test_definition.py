@@ -30,13 +30,13 @@ from diptych.config.objectives import (
 )
 from diptych.config.validation import Weight, settings
 from diptych.data.tokenizers.tokenizer import vocabulary
+from diptych.inference.saved_model import RunError
 from diptych.objectives import definition
 from diptych.objectives.definition import Setup, any_needs, definitions, losses_of, losses_that_train, needs_of
 from diptych.objectives.masked_codes import add_code_head
 from diptych.objectives.pretraining import Objective
 from diptych.runs.build import build
 from diptych.runs.recipes import recipe
-from diptych.runs.run_folder import RunError
 from tests.models.test_first_step import batch, toy
 
 ALL = fill(Objectives())

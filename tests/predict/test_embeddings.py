@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from diptych.inference.saved_model import RunError
 from diptych.predict.embeddings import SUFFIXES, load_vectors, open_embeddings, part_file, rows_file
 from diptych.predict.rows import left_to_do
-from diptych.runs.run_folder import RunError
 from diptych.utils.io import DamagedFile
 
 SETTINGS = {"command": "embed", "model": "abc"}

@@ -15,6 +15,8 @@ import torch
 from diptych.api import load
 from diptych.config.predict import AnswerQuestion, CaptionPhotos, Embed, ScoreTexts
 from diptych.data.sources.base import BadSample, DataError
+from diptych.inference.folder import write_config
+from diptych.inference.saved_model import RunError, read_config
 from diptych.predict.photos import (
     _predicted,
     answer_question,
@@ -24,7 +26,6 @@ from diptych.predict.photos import (
     score_texts,
 )
 from diptych.protocols import UnsupportedOperation
-from diptych.runs.run_folder import RunError, read_run, write_run
 from tests.data.tiny_data import image_bytes
 from tests.predict.tiny_models import untrained, untrained_vqa
 
@@ -130,7 +131,7 @@ def test_answers_are_those_of_the_api(vqa: str, folder: Path, capsys: pytest.Cap
         "answer": answer.text,
         "probability": pytest.approx(answer.probability),
     }
-    other = next(name for name in load(vqa, "cpu").loaded.facts["answers"] if name != answer.text)
+    other = next(name for name in load(vqa, "cpu").loaded.saved.labels if name != answer.text)
     answer_question(vqa, [str(folder / "0.jpg")], "is it red?", AnswerQuestion(candidates=f" {other} ,", **EXACT))
     assert json.loads(capsys.readouterr().out)["answer"] == other
 
@@ -174,8 +175,8 @@ def test_answers_of_a_model_with_another_answer_list_are_refused(vqa: str, folde
     config = AnswerQuestion(out=str(tmp_path / "answers.jsonl"), **EXACT)
     answer_question(vqa, [str(folder)], "what is it?", config)
     other = shutil.copytree(vqa, tmp_path / "other")
-    run, facts = read_run(other)
-    write_run(other, run, facts | {"answers": facts["answers"][::-1]})  # the same weights
+    saved = read_config(other)
+    write_config(other, replace(saved, labels=saved.labels[::-1]))  # the same weights
     with pytest.raises(RunError, match="has rows of another model"):
         answer_question(str(other), [str(folder)], "what is it?", config)
 

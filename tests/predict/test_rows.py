@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from diptych.inference.saved_model import RunError
 from diptych.predict.rows import RowFile, left_to_do, open_rows, settings_file, to_line
-from diptych.runs.run_folder import RunError
 from diptych.utils.io import DamagedFile, WriteError
 from diptych.utils.lock import InUse
 

@@ -11,10 +11,9 @@ import torch
 from diptych.runs import build as building
 from diptych.runs import finetune
 from diptych.runs.recipes import recipe
-from diptych.runs.run_folder import write_run
-from diptych.training.checkpoint import save_weights
-from tests.models.test_finetuning_recipes import FACTS, small
+from tests.models.test_finetuning_recipes import ANSWERS, small
 from tests.models.test_first_step import toy
+from tests.runs.tiny_runs import write_model
 
 
 def with_vocabulary(model: Any, full: Any) -> Any:
@@ -29,9 +28,7 @@ def untrained(folder: Path, name: str = "blip.pretrain_14m", seed: int = 0) -> P
     run = toy(full)
     run = replace(run, training=replace(run.training, seed=seed))
     run = replace(run, model=with_vocabulary(run.model, full.model), images=replace(run.images, shorter_side=32))
-    write_run(folder, run, {})
-    save_weights(folder, building.build(run))
-    return folder
+    return write_model(folder, run, building.build(run))
 
 
 def untrained_vqa(folder: Path, name: str = "vilt.vqa") -> Path:
@@ -40,6 +37,4 @@ def untrained_vqa(folder: Path, name: str = "vilt.vqa") -> Path:
     full = recipe(name, "Finetune")
     run, _ = small(full)
     run = replace(run, model=with_vocabulary(run.model, full.model), images=replace(run.images, shorter_side=32))
-    write_run(folder, run, FACTS)
-    save_weights(folder, finetune.build(run, FACTS))
-    return folder
+    return write_model(folder, run, finetune.build(run, ANSWERS), ANSWERS)

@@ -31,15 +31,13 @@ from diptych.objectives.definition import any_needs
 from diptych.objectives.pretraining import Pretraining
 from diptych.protocols import TextDecoder, TrainStep, student_of
 from diptych.runs import build as building
-from diptych.runs import finetune
 from diptych.runs.evaluate import evaluate
 from diptych.runs.recipes import recipe, recipes
-from diptych.runs.run_folder import write_run
 from diptych.tasks.common import encode_images
-from diptych.training.checkpoint import save_weights
 from diptych.training.optimizer import adamw
 from tests.models import test_finetuning_recipes as test_finetuning
 from tests.models import test_first_step
+from tests.runs.tiny_runs import write_model
 
 RECORDED = Path(__file__).parent / "recorded.json"
 STEPS = 3
@@ -88,16 +86,16 @@ def _pretraining(name: str, folder: Path) -> dict[str, Any]:
     ):  # the scenes have pixels: models of regions are not evaluated
         tasks = ["matching"] if "itm" in student.weights else []
         tasks += ["retrieval"] if {"itm", "itc"} & set(student.weights) else []
-        recorded |= _evaluated(run, student, {}, folder, tasks)
+        recorded |= _evaluated(run, student, (), folder, tasks)
     return recorded
 
 
 def _finetuning(name: str, folder: Path) -> dict[str, Any]:
     run, batch = test_finetuning.small(recipe(name, "Finetune"))
-    module = finetune.build(run, test_finetuning.FACTS)
+    module = test_finetuning.task_of(run)
     recorded = _trained(cast(TrainStep, module), batch)
     if batch.image is not None and run.task in ("vqa", "retrieval"):
-        recorded |= _evaluated(run, module.eval(), test_finetuning.FACTS, folder, [run.task])
+        recorded |= _evaluated(run, module.eval(), test_finetuning.labels_of(run), folder, [run.task])
     return recorded
 
 
@@ -106,9 +104,7 @@ def _tokenizer(folder: Path) -> str:
     run = test_first_step.toy(recipe("beit3.small_visual_tokenizer"))
     module = building.build(run)
     module.get_buffer("model.codebook.idle").zero_()
-    write_run(folder, run, {})
-    save_weights(folder, module)
-    return str(folder)
+    return str(write_model(folder, run, module))
 
 
 def _trained(module: Any, batch: Batch) -> dict[str, Any]:
@@ -143,11 +139,12 @@ def _generated(model: Any, batch: Batch) -> list[list[int]]:
     ).ids.tolist()
 
 
-def _evaluated(run: Pretrain | Finetune, module: Any, facts: dict[str, Any], folder: Path, tasks: list[str]) -> dict:
+def _evaluated(
+    run: Pretrain | Finetune, module: Any, labels: tuple[str, ...], folder: Path, tasks: list[str]
+) -> dict[str, Any]:
     """Metrics of evaluations on synthetic scenes, from a run folder as `diptych pretrain` writes it."""
     images = replace(run.images, shorter_side=32, patch_size=16, square=True, augment=False)
-    write_run(folder, replace(run, images=images, data="scenes:8"), facts)
-    save_weights(folder, module)
+    write_model(folder, replace(run, images=images, data="scenes:8"), module, labels)
     metrics = {}
     for task in tasks:
         gallery = {"gallery": 6, "captions": 2} if issubclass(EVALUATIONS[task], GalleryEvaluation) else {}

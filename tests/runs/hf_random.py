@@ -11,10 +11,8 @@ from torch import Tensor, nn
 
 from diptych.batch import Image, Text
 from diptych.cli import main
-from diptych.config.run import ImportedCheckpoint
-from diptych.models.importing import ADAPTERS
-from diptych.runs.loaded_model import initial_module
-from diptych.runs.run_folder import load_run, read_any
+from diptych.inference.saved_model import SavedModel
+from diptych.runs.load_model import load_model
 
 ACTIVATIONS = ("gelu", "quick_gelu", "relu", "silu", "swish", "gelu_new", "gelu_pytorch_tanh")
 CLASSES = {
@@ -94,18 +92,11 @@ def saved(kind: str, config: dict[str, Any], folder: Path, seed: int = 0, **savi
     return model
 
 
-def imported(system: str, source: Path, out: Path, *more: str) -> tuple[Any, Any, dict[str, Any]]:
-    """The run of a folder imported at the command line, its module with weights, and its facts."""
+def imported(system: str, source: Path, out: Path, *more: str) -> tuple[SavedModel, Any]:
+    """The config of a folder imported at the command line, and its module with weights."""
     assert main(["import", system, str(source), "--out", str(out), *more]) == 0
-    run, facts = read_any(out)
-    if isinstance(run, ImportedCheckpoint):
-        arguments = run.arguments | {"grid": tuple(run.arguments["grid"])}
-        module: nn.Module = ADAPTERS[run.system].build(arguments, run.task, {})
-    elif facts["task"] == "nlvr2":  # for export and init_from, not for evaluation
-        module = ADAPTERS["vilt"].build(vars(run.model), "nlvr2", {})
-    else:
-        module = initial_module(run, facts)
-    return run, load_run(module, out).eval(), facts
+    loaded = load_model(out, torch.device("cpu"))
+    return loaded.saved, loaded.module
 
 
 def close(ours: Tensor, theirs: Tensor) -> bool:

@@ -77,7 +77,7 @@ def test_chance_of_retrieval_equals_that_of_the_evaluation(pretrained: Path, tmp
     )
     (chance,) = baselines(gallery).values()
     (folder := tmp_path / "run").mkdir()
-    for name in ("run.json", "model.safetensors"):
+    for name in ("config.json", "run.json", "model.safetensors"):
         (folder / name).write_bytes((pretrained / name).read_bytes())
     scores = evaluate(folder, gallery)
     assert (chance["images"], chance["texts"]) == (scores["images"], scores["texts"]) == (4, 8)

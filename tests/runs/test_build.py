@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diptych.config.run import Embedders
+from diptych.config.data import Embedders
 from diptych.models.albef import recipes as albef
 from diptych.runs.build import build
 

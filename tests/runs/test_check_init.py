@@ -11,11 +11,13 @@ import pytest
 
 from diptych.checkpoints.read import WeightsError
 from diptych.cli import main
+from diptych.inference.saved_model import RunError
 from diptych.models.configs import (
     ALBEFConfig,
     BEiT3Config,
     BLIPConfig,
     CLIPConfig,
+    CLIPResNetConfig,
     CoCaConfig,
     CrossViTConfig,
     MAEConfig,
@@ -31,7 +33,6 @@ from diptych.models.configs import (
     model_name,
 )
 from diptych.runs.check_init import check_image_start, check_same_model, check_text_start
-from diptych.runs.check_inputs import RunError
 from tests.runs.tiny_runs import TRAINING, pretrain
 
 IMAGE = {"image_dim": 16, "image_depth": 1, "image_num_heads": 4, "image_mlp_dim": 8}
@@ -72,6 +73,7 @@ HIDDEN: dict[type, dict[str, Any]] = {
                  "activation": "relu", "eps": 0.1, "bos_token_id": 7, "enc_token_id": 7},
     CLIPConfig: {"num_heads": 2, "text_num_heads": 1, "activation": "gelu", "text_activation": "relu", "eps": 0.1,
                  "text_eps": 0.1},
+    CLIPResNetConfig: {"num_heads": 16, "text_num_heads": 4, "activation": "gelu"},
     CoCaConfig: {"num_heads": 2, "text_num_heads": 1, "decoder_num_heads": 1, "pool_num_heads": 2,
                  "activation": "relu", "pad_token_id": 7},
     BEiT3Config: {"num_heads": 2, "mask_token_id": 7},

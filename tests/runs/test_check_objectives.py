@@ -19,6 +19,7 @@ from diptych.config.training import Training
 from diptych.data.examples import PairExamples
 from diptych.data.synthetic.source import Scenes
 from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.inference.saved_model import RunError
 from diptych.models.configs import PUBLISHED
 from diptych.objectives.definition import definitions
 from diptych.objectives.itc import ITCLoss
@@ -33,7 +34,6 @@ from diptych.runs import train as training
 from diptych.runs.build import build
 from diptych.runs.check_objectives import CAPABILITIES, check_samples, compares_samples
 from diptych.runs.recipes import recipe
-from diptych.runs.run_folder import RunError
 from diptych.runs.train import open_validation
 from diptych.tasks.retrieval import Retrieval
 

@@ -14,11 +14,12 @@ import torch
 from diptych.cli import main
 from diptych.config.data import HALF
 from diptych.data.sources.labelled import Labelled
+from diptych.inference.folder import read_weights
+from diptych.inference.saved_model import RunError, read_config
 from diptych.models.configs import ALBEFConfig
 from diptych.runs.finetune import build, inherited, init_from_pretrained
 from diptych.runs.recipes import recipe
-from diptych.runs.run_folder import RunError, read_run, read_weights, write_run
-from diptych.training.checkpoint import save_weights
+from tests.runs.tiny_runs import write_model
 
 TINY = (
     "--model.image_sizes 8 12 --model.patch_sizes 4 6 --model.dims 16 16 --model.num_heads 2 2 --model.mlp_dims 32 32 "
@@ -56,11 +57,10 @@ def test_crossvit_is_fine_tuned_and_evaluated_and_initialises_another_classifier
     rows = [json.loads(line) for line in (scores / "predictions.jsonl").read_text().splitlines()]
     source = Labelled(folder, "test")
     assert [row["truth"] for row in rows] == [source.classes[source.label(row["index"])] for row in rows]
-    _, facts = read_run(out)
-    assert facts["classes"] == ["dark", "grey", "light"]
+    assert read_config(out).labels == ("dark", "grey", "light")
 
     other = inherited(out, replace(recipe("crossvit.small", "Finetune"), recipe=""))
-    module = build(other, {"classes": ["cat", "dog"]})
+    module = build(other, ["cat", "dog"])
     init_from_pretrained(module, out, other.model)
     state, trained = module.state_dict(), read_weights(out)
     assert state["model.head.0.weight"].shape[0] == 2 and trained["model.head.0.weight"].shape[0] == 3
@@ -73,13 +73,11 @@ def test_a_system_s_own_recipe_fine_tunes_at_its_larger_image_size(tmp_path: Pat
     own, before = recipe("albef.vqa", "Finetune"), recipe("albef.pretrain_4m")
     model = ALBEFConfig(8, 1, 2, 16, 16, (2, 2), 8, 1, 1, 2, 16, 114, 24, 4)
     before = replace(before, model=model, images=replace(before.images, shorter_side=32, mean=HALF, std=HALF))
-    write_run(tmp_path, before, {})
-    module = build(replace(own, model=model), {"answers": ["yes"]})
-    save_weights(tmp_path, module)
+    write_model(tmp_path, before, build(replace(own, model=model), ["yes"]))
     run = inherited(tmp_path, replace(own, images=replace(own.images, shorter_side=48)), own=True)
     assert run.model == replace(model, grid=(3, 3)) and run.images.shorter_side == 48 and run.recipe == "albef.vqa"
     assert run.images.mean_std == (HALF, HALF), "the normalization of the pre-training run, not of the recipe"
-    larger = build(run, {"answers": ["yes"]})
+    larger = build(run, ["yes"])
     init_from_pretrained(larger, tmp_path, run.model)
     trained = read_weights(tmp_path)
     assert all(

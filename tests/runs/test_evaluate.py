@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image as Pillow
 
 from diptych.cli import main
@@ -23,16 +22,15 @@ from diptych.data.loader import SkipCounter
 from diptych.data.sources.answers import answer_list
 from diptych.data.sources.subsets import CaptionSubset
 from diptych.data.sources.vqa import open_questions
+from diptych.inference.folder import write_config
+from diptych.inference.saved_model import RunError, read_config
 from diptych.metrics.vqa import normalise_answer
 from diptych.models.configs import ViLTConfig
 from diptych.models.vilt import recipes as vilt
-from diptych.objectives.wpa import WPALoss
 from diptych.report.sections import Curve
 from diptych.runs.evaluate import evaluate, name_of, short_name, write
-from diptych.runs.heat_maps import wpa_objective
-from diptych.runs.pretrain import build
 from diptych.runs.report import training_sections
-from diptych.runs.run_folder import RunError, read_run
+from diptych.runs.run_folder import read_run, write_run
 from diptych.runs.scoring.base import Result, evenly_spaced
 from diptych.runs.scoring.gallery import open_gallery, readable_texts
 from tests.runs.tiny_runs import EXACT, TRAINING, rows
@@ -228,10 +226,8 @@ def test_long_captions_are_truncated_and_undecodable_ones_skipped():
 def test_images_are_never_augmented_in_evaluation(pretrained: Path, tmp_path: Path):
     shutil.copytree(pretrained, folder := tmp_path / "run")
     expected = evaluate(folder, SMALL)
-    record = json.loads((folder / "run.json").read_text())
-    record["run"]["images"]["augment"] = True
-    del record["digest"]
-    (folder / "run.json").write_text(json.dumps(record))
+    saved = read_config(folder)
+    write_config(folder, replace(saved, images=replace(saved.images, augment=True)))
     assert evaluate(folder, SMALL) == expected
 
 
@@ -251,16 +247,9 @@ def test_every_loss_has_a_curve(tmp_path: Path):
     losses = [field.name for field in fields(Objectives)]
     rows_ = ({"step": i} | {f"{when}{loss}": 1.0 for loss in losses for when in ("", "val/")} for i in (10, 20))
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_))
-    names = {section.name for section in training_sections(tmp_path, {}) if isinstance(section, Curve)}
+    write_run(tmp_path, vilt.tiny(), {}, ())
+    names = {section.name for section in training_sections(tmp_path) if isinstance(section, Curve)}
     assert names == {*losses, *(f"val/{loss}" for loss in losses)}
-
-
-def test_heat_maps_use_the_wpa_objective_of_training(pretrained: Path):
-    run = vilt.tiny()
-    small = replace(run, model=replace(run.model, dim=16, depth=1, num_heads=2, mlp_dim=32))
-    module = build(small)
-    assert wpa_objective(module) is next(o for o in module.objectives if isinstance(o, WPALoss))
-    assert wpa_objective(torch.nn.Linear(1, 1)) == WPALoss()
 
 
 def test_tasks_and_settings_that_do_not_fit_a_run_raise(pretrained: Path, vqa: Path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,16 @@ from diptych.batch import Image, Text
 from diptych.checkpoints.read import load_state_dict
 from diptych.cli import main
 from diptych.data.images.transforms import transform
+from diptych.inference.folder import write_config
+from diptych.inference.saved_model import RunError, read_config
+from diptych.inference.tokenizer import tokenizer_of
 from diptych.runs.export import Exported, export
 from diptych.runs.import_checkpoint import import_checkpoint
+from diptych.runs.load_model import load_model
 from diptych.runs.pretrain import build
 from diptych.runs.recipes import recipe, with_settings
-from diptych.runs.run_folder import RunError, load_run, read_run, write_run
-from diptych.runs.tokenizer import tokenizer_of
-from diptych.training.checkpoint import save_weights
 from tests.parity.goldens import GOLDEN_CASES
+from tests.runs.tiny_runs import write_model
 
 
 @pytest.fixture(params=[("vit", "vit"), ("vilt", "vilt_pretrain")], ids=lambda p: p[1])
@@ -92,15 +93,12 @@ def official_step(system: str, case: str) -> Any:
 def test_a_run_trained_here_is_exported_and_imported_again(tmp_path: Path):
     """The weights are the same after import, export and another import."""
     import_checkpoint("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
-    run, _ = read_run(tmp_path / "a")
     (tmp_path / "a" / "ignored.safetensors").unlink()  # as in a run that was trained here
-    run_json = json.loads((tmp_path / "a" / "run.json").read_text())
-    del run_json["digest"], run_json["facts"]["imported"]
-    (tmp_path / "a" / "run.json").write_text(json.dumps(run_json))
+    write_config(tmp_path / "a", replace(read_config(tmp_path / "a"), imported=None))
     lost = export(tmp_path / "a", "official", tmp_path / "x.pth").left_out
     assert lost == ["text_embeddings.position_ids (a buffer of 0, 1, 2 …, not a weight)"]
     import_checkpoint("vilt", tmp_path / "x.pth", tmp_path / "b", 4, None, None)
-    modules = [load_run(build(run), tmp_path / name) for name in ("a", "b")]  # type: ignore[arg-type]
+    modules = [load_model(tmp_path / name, torch.device("cpu")).module for name in ("a", "b")]
     for a, b in zip(*(module.parameters() for module in modules), strict=True):
         assert torch.equal(a, b)
 
@@ -112,7 +110,7 @@ def test_an_exported_hugging_face_folder_keeps_what_weight_shapes_do_not_show(
     assert main(["export", str(tmp_path / "a"), "--to", "hf", "--out", str(tmp_path / "hf")]) == 0
     assert main(["import", "vilt", str(tmp_path / "hf"), "--out", str(tmp_path / "b")]) == 0
     assert "attention heads: num_heads 4 (not in the weight shapes" in capsys.readouterr().out
-    assert read_run(tmp_path / "b")[0].model.num_heads == 4  # type: ignore[union-attr]
+    assert read_config(tmp_path / "b").model.num_heads == 4  # type: ignore[union-attr]
     (tmp_path / "hf" / "model.safetensors").unlink()
     with pytest.raises(RunError, match=r"a folder without a model\.safetensors"):
         import_checkpoint("vilt", tmp_path / "hf", tmp_path / "c")
@@ -153,7 +151,7 @@ def test_a_run_of_ours_needs_no_import(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_folder_without_a_run_is_an_error(tmp_path: Path):
-    with pytest.raises(RunError, match=r"no run\.json"):
+    with pytest.raises(RunError, match=r"no config\.json"):
         export(tmp_path, "official", tmp_path / "x.pth")
 
 
@@ -175,8 +173,7 @@ TEXTS = ["a red cup", "Two dogs, running: on the beach!", "caf\u00e9 na\u00efve"
 def test_hugging_face_s_processor_gives_the_same_ids_and_pixels(name: str, settings: dict[str, Any], tmp_path: Path):
     transformers = pytest.importorskip("transformers")
     run = with_settings(recipe(name), settings)
-    write_run(tmp_path / "run", run, {})
-    save_weights(tmp_path / "run", build(run))
+    write_model(tmp_path / "run", run, build(run))
     left_out = export(tmp_path / "run", "hf", tmp_path / "hf").left_out
     assert not [part for part in left_out if "tokenizer" in part]
     processor, ours = transformers.AutoProcessor.from_pretrained(tmp_path / "hf"), tokenizer_of(run)
@@ -189,4 +186,4 @@ def test_hugging_face_s_processor_gives_the_same_ids_and_pixels(name: str, setti
     theirs = processor.image_processor(picture, return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(theirs, (pixels - mean) / std, rtol=0, atol=2 / 255 / min(run.images.std))
     assert main(["import", name.split(".")[0], str(tmp_path / "hf"), "--out", str(tmp_path / "again")]) == 0
-    assert tokenizer_of(read_run(tmp_path / "again")[0]).encode(TEXTS).ids.equal(ours.encode(TEXTS).ids)
+    assert tokenizer_of(read_config(tmp_path / "again")).encode(TEXTS).ids.equal(ours.encode(TEXTS).ids)

@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from diptych.cli import main
 from diptych.data.tokenizers.tokenizer import vocabulary
 from diptych.data.tokenizers.wordpiece import SPECIAL
+from diptych.inference.saved_model import read_config
+from diptych.inference.tokenizer import tokenizer_of
 from diptych.models.configs import ViLTConfig
 from diptych.runs.run_folder import read_run
-from diptych.runs.tokenizer import tokenizer_of
 from tests.parity.goldens import GOLDEN_CASES
 from tests.runs.tiny_runs import TRAINING, rows
 
@@ -42,7 +43,7 @@ def test_vqa_is_fine_tuned_from_an_official_vilt(official: Path, tmp_path: Path,
     assert main(["finetune", "vqa", "--init_from", str(imported), *training, "--out", str(out)]) == 0
     assert [row["step"] for row in rows(out)] == [1, 2, 2] and "val/vqa/score" in rows(out)[-1]
 
-    run, facts = read_run(out)
+    run, _ = read_run(out)
     assert isinstance(run.model, ViLTConfig)
     assert (run.model.dim, run.model.grid, run.images.shorter_side) == (40, (4, 4), 32)
     before, after = load_file(imported / "model.safetensors"), load_file(out / "model.safetensors")
@@ -51,7 +52,7 @@ def test_vqa_is_fine_tuned_from_an_official_vilt(official: Path, tmp_path: Path,
     assert torch.equal(before["model.patches.position"], state["transformer.pos_embed"])
     model = {name for name in before if name.startswith("model.")}
     assert model | {name for name in after if name.startswith("head.")} == after.keys()
-    assert len(after["head.answers.bias"]) == len(facts["answers"])
+    assert len(after["head.answers.bias"]) == len(read_config(out).labels)
     most = 2 * run.training.optimizer.learning_rate * 1.1  # two steps of AdamW, and its weight decay
     apart = {name: (after[name] - before[name]).abs().max().item() for name in model}
     assert max(apart.values()) < most and sum(x > 0 for x in apart.values()) > 0.9 * len(apart)
@@ -89,7 +90,7 @@ def test_a_custom_vocabulary_is_imported_and_copied_to_later_runs(tmp_path: Path
     training = [*TRAINING, "--steps", "1", "--workers", "0"]
     assert main(["finetune", "vqa", "--init_from", str(imported), *training, "--out", str(out)]) == 0
     for folder in (imported, out):
-        run, _ = read_run(folder)
+        run = read_config(folder)
         assert Path(run.vocabulary).parent == folder and Path(run.vocabulary).read_bytes() == content
         assert tokenizer_of(run).vocabulary.size == len(content.split())
         assert not (tokenizer_of(run).encode(["a red square"]).ids == tokenizer_of(run).vocabulary.unknown).any()

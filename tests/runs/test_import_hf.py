@@ -14,7 +14,6 @@ import torch
 from PIL import Image as Pillow
 
 from diptych.cli import main
-from diptych.config.run import ImportedCheckpoint
 from diptych.data.images.transforms import stack, transform
 from tests.runs.hf_random import CLASSES, close, config_of, equal, imported, saved
 
@@ -50,21 +49,19 @@ def checked(kind: str, seed: int, folder: Path) -> None:
     config = config_of(kind, draw)
     theirs = saved(kind, config, folder / "theirs", seed)
     torch.manual_seed(seed)
-    run, step, facts = imported(CLASSES[kind], folder / "theirs", folder / "run")
+    run, step = imported(CLASSES[kind], folder / "theirs", folder / "run")
     assert equal(kind, theirs, step), config
-    labels = list(theirs.config.id2label.values())
-    assert facts.get("classes", facts.get("answers", labels)) in (labels, [])
-    assert kind not in ("ViTForImageClassification", "ViltForQuestionAnswering") or {"classes", "answers"} & set(facts)
+    labelled = kind in ("ViTForImageClassification", "ViltForQuestionAnswering")
+    assert run.labels == (tuple(theirs.config.id2label.values()) if labelled else ())
     assert main(["export", str(folder / "run"), "--to", "hf", "--out", str(folder / "hf")]) == 0
     again, loading_info = getattr(transformers, kind).from_pretrained(folder / "hf", output_loading_info=True)
     unread = set(loading_info["missing_keys"]) - {"pooler.dense.weight", "pooler.dense.bias"}
     assert not unread and not set(loading_info["unexpected_keys"]) - {"mlm_score.bias"}  # where older versions keep it
     assert equal(kind, again.eval(), step)
     assert kind != "ViTForImageClassification" or again.config.id2label == theirs.config.id2label
-    run2, step2, facts2 = imported(CLASSES[kind], folder / "hf", folder / "back")
-    assert equal(kind, theirs, step2) and facts2.get("classes") == facts.get("classes")
-    assert facts2.get("answers") == facts.get("answers")
-    assert run2.arguments == run.arguments if isinstance(run, ImportedCheckpoint) else run2.model == run.model
+    run2, step2 = imported(CLASSES[kind], folder / "hf", folder / "back")
+    assert equal(kind, theirs, step2)
+    assert (run2.model, run2.task, run2.heads, run2.labels) == (run.model, run.task, run.heads, run.labels)
 
 
 @pytest.mark.quick("ViTFor*", "ViltModel", "CLIPModel", "BlipForConditionalGeneration")
@@ -236,7 +233,7 @@ def test_absent_keys_have_the_class_s_defaults(tmp_path: Path):
     theirs = saved("CLIPModel", config, tmp_path / "one")
     assert theirs.config.text_config.hidden_act == "quick_gelu" and theirs.config.text_config.num_attention_heads == 8
     (tmp_path / "one" / "config.json").write_text(json.dumps(config))
-    run, step, _ = imported("clip", tmp_path / "one", tmp_path / "run")
+    run, step = imported("clip", tmp_path / "one", tmp_path / "run")
     assert (run.model.num_heads, run.model.text_num_heads, run.model.text_eps) == (12, 8, 0.1)
     assert equal("CLIPModel", theirs, step)
 
@@ -245,7 +242,7 @@ def test_absent_keys_have_the_class_s_defaults(tmp_path: Path):
         "hidden_size": 24
     }
     (tmp_path / "two" / "config.json").write_text(json.dumps(short))
-    run, step, _ = imported("vit", tmp_path / "two", tmp_path / "run2")
+    run, step = imported("vit", tmp_path / "two", tmp_path / "run2")
     assert (run.model.num_heads, run.model.eps, run.model.activation) == (12, 1e-12, "gelu")
     assert equal("ViTModel", transformers.ViTModel.from_pretrained(tmp_path / "two").eval(), step)
 
@@ -307,36 +304,36 @@ def test_the_file_of_weights_in_a_folder_is_read_with_its_config(tmp_path: Path)
     theirs = saved("ViTForImageClassification", VIT | {"hidden_act": "relu", "layer_norm_eps": 0.1}, tmp_path / "one")
     size = {"height": 16, "width": 16}
     transformers.ViTImageProcessorPil(size=size, image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path / "one")
-    run, step, facts = imported("vit", tmp_path / "one" / "model.safetensors", tmp_path / "run")
+    run, step = imported("vit", tmp_path / "one" / "model.safetensors", tmp_path / "run")
     assert equal("ViTForImageClassification", theirs, step)
-    assert facts["classes"] == ["tench", "crane", "crane"] and run.images.mean == (0.1, 0.2, 0.3)
+    assert run.labels == ("tench", "crane", "crane") and run.images.mean == (0.1, 0.2, 0.3)
 
 
 def test_numbers_of_labels_may_be_strings_and_classes_without_names_are_numbered(tmp_path: Path):
     """label2id as the example scripts of transformers saved it; without id2label and num_labels classes have no names."""
     saved("ViTForImageClassification", VIT, tmp_path / "one")
     changed(tmp_path / "one" / "config.json", label2id={"tench": "0", "crane": "2"})
-    assert imported("vit", tmp_path / "one", tmp_path / "a")[2]["classes"] == ["tench", "crane", "crane"]
+    assert imported("vit", tmp_path / "one", tmp_path / "a")[0].labels == ("tench", "crane", "crane")
     changed(tmp_path / "one" / "config.json", id2label=..., label2id=...)
-    assert imported("vit", tmp_path / "one", tmp_path / "b")[2]["classes"] == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    assert imported("vit", tmp_path / "one", tmp_path / "b")[0].labels == ("LABEL_0", "LABEL_1", "LABEL_2")
 
 
 def test_labels_become_the_run_s_names(tmp_path: Path, capsys):
     saved("ViTForImageClassification", VIT, tmp_path / "one")
-    assert imported("vit", tmp_path / "one", tmp_path / "a")[2]["classes"] == ["tench", "crane", "crane"]
+    assert imported("vit", tmp_path / "one", tmp_path / "a")[0].labels == ("tench", "crane", "crane")
     saved("ViltForQuestionAnswering", VILT, tmp_path / "two")
-    assert imported("vilt", tmp_path / "two", tmp_path / "b")[2]["answers"] == ["yes", "no"]
+    assert imported("vilt", tmp_path / "two", tmp_path / "b")[0].labels == ("yes", "no")
     assert "no names" not in capsys.readouterr().out
     saved(
         "ViTForImageClassification",
         {k: v for k, v in VIT.items() if "label" not in k} | {"num_labels": 4},
         tmp_path / "3",
     )
-    assert imported("vit", tmp_path / "3", tmp_path / "c")[2]["classes"] == [f"LABEL_{i}" for i in range(4)]
+    assert imported("vit", tmp_path / "3", tmp_path / "c")[0].labels == tuple(f"LABEL_{i}" for i in range(4))
     assert "its 4 classes have no names in the checkpoint or its config" in capsys.readouterr().out
     (tmp_path / "names.json").write_text(json.dumps(["a", "b", "c", "d"]))
-    facts = imported("vit", tmp_path / "3", tmp_path / "d", "--answers", str(tmp_path / "names.json"))[2]
-    assert facts["classes"] == ["a", "b", "c", "d"]
+    named = imported("vit", tmp_path / "3", tmp_path / "d", "--answers", str(tmp_path / "names.json"))[0]
+    assert named.labels == ("a", "b", "c", "d")
     two = VILT | {"modality_type_vocab_size": 3, "num_images": 2, "id2label": {0: "True", 1: "False"}}
     saved("ViltForImagesAndTextClassification", two, tmp_path / "four")
     line = error_line(capsys, "vilt", tmp_path / "four", "--out", tmp_path / "e")

@@ -10,7 +10,7 @@ import pytest
 
 from diptych.cli import main
 from diptych.data.tokenizers.tokenizer import BERT, CLIP, vocabulary
-from diptych.runs.tokenizer import tokenizer_of
+from diptych.inference.tokenizer import tokenizer_of
 from tests.runs.hf_random import imported, saved
 
 pytest.importorskip("transformers")

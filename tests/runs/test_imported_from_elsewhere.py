@@ -20,8 +20,7 @@ from diptych.data.images.transforms import stack, transform
 from diptych.data.tokenizers.tokenizer import CLIP as CLIP_VOCABULARY
 from diptych.data.tokenizers.tokenizer import Tokenizer, vocabulary
 from diptych.models.coca import checkpoint as coca
-from diptych.runs.loaded_model import initial_module
-from diptych.runs.run_folder import load_run, read_run
+from diptych.runs.load_model import load_model
 
 CAPTIONS = ("a red square", "Two dogs, running!", "the sea & the sky", "somebody's bicycle")
 EXACT = ["--workers", "0", "--device", "cpu", "--precision", "fp32"]
@@ -202,7 +201,7 @@ def test_word_vocabulary_models_rank_with_their_own_vocabulary(system: str, phot
     assert main([*command, "--vocabulary", str(words), "--regions", str(regions), "--out", str(run)]) == 0
     words.unlink()
     assert main(["evaluate", str(run), "--task", "retrieval", "--data", str(photographs), *EXACT]) == 0
-    step = load_run(initial_module(*read_run(run)), run).eval()
+    step = load_model(run, torch.device("cpu")).module
     model: Any = step.model
     ranking = []
     for ids in by_hand:  # one by one: no padding

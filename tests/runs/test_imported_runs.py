@@ -20,10 +20,11 @@ from diptych.capfilt.models import Captioner, Filter
 from diptych.checkpoints.read import load_state_dict
 from diptych.cli import main
 from diptych.config.capfilt import CapFilt
-from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD
+from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, Embedders
 from diptych.config.objectives import ITC, LM, MLM, MaskedCaptions, NoImage, Objectives
-from diptych.config.run import Embedders, Finetune, ImportedCheckpoint, Pretrain
+from diptych.config.run import Finetune, Pretrain
 from diptych.config.tasks import EVALUATIONS, GalleryEvaluation
+from diptych.inference.saved_model import RunError, read_config
 from diptych.models import common_recipes as tasks
 from diptych.models.albef import recipes as albef
 from diptych.models.beit3 import recipes as beit3
@@ -35,6 +36,7 @@ from diptych.models.configs import (
     BEiT3Config,
     BLIPConfig,
     CLIPConfig,
+    CLIPResNetConfig,
     CoCaConfig,
     CrossViTConfig,
     MAEConfig,
@@ -56,10 +58,10 @@ from diptych.models.vsepp import recipes as vsepp
 from diptych.runs import build as building
 from diptych.runs import finetune
 from diptych.runs.evaluate import evaluate
-from diptych.runs.loaded_model import initial_module, load_model
-from diptych.runs.run_folder import RunError, load_run, read_any, read_run, write_run
-from diptych.training.checkpoint import save_weights
+from diptych.runs.load_model import load_model
+from diptych.runs.scoring.matching import ACCURACY
 from diptych.utils.state_dict import named_weights
+from tests.runs.tiny_runs import untrained, write_model
 
 PIECES, GALLERY, FEATURES, DETECTED = 114, 4, 8, 5
 ANSWERS = ["yes", "no", "two", "red"]
@@ -86,6 +88,7 @@ V_VILBERT = ViLBERTConfig(
     dim=64, depth=2, num_heads=1, mlp_dim=64, image_dim=128, image_depth=2, image_num_heads=1, image_mlp_dim=64, coattention_dim=128,
     coattention_num_heads=1, schedule=((1, 1),), feature_dim=FEATURES, num_region_targets=DETECTED, **TEXT,
 )  # fmt: skip
+RESNET = CLIPResNetConfig(6, (1, 1, 1, 1), 4, (1, 1), 8, 1, 2, 12, PIECES, 24, 5)
 V_CROSSVIT = CrossViTConfig(
     image_sizes=(8, 12),
     patch_sizes=(4, 6),
@@ -153,6 +156,9 @@ CASES = {
     "clip": Case(toy(clip.base(), CLIPConfig(**VIT, **TEXT, **OWN_TEXT)), "clip", normalisation=CLIPS),
     "open_clip": Case(
         toy(clip.base(), CLIPConfig(**VIT, **TEXT, **OWN_TEXT, activation="gelu")), "open_clip", normalisation=CLIPS
+    ),
+    "clip_resnet": Case(
+        toy(clip.base(), RESNET), "clip_resnet", config={"vision_heads": 4, "transformer_heads": 2}, normalisation=CLIPS
     ),
     "coca": Case(
         toy(coca.open_clip(), V_COCA), "coca", ("matching", "retrieval", "captioning"), normalisation=CLIPS
@@ -222,16 +228,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def written(case: Case, folder: Path) -> Path:
     """The run's folder with random weights."""
-    facts = {"answers": ANSWERS, "classes": ["a", "b", "c"]}
+    labels = {"vqa": ANSWERS, "classification": ["a", "b", "c"]}.get(getattr(case.run, "task", ""), [])
     torch.manual_seed(0)
-    module = initial_module(case.run, facts)
+    module = untrained(case.run, labels)
     with torch.no_grad():
         for p in named_weights(module).values():
             if p.is_floating_point() and p.dim() > 1:
                 p.mul_(4)
-    write_run(folder, case.run, facts)
-    save_weights(folder, module)
-    return folder
+    return write_model(folder, case.run, module, labels)
 
 
 def imported(case: Case, before: Path, folder: Path) -> Path:
@@ -265,21 +269,37 @@ def scored(folder: Path, task: str) -> tuple[dict[str, float], list[str]]:
     return metrics, rows.read_text().splitlines()
 
 
+def check_matching(before: Path, after: Path, itm: bool) -> None:
+    """Checks that an imported model has the ITM accuracy of the run that it was exported from, and no loss of its own."""
+    expected, _ = scored(before, "matching")
+    assert (ACCURACY in expected) == itm and len(expected) > 4
+    if itm:
+        names = (ACCURACY, "pairs", "images", "skipped")
+        assert scored(after, "matching")[0] == {name: expected[name] for name in names}
+    else:
+        with pytest.raises(RunError, match="an imported model with an ITM head"):
+            scored(after, "matching")
+
+
 @pytest.mark.quick("vit", "mae")
 @pytest.mark.parametrize("name", CASES)
 def test_an_imported_run_scores_as_the_exported_one(name: str, capsys: pytest.CaptureFixture[str]):
     case = CASES[name]
     before = written(case, Path("before"))
     after = imported(case, before, Path("after"))
-    run, _ = read_run(after)
-    assert type(run) is type(case.run) and run.model == case.run.model
-    assert run.images.mean_std == case.normalisation == case.run.images.mean_std
-    modules = [load_run(initial_module(*read_run(folder)), folder) for folder in (before, after)]
-    actual, expected = (named_weights(module) for module in reversed(modules))
+    trained, loaded = (load_model(folder, torch.device("cpu")) for folder in (before, after))
+    own, kept = trained.saved, loaded.saved
+    assert (kept.model, kept.task, kept.labels) == (case.run.model, own.task, own.labels)
+    assert kept.images.mean_std == case.normalisation == case.run.images.mean_std
+    assert kept.imported and kept.imported.system == case.system and not own.imported
+    actual, expected = (named_weights(one.module) for one in (loaded, trained))
     assert actual.keys() <= expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in actual.items())
     for task in case.scored:
-        assert scored(after, task) == scored(before, task), task
+        if task == "matching":
+            check_matching(before, after, "itm" in own.losses)
+        else:
+            assert scored(after, task) == scored(before, task), task
     assert main(["export", str(after), "--to", "official", "--out", "again.pth"]) == 0
     first, again = (load_state_dict(Path(file)) for file in ("official.pth", "again.pth"))
     assert first.keys() == again.keys() and all(torch.equal(tensor, again[name]) for name, tensor in first.items())
@@ -295,8 +315,8 @@ def test_mean_and_std_of_images_come_from_the_config(
         ({"image_mean": list(CLIP_MEAN), "image_std": list(CLIP_STD)}, CLIPS),  # Hugging Face
         ({"preprocess_cfg": {"mean": list(CLIP_MEAN), "std": list(CLIP_STD)}}, CLIPS),  # open_clip
     ):
-        run, _ = read_run(imported(replace(CASES["vit"], config=config), before, Path("after")))
-        assert run.images.mean_std == expected
+        saved = read_config(imported(replace(CASES["vit"], config=config), before, Path("after")))
+        assert saved.images.mean_std == expected
     for config, message in (({"std": [0.2, 0.2, 0]}, "above 0"), ({"mean": 0.5}, "three numbers")):
         Path("config.json").write_text(json.dumps(config))
         assert main(["import", "vit", "official.pth", "--out", "x", "--config", "config.json"]) == 2
@@ -306,14 +326,14 @@ def test_mean_and_std_of_images_come_from_the_config(
 @pytest.mark.slow
 def test_other_runs_are_initialised_from_an_imported_run():
     after = imported(CASES["albef"], written(CASES["albef"], Path("before")), Path("after"))
-    weights = named_weights(load_run(initial_module(*read_run(after)), after))
+    weights = named_weights(load_model(after, torch.device("cpu")).module)
     module = building.build(replace(ALBEFS, init_from=str(after)))
     building.init_from_run(module, replace(ALBEFS, init_from=str(after)))
     assert all(torch.equal(tensor, weights[name]) for name, tensor in named_weights(module).items())
 
     run = finetune.inherited(after, tasks.vqa(vilt.base()))
     assert run.model == V_ALBEF and run.images.mean_std == CLIPS
-    task = finetune.build(run, {"answers": ANSWERS})
+    task = finetune.build(run, ANSWERS)
     finetune.init_from_pretrained(task, after, run.model)
     assert all(torch.equal(t, weights[name]) for name, t in named_weights(task).items() if name.startswith("model."))
 
@@ -338,18 +358,11 @@ def test_an_answer_decoder_needs_an_answer_list(capsys: pytest.CaptureFixture[st
         finetune.finetune(replace(case.run, init_from=""), Path("learned"))  # type: ignore[arg-type]
 
 
-def test_a_checkpoint_without_a_recipe_is_imported_but_cannot_be_evaluated():
-    from diptych.models.importing import ADAPTERS
-    from diptych.runs.import_checkpoint import import_checkpoint
-
-    sizes = {"dim": 6, "depths": (1, 1, 1, 1), "num_heads": 4, "grid": (1, 1), "text_dim": 8, "text_depth": 1, "text_num_heads": 2,
-             "text_mlp_dim": 12, "vocab_size": 20, "text_length": 7, "embed_dim": 5}  # fmt: skip
-    system = ADAPTERS["clip_resnet"]
-    step = system.build(sizes, "pretraining", {})
-    official = system.names(sizes, "pretraining").to_official(dict(step.state_dict()))
-    torch.save({name: tensor.contiguous() for name, tensor in official.items()}, "resnet.pth")
-    Path("config.json").write_text(json.dumps({"vision_heads": 4, "transformer_heads": 2}))
-    import_checkpoint("clip_resnet", Path("resnet.pth"), Path("kept"), config=Path("config.json"))
-    assert isinstance(read_any(Path("kept"))[0], ImportedCheckpoint)
-    with pytest.raises(RunError, match="neither scored nor started from: no recipe has CLIP's ResNet"):
-        read_run(Path("kept"))
+def test_clip_s_resnet_is_a_model_as_others():
+    """No recipe has it, but an imported one has its heads and images, and is evaluated."""
+    after = imported(CASES["clip_resnet"], written(CASES["clip_resnet"], Path("before")), Path("after"))
+    saved = read_config(after)
+    assert saved.model == RESNET and saved.heads == ("itc",) and saved.losses == ("itc",)
+    assert (saved.images.shorter_side, saved.images.crop or 32, saved.images.patch_size) == (32, 32, 32)
+    metrics, rows = scored(after, "retrieval")
+    assert metrics["images"] == GALLERY and len(rows) == 2 * GALLERY

@@ -109,7 +109,7 @@ def test_two_ranks_equal_one_process_and_two_micro_batches(tmp_path: Path):
 
 
 def test_a_finished_run_started_again_is_unchanged(pretrained: Path, capsys: pytest.CaptureFixture[str]):
-    files = ("model.safetensors", "checkpoint.safetensors", "metrics.jsonl", "run.json")
+    files = ("model.safetensors", "checkpoint.safetensors", "metrics.jsonl", "run.json", "config.json")
     before = [(pretrained / name).read_bytes() for name in files]
     assert main(pretrain(pretrained, "--workers", "1")) == 0
     assert f"has already finished its {STEPS} steps" in capsys.readouterr().out

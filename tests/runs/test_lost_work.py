@@ -15,12 +15,14 @@ import pytest
 import torch
 
 from diptych.cli import main
+from diptych.inference.saved_model import read_config
 from diptych.runs import report
 from diptych.runs.run_folder import read_run
 from diptych.training.checkpoint import CHECKPOINT, PREVIOUS
 from diptych.utils.io import DamagedFile
 from diptych.utils.lock import locked
 from tests.capfilt.tiny_capfilt import saved
+from tests.inference.tiny_folders import edit_json
 from tests.parity.goldens import GOLDEN_CASES
 from tests.runs.tiny_runs import ENVIRONMENT, pretrain, rows, started
 
@@ -161,30 +163,74 @@ def test_a_damaged_run_json_is_a_one_line_error_that_names_it(imported: Path, tm
         assert str(out / "run.json") in error_line(words, capsys), data
 
 
+def test_a_damaged_config_json_is_a_one_line_error_that_names_it(imported: Path, tmp_path: Path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(imported, out)
+    whole = json.loads((out / "config.json").read_text())
+    changes = (
+        {"model": 3},
+        {"images": []},
+        {"task": {}},
+        {"heads": None},
+        {"labels": [1]},
+        {"version": 2},
+        {"more": 1},
+    )
+    wrong = [(name, {**whole, name: value}) for change in changes for name, value in change.items()]
+    wrong += [(name, {key: value for key, value in whole.items() if key != name}) for name in ("model", "images")]
+    for words in (
+        ["evaluate", str(out), "--task", "retrieval", "--data", "scenes:8", "--device", "cpu"],
+        ["export", str(out), "--to", "official", "--out", str(tmp_path / "x.pth")],
+        ["finetune", "vqa", "--init_from", str(out), "--data", "scenes:8", "--out", str(tmp_path / "vqa")],
+    ):
+        for data in DAMAGES:
+            (out / "config.json").write_bytes(data)
+            assert str(out / "config.json") in error_line(words, capsys), data
+        for name, record in wrong:
+            (out / "config.json").write_text(json.dumps(record))
+            line = error_line(words, capsys)
+            assert str(out / "config.json") in line and ("does not match its digest" in line or name in line), (
+                name,
+                line,
+            )
+            (out / "config.json").write_text(json.dumps({key: x for key, x in record.items() if key != "digest"}))
+            line = error_line(words, capsys)
+            assert str(out / "config.json") in line and name in line, (name, line)
+    assert not (tmp_path / "x.pth").exists() and not (tmp_path / "vqa").exists()
+
+
 @pytest.mark.parametrize(
-    ("written", "flipped"),
-    [('"seed": 0', '"seed": 1'), ('"command": "', '"command": "p'), ('"digest"', '"digesu"'), ('"crc32:', '"crc33:')],
+    ("name", "written", "flipped"),
+    [
+        ("run.json", '"seed": 0', '"seed": 1'),
+        ("run.json", '"command": "', '"command": "p'),
+        ("run.json", '"digest"', '"digesu"'),
+        ("run.json", '"crc32:', '"crc33:'),
+        ("config.json", '"num_heads": 2', '"num_heads": 1'),
+        ("config.json", '"itm"', '"itc"'),
+        ("config.json", '"digest"', '"digesu"'),
+        ("config.json", '"crc32:', '"crc33:'),
+    ],
 )
-def test_a_changed_but_well_formed_run_json_is_detected(
-    imported: Path, tmp_path: Path, capsys, written: str, flipped: str
+def test_a_changed_but_well_formed_json_file_is_detected(
+    imported: Path, tmp_path: Path, capsys, name: str, written: str, flipped: str
 ):
     out = tmp_path / "run"
     shutil.copytree(imported, out)
-    whole = (out / "run.json").read_text()
+    whole = (out / name).read_text()
     assert written in whole
-    (out / "run.json").write_text(whole.replace(written, flipped))
+    (out / name).write_text(whole.replace(written, flipped))
     words = ["evaluate", str(out), "--task", "matching", "--data", "scenes:8", "--device", "cpu"]
     line = error_line(words, capsys)
-    assert f"{out / 'run.json'}: its content does not match its digest: restore the file, or" in line
+    assert f"{out / name}: its content does not match its digest: restore the file, or" in line
 
 
-def test_a_run_json_edited_on_purpose_is_read_if_its_digest_is_removed(imported: Path, tmp_path: Path):
+def test_settings_edited_on_purpose_are_read_if_the_digest_is_removed(imported: Path, tmp_path: Path):
     shutil.copytree(imported, out := tmp_path / "run")
-    record = json.loads((out / "run.json").read_text())
-    del record["digest"]
-    record["run"]["training"]["seed"] = 1
-    (out / "run.json").write_text(json.dumps(record))
+    edit_json(out / "run.json", "run/training/seed", 1)
     assert read_run(out)[0].training.seed == 1
+    edit_json(out / "config.json", "images/augment", True)
+    assert read_config(out).images.augment
 
 
 @pytest.mark.parametrize(
@@ -237,8 +283,14 @@ def test_an_import_does_not_replace_another_run(imported: Path, tmp_path: Path, 
     (tmp_path / "x.pth").touch()
     before = contents(imported)
     line = error_line(["import", "vit", str(tmp_path / "x.pth"), "--out", str(imported)], capsys)
-    assert "holds a run that was not imported; give another --out" in line
+    assert "holds a training run; give another --out" in line
     assert contents(imported) == before
+    shutil.copytree(imported, saved_model := tmp_path / "saved")
+    (saved_model / "run.json").unlink()  # as `VLM.save` writes it
+    before = contents(saved_model)
+    line = error_line(["import", "vit", str(tmp_path / "x.pth"), "--out", str(saved_model)], capsys)
+    assert "holds a model that was not imported; give another --out" in line
+    assert contents(saved_model) == before
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")

@@ -13,11 +13,13 @@ from safetensors.torch import load_file
 
 from diptych.data.synthetic import Scenes
 from diptych.data.tokenizers.tokenizer import SCENES, Tokenizer, bundled, vocabulary
+from diptych.inference.folder import load_weights, read_weights
+from diptych.inference.saved_model import RunError
 from diptych.models.albef import recipes as albef
 from diptych.models.vilt import recipes as vilt
 from diptych.runs.build import build, init_from_run
 from diptych.runs.pretrain import pretrain, statistics
-from diptych.runs.run_folder import RunError, load_run, read_run, read_weights
+from diptych.runs.run_folder import read_run
 from diptych.utils.state_dict import named_weights
 
 WORLD = Tokenizer(40, vocabulary(SCENES))
@@ -72,7 +74,7 @@ def test_a_run_with_a_teacher_saves_its_student_and_initialises_another_run(
     assert {name.split(".")[0] for name in read_weights(tmp_path / "first")} == {"model", "heads"}
     queued = load_file(tmp_path / "first" / "checkpoint.safetensors")["weight/queue.identity"]
     assert (queued >= 0).all(), "two batches of eight fill the queue, and every entry has an image identity"
-    before = load_run(build(run, facts), tmp_path / "first")
+    before = load_weights(build(run, facts), tmp_path / "first")
 
     after = build(replace(run, training=replace(training, seed=1)), facts)
     init_from_run(after, replace(run, init_from=str(tmp_path / "first")))

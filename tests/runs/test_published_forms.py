@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from diptych.batch import Image
 from diptych.checkpoints.read import load_state_dict
 from diptych.cli import main
+from diptych.inference.saved_model import read_config
 from diptych.models.coca import checkpoint as coca
 from diptych.models.importing import load_official
 from diptych.models.vit.model import ViT
-from diptych.runs.loaded_model import initial_module
-from diptych.runs.run_folder import load_run, read_run
+from diptych.runs.load_model import load_model
 from tests.parity.goldens import GOLDEN_CASES
 
 
@@ -51,7 +51,7 @@ def test_a_vit_of_imagenet_21k_classifies_through_its_representation_layer(tmp_p
     state = in21k()
     config = GOLDEN_CASES / "vit" / "config.json"
     assert command("vit", state, tmp_path / "run", config) == 0
-    step: Any = load_run(initial_module(*read_run(tmp_path / "run")), tmp_path / "run").eval()
+    step: Any = load_model(tmp_path / "run", torch.device("cpu")).module
     bare = (
         load_official("vit", GOLDEN_CASES / "vit" / "checkpoint.pth", num_heads=4).build().eval().get_submodule("model")
     )
@@ -77,7 +77,7 @@ def test_jax_names_and_a_file_without_a_classifier_are_read(tmp_path: Path):
     state = in21k()
     encoder = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
     assert command("vit", encoder, tmp_path / "encoder", GOLDEN_CASES / "vit" / "config.json") == 0
-    assert read_run(tmp_path / "encoder")[0].model.representation == 20  # type: ignore[union-attr]
+    assert read_config(tmp_path / "encoder").model.representation == 20  # type: ignore[union-attr]
     named = {"pre_logits/kernel": state["pre_logits.fc.weight"].T, "pre_logits/bias": state["pre_logits.fc.bias"]}
     from diptych.models.huggingface.layouts import to_official_names
 
@@ -111,7 +111,7 @@ def test_a_coca_of_equal_dims_equals_torch_s_attention(tmp_path: Path):
     assert theirs.keys() <= state.keys()
     (tmp_path / "config.json").write_text(json.dumps({"vision_cfg": {"attn_pooler_heads": 2}, "num_heads": 2}))
     assert command("coca", state | theirs, tmp_path / "run", tmp_path / "config.json") == 0
-    ours: Any = load_run(initial_module(*read_run(tmp_path / "run")), tmp_path / "run").eval()
+    ours: Any = load_model(tmp_path / "run", torch.device("cpu")).module
     tokens = ours.model.image(random_image(16, 16))
     queries, context = ours.model.pool.query.expand(2, -1, -1), tokens.to_padded()
     norm, context_norm = ours.model.pool.norm, ours.model.pool.context_norm

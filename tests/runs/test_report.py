@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from torch import nn
 
 from diptych.cli import main
+from diptych.config.data import Embedders
 from diptych.config.objectives import LM, Objectives
-from diptych.config.run import Embedders, Finetune, Pretrain
+from diptych.config.run import Finetune, Pretrain
 from diptych.metrics.vqa import BEST_OF_ANY, BEST_OF_LIST
 from diptych.models import common_recipes
 from diptych.models.blip import recipes as blip
@@ -23,10 +26,7 @@ from diptych.models.vilt import recipes as vilt
 from diptych.runs import report
 from diptych.runs.build import build
 from diptych.runs.heat_maps import heat_maps
-from diptych.runs.loaded_model import initial_module
-from diptych.runs.run_folder import write_run
-from diptych.training.checkpoint import save_weights
-from tests.runs.tiny_runs import MODEL, TRAINING
+from tests.runs.tiny_runs import MODEL, TRAINING, untrained, write_model
 
 TINY: Any = dict(vocab_size=114, text_length=24, patch_size=16, grid=(2, 2))
 SIDE: Any = dict(image_dim=16, image_depth=1, image_num_heads=1, image_mlp_dim=16)
@@ -62,11 +62,9 @@ def matcher() -> Pretrain:
     return on_scenes(vilt.tiny(), ViLTConfig(16, 1, 1, 16, **TINY))
 
 
-def written(folder: Path, run: Pretrain | Finetune, facts: dict[str, Any] | None = None) -> Path:
+def written(folder: Path, run: Pretrain | Finetune, labels: Sequence[str] = ()) -> Path:
     """The folder of a run with initial weights."""
-    write_run(folder, run, facts or {})
-    save_weights(folder, initial_module(run, facts or {}))
-    return folder
+    return write_model(folder, run, untrained(run, labels), labels)
 
 
 def evaluated(folder: Path, task: str, *more: str) -> tuple[int, dict[str, float]]:
@@ -87,15 +85,19 @@ def test_a_captioner_without_a_text_encoder_is_evaluated_with_its_report(
     assert "could not be made" not in output.err and output.out.splitlines()[-1] == f"{folder}/report.html"
 
 
+def model_of(run: Pretrain) -> nn.Module:
+    return build(run).get_submodule("model")
+
+
 def test_only_models_that_fuse_words_and_patches_have_heat_maps():
-    assert heat_maps(captioner(), build(captioner())) == []
-    assert len(heat_maps(matcher(), build(matcher()))) == 6
+    assert heat_maps(captioner(), model_of(captioner())) == []
+    assert len(heat_maps(matcher(), model_of(matcher()))) == 6
     model = captioner().model
     assert isinstance(model, BLIPConfig)
     wide = replace(captioner(), model=replace(model, variant="pretraining", image_dim=32))
-    assert heat_maps(wide, build(wide)) == [], "text dim 16 != image dim 32"
+    assert heat_maps(wide, model_of(wide)) == [], "text dim 16 != image dim 32"
     two_images = replace(captioner(), model=replace(model, variant="nlvr2"), objectives=Objectives())
-    assert heat_maps(two_images, build(two_images)) == []
+    assert heat_maps(two_images, model_of(two_images)) == []
 
 
 @pytest.mark.quick("heat_maps", "write_report")
@@ -194,7 +196,7 @@ def test_vqa_reports_the_best_possible_accuracy_beside_its_own(tmp_path: Path, c
     ]
     (data / "train.jsonl").write_text("\n".join(rows))
     run = replace(common_recipes.vqa(matcher()), data=str(data))
-    folder = written(tmp_path / "run", run, {"answers": ["a", "b", "2", "no"]})
+    folder = written(tmp_path / "run", run, ["a", "b", "2", "no"])
     status, metrics = evaluated(folder, "vqa")
     assert status == 0 and metrics[BEST_OF_ANY] == pytest.approx((1 + 1 + 1 + 1 + 1 / 3) / 5)
     assert metrics[BEST_OF_LIST] == pytest.approx(3 / 5) and 0 <= metrics["accuracy"] <= 3 / 5

@@ -19,10 +19,10 @@ from diptych.models.vlmo import recipes as vlmo
 from diptych.runs import pretrain as pretraining
 from diptych.runs.build import build, init_from_run
 from diptych.runs.pretrain import examples
-from diptych.runs.run_folder import ancestors, write_run
-from diptych.training.checkpoint import save_weights
+from diptych.runs.run_folder import ancestors
 from diptych.training.optimizer import adamw
 from diptych.utils.state_dict import named_weights
+from tests.runs.tiny_runs import write_model
 
 SIZE: dict[str, Any] = {
     "dim": 16,
@@ -60,9 +60,7 @@ def tokenizer(tmp_path: Path) -> str:
     run = replace(run, model=replace(run.model, **size, patch_size=32, decoder_depth=1))
     module = build(run, guided=False)
     module.get_buffer("model.codebook.idle").zero_()
-    write_run(tmp_path / "tokenizer", run, {})
-    save_weights(tmp_path / "tokenizer", module)
-    return str(tmp_path / "tokenizer")
+    return str(write_model(tmp_path / "tokenizer", run, module))
 
 
 def trained(run: Pretrain, folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
@@ -80,8 +78,7 @@ def trained(run: Pretrain, folder: Path) -> tuple[dict[str, Tensor], dict[str, T
         torch.stack([weight * losses[name] for name, weight in module.weights.items()]).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-    write_run(folder, run, {})
-    save_weights(folder, module)
+    write_model(folder, run, module)
     return initial, named_weights(module.get_submodule("model")), unused
 
 
@@ -136,9 +133,8 @@ def test_a_run_prints_the_weights_that_it_does_not_use(
     tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     images = toy(vlmo.base_images(), 2, relative_position=False)
-    write_run(tmp_path, images, {})
     module = build(replace(images, visual_tokenizer=tokenizer), guided=False)
-    save_weights(tmp_path, module)
+    write_model(tmp_path, images, module)
     monkeypatch.setattr(pretraining, "train", lambda *_: None)
     pretraining.pretrain(toy(vlmo.base_text(), 2, relative_position=False, begin=tmp_path), tmp_path / "words")
     output = capsys.readouterr().out

@@ -10,12 +10,20 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from diptych.cli import main
+from diptych.config.run import Finetune, Pretrain
+from diptych.inference.loaded_model import LoadedModel
+from diptych.runs import build, finetune
+from diptych.runs.run_folder import saved_model, write_run
+from diptych.training.checkpoint import save_weights
 from diptych.training.log import TIME_FIELDS
 
 MODEL = [
@@ -52,6 +60,24 @@ def pretrain(out: Path, *more: str, dropout: float = 0.1, steps: int = STEPS) ->
     """Command-line arguments of a tiny pre-training run."""
     run = ["pretrain", "vilt.tiny", *MODEL, "--model.dropout", str(dropout), *TRAINING, "--steps", str(steps)]
     return [*run, "--out", str(out), *more]
+
+
+def write_model(out: Path, run: Pretrain | Finetune, module: nn.Module, labels: Sequence[str] = ()) -> Path:
+    """The folder of a run with the weights of `module`, as training leaves it; `labels`: answers or classes."""
+    write_run(out, run, {}, tuple(getattr(module, "heads", ())), tuple(labels))
+    save_weights(out, module)
+    return out
+
+
+def untrained(run: Pretrain | Finetune, labels: Sequence[str] = ()) -> nn.Module:
+    """The module that a run trains, with initial weights."""
+    return finetune.build(run, labels) if isinstance(run, Finetune) else build.build(run, guided=False)
+
+
+def loaded_from(run: Pretrain | Finetune, module: nn.Module, labels: Sequence[str] = ()) -> LoadedModel:
+    """The model of a run with the weights of `module`, as it would be loaded from a folder."""
+    saved = saved_model(run, tuple(getattr(module, "heads", ())), tuple(labels))
+    return LoadedModel(saved, module.eval(), torch.device("cpu"))
 
 
 def started(arguments: list[str]) -> subprocess.Popen[str]:

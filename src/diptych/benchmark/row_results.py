@@ -12,12 +12,13 @@ from diptych.checkpoints.digests import CheckpointError
 from diptych.config import training as settings
 from diptych.config.run import Finetune, Pretrain
 from diptych.config.tasks import Evaluation
+from diptych.inference.feature_extractors import changed_features
+from diptych.inference.saved_model import read_config
 from diptych.objectives.definition import losses_that_train
 from diptych.runs import report
 from diptych.runs import train as training
 from diptych.runs.build import build
 from diptych.runs.evaluate import complete, name_of, recorded
-from diptych.runs.feature_extractors import changed
 from diptych.runs.run_folder import read_run
 from diptych.training import checkpoint
 from diptych.training.log import ROW
@@ -67,8 +68,8 @@ def same_run(folder: Path, run: Pretrain) -> bool:
     """Whether a folder contains this run, on the same features. The name, device and speed settings may differ."""
     if not (folder / "run.json").is_file():
         return False
-    existing, facts = read_run(folder)
-    return _identity(existing) == _identity(run) and not changed(existing, facts)
+    existing, _ = read_run(folder)
+    return _identity(existing) == _identity(run) and not changed_features(read_config(folder))
 
 
 def _identity(run: Pretrain | Finetune) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def is_trained(folder: Path, run: Pretrain) -> bool:
 
 def stored_metrics(folder: Path, run: Pretrain, evaluation: Evaluation) -> dict[str, float] | None:
     """The metrics of a finished evaluation with exactly these settings; None if there is none."""
-    evaluation = complete(evaluation, run)
+    evaluation = complete(evaluation, folder)
     if not (path := folder / name_of(evaluation, run.data) / "metrics.json").is_file():
         return None
     stored = read_json(path, report.SCORES)
@@ -102,8 +103,8 @@ def stage_result(folder: Path, run: Pretrain, evaluations: Mapping[str, Evaluati
     if None in scores.values():
         return None
     _, facts = read_run(folder)
-    module = build(run, facts, guided=False)
-    chance = {name: loss.value for name, loss in module.chance_losses.items()}
+    module = build(run, guided=False)
+    chance = {name: level["value"] for name, level in facts["chance_losses"].items()}
     state = checkpoint.read_training_state(folder) or {}
     return StageResult(
         recipe=run.recipe,

@@ -14,9 +14,9 @@ from diptych.benchmark.row_results import RowResult, is_trained, same_run, scora
 from diptych.benchmark.table import write_tables
 from diptych.config.run import Pretrain
 from diptych.config.tasks import Evaluation
+from diptych.inference.saved_model import RunError
 from diptych.runs.evaluate import evaluate
 from diptych.runs.pretrain import pretrain
-from diptych.runs.run_folder import RunError
 from diptych.utils.io import WriteError
 from diptych.utils.lock import single_writer
 from diptych.utils.terminal import echo

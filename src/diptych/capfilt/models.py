@@ -19,12 +19,12 @@ from diptych.data.images.loading import ImageLoader, image_loader, with_images
 from diptych.data.loader import evaluation_loader
 from diptych.data.regions.frozen_features import ExtractedFeatures, GridLoader
 from diptych.data.sources.base import BadSample, Captioned
+from diptych.inference.feature_extractors import frozen_cnn, memory_cache
+from diptych.inference.loaded_model import LoadedModel
+from diptych.inference.saved_model import RunError
 from diptych.modules.tokens import Tokens
 from diptych.protocols import FusionEncoder
-from diptych.runs.feature_extractors import frozen_cnn, memory_cache
-from diptych.runs.loaded_model import LoadedModel
 from diptych.runs.operations import why_unsupported
-from diptych.runs.run_folder import RunError
 from diptych.runs.scoring.retrieval import dual_encoder_scorer
 from diptych.tasks.captioning import CaptionOptions, generate_captions
 from diptych.tasks.retrieval import score_pairs
@@ -116,15 +116,14 @@ class Filter:
     """
 
     def __init__(self, loaded: LoadedModel, config: CapFilt):
-        module: Any = loaded.module
         self.loaded, self.tokenizer = loaded, loaded.tokenizer
-        has_itm = isinstance(loaded.model, FusionEncoder) and "itm" in module.weights
-        self.itm_head = module.heads["itm"] if has_itm else None
+        has_itm = isinstance(loaded.model, FusionEncoder) and "itm" in loaded.losses
+        self.itm_head = loaded.heads["itm"] if has_itm else None
         self.similarity = dual_encoder_scorer(loaded)
         if self.itm_head is None and self.similarity is None:
             raise RunError(
                 f"the filter is a {type(loaded.model).__name__} that was not trained to match images and texts (its "
-                f"objectives: {', '.join(module.weights)}); give a run with the objective itm or itc"
+                f"objectives: {', '.join(loaded.saved.losses)}); give a run with the objective itm or itc"
             )
         if self.itm_head is None and config.min_cosine <= -1:
             raise RunError("the filter has no ITM head, only ITC; give --min_cosine, the smallest cosine that passes")

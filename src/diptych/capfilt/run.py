@@ -20,9 +20,9 @@ from diptych.capfilt.score import ScoredShard, Scorer
 from diptych.capfilt.shards import InputShard, Workers, check_output, input_shards
 from diptych.capfilt.summary import write_summary
 from diptych.config.capfilt import CapFilt
+from diptych.inference.saved_model import RunError
 from diptych.modules.tokens import packing
-from diptych.runs.loaded_model import load_model
-from diptych.runs.run_folder import RunError
+from diptych.runs.load_model import load_model
 from diptych.training.checkpoint import MODEL, check_same_settings
 from diptych.training.distributed import pick_device, uses_bf16
 from diptych.utils.io import DamagedFile, atomic_write, read_json

@@ -16,9 +16,9 @@ from diptych.capfilt.shards import InputShard, OpenShard
 from diptych.config.capfilt import CapFilt
 from diptych.data.examples import MAX_TEXT_CHARS, check_text
 from diptych.data.sources.base import BadSample
+from diptych.inference.loaded_model import LoadedModel
+from diptych.inference.saved_model import RunError
 from diptych.modules.tokens import Tokens
-from diptych.runs.loaded_model import LoadedModel
-from diptych.runs.run_folder import RunError
 from diptych.runs.scoring.retrieval import image_embedding
 from diptych.tasks.common import encode_images
 from diptych.utils.io import NUMBER, DamagedFile, atomic_write, read_json_lines, schema_error

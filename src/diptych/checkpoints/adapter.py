@@ -47,6 +47,8 @@ class CheckpointAdapter:
     names: Callable[[Arguments, str], KeyMapping]
     # (arguments, task, state under our names): the training step, or the model under "model" if it has no head.
     build: Callable[[Arguments, str, State], nn.Module]
+    # (task, names of heads): the objectives that pre-training heads were trained with.
+    losses: Callable[[str, tuple[str, ...]], tuple[str, ...]] = lambda task, heads: losses_of_heads(heads)
     # Whether a config is this system's: tells apart systems whose weights have the same names.
     matches_config: Callable[[OfficialConfig], bool] = lambda config: True
     # Position embeddings that may occur; a checkpoint has one of them.
@@ -55,6 +57,16 @@ class CheckpointAdapter:
     model_prefix: str = ""
     # Keys of the official config that change the outputs, and their values that the model supports.
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+HEADS_WITH_OTHER_NAMES = {"regions": "masked_regions"}
+"""Pre-training heads that are not called as the objective that trains them."""
+
+
+def losses_of_heads(heads: tuple[str, ...]) -> tuple[str, ...]:
+    """The objectives that train the pre-training heads, of which ITC may have several."""
+    losses = ("itc" if name.startswith("itc") else HEADS_WITH_OTHER_NAMES.get(name, name) for name in heads)
+    return tuple(dict.fromkeys(losses))
 
 
 def split_teacher(state: State) -> tuple[State, bool]:

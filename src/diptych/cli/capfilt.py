@@ -31,7 +31,8 @@ from pathlib import Path
 
 from diptych.cli.arguments import apply_overrides, pop_folder, pop_positional, show_help, wants_help
 from diptych.config.capfilt import CapFilt
-from diptych.runs.check_inputs import check_data, check_run_folder
+from diptych.inference.saved_model import check_saved
+from diptych.runs.check_inputs import check_data
 from diptych.utils.terminal import echo
 
 
@@ -44,7 +45,7 @@ def capfilt_command(args: list[str]) -> None:
     for spec in filter(None, (config.data, config.against)):
         check_data(spec)
     for run in filter(None, (config.captioner, config.filter)):
-        check_run_folder(Path(run))
+        check_saved(Path(run))
     from diptych.capfilt.run import capfilt
 
     counts = capfilt(config, out)

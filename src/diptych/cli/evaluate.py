@@ -35,7 +35,8 @@ from diptych.cli.arguments import apply_overrides, pop_option, pop_positional, s
 from diptych.cli.errors import UsageError
 from diptych.config.spelling import suggest_name
 from diptych.config.tasks import EVALUATIONS, Evaluation, check_settings_of_task, evaluation_of
-from diptych.runs.check_inputs import check_data, check_run_folder, data_of, task_of
+from diptych.inference.saved_model import check_saved
+from diptych.runs.check_inputs import check_data, data_of, task_of
 from diptych.utils.terminal import echo
 
 
@@ -55,7 +56,7 @@ def evaluate_command(args: list[str]) -> None:
         )
     check_settings_of_task(task, [word[2:].partition("=")[0] for word in args if word.startswith("--")], "--")
     evaluation = apply_overrides(evaluation_of(task), args, f"evaluate DIR --task {task}", top_level=frozenset())
-    check_run_folder(folder)
+    check_saved(folder)
     check_data(evaluation.data or data_of(folder))
     from diptych.runs.evaluate import evaluate
 

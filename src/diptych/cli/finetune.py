@@ -32,7 +32,8 @@ from diptych.cli.arguments import (
 )
 from diptych.cli.errors import UsageError
 from diptych.config.spelling import suggest_name
-from diptych.runs.check_inputs import check_data, check_run_folder
+from diptych.inference.saved_model import check_saved
+from diptych.runs.check_inputs import check_data
 from diptych.runs.recipes import TASK_RECIPES, finetuning_recipe, recipes
 from diptych.utils.terminal import echo
 
@@ -59,7 +60,7 @@ def finetune_command(args: list[str]) -> None:
     run = finetuning_recipe(name, untrained)
     check_data(pop_option([*args], "--data", run.data))
     if init_from:
-        check_run_folder(Path(init_from))
+        check_saved(Path(init_from))
     from diptych.runs.finetune import finetune, inherited
 
     if init_from:

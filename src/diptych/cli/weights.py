@@ -67,9 +67,8 @@ def import_command(args: list[str]) -> None:
     if args:
         raise UsageError(f"import takes SYSTEM, CHECKPOINT, --out, {', '.join(names)}, not {' '.join(args)}")
     from diptych.runs.import_checkpoint import import_checkpoint
-    from diptych.runs.run_folder import read_any
 
-    imported = import_checkpoint(
+    model = import_checkpoint(
         system,
         checkpoint,
         out,
@@ -80,6 +79,7 @@ def import_command(args: list[str]) -> None:
         regions=regions,
         vocabulary=Path(vocabulary) if vocabulary else None,
     )
+    imported = model.checkpoint
     size = sum(tensor.numel() for tensor in imported.state.values())
     output_heads = f" with {', '.join(imported.heads)}" if imported.heads else ""
     echo(f"{out}: {system}, {imported.task}{output_heads}, {size:,} parameters, every weight loaded")
@@ -89,7 +89,8 @@ def import_command(args: list[str]) -> None:
         echo(note)
     for name, reason in imported.ignored.items():
         echo(f"left out: {name} ({reason})")
-    for note in read_any(out)[1]["notes"]:
+    assert model.saved.imported is not None
+    for note in model.saved.imported.notes:
         echo(note)
 
 

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from diptych.config.validation import PatchSize, Pixels, PixelsOrZero, Range, require_at_most, settings
+from diptych.config.validation import (
+    BoxesPerSide,
+    Dim,
+    FractionBelowOne,
+    MaxItems,
+    PatchSize,
+    Pixels,
+    PixelsOrZero,
+    PositiveFraction,
+    Range,
+    Text,
+    require_at_most,
+    settings,
+)
 
 
 @settings("streaming")
@@ -68,3 +81,31 @@ class ImageSettings:
     def mean_std(self) -> tuple[Channels, Channels]:
         """(mean, std), each per channel."""
         return self.mean, self.std
+
+
+BOXES = ("boxes", "hypercolumns")
+"""Values of `Embedders.image` for features of a frozen CNN in fixed boxes: of its last map, or of all stages."""
+
+
+TextEmbedder = Literal["own", "minilm", "minilm_causal", "minilm_words"]
+"""Which text features a model's first block receives:
+
+- ``own``: its own word embeddings;
+- ``minilm``: contextual states of a frozen MiniLM (bidirectional);
+- ``minilm_causal``: states of three of its layers under a causal mask, for models with a text decoder;
+- ``minilm_words``: its context-free vector of each word.
+"""
+
+
+@settings("embedders")
+class Embedders:
+    """What feeds a model's first block: its own embeddings, or features of frozen networks."""
+
+    # own: patch embeddings; grid: a frozen CNN's feature map; boxes: that map pooled in fixed boxes; hypercolumns: the
+    # maps of all its stages pooled in them; PATH: detector features (.tsv, LMDB, or a folder of .npz)
+    image: Text = "own"
+    # boxes, hypercolumns: width and height as shares of the image's, and positions along each side; empty: 36 boxes
+    scales: Annotated[tuple[tuple[PositiveFraction, PositiveFraction, BoxesPerSide], ...], MaxItems(64)] = ()
+    feature_dim: Dim = 1280  # dimension of the region features read from PATH
+    text: TextEmbedder = "own"  # own: word embeddings; others: features of a frozen MiniLM
+    dropout: FractionBelowOne = 0.0  # dropout on frozen image and text features, before their projection

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from diptych.config.data import ImageSettings, Streaming
+from diptych.config.data import Streaming
 from diptych.config.objectives import Objectives
 from diptych.config.training import Training
 from diptych.config.validation import (
-    BoxesPerSide,
     Count,
     CountOrZero,
-    Dim,
     Factor,
     Fraction,
-    FractionBelowOne,
-    MaxItems,
     NumClasses,
-    PositiveFraction,
     Range,
     Steps,
     Text,
     settings,
 )
-from diptych.models.configs import Model
+from diptych.inference.saved_model import ModelSettings
 
 
 @settings("teacher")
@@ -44,51 +39,26 @@ class Teacher:
             )
 
 
-BOXES = ("boxes", "hypercolumns")
-"""Values of `Embedders.image` for features of a frozen CNN in fixed boxes: of its last map, or of all stages."""
+@settings(kw_only=True)
+class TrainingRun(ModelSettings):
+    """What pre-training and fine-tuning runs share: a model, data, and how it is trained."""
 
-
-TextEmbedder = Literal["own", "minilm", "minilm_causal", "minilm_words"]
-"""Which text features a model's first block receives:
-
-- ``own``: its own word embeddings;
-- ``minilm``: contextual states of a frozen MiniLM (bidirectional);
-- ``minilm_causal``: states of three of its layers under a causal mask, for models with a text decoder;
-- ``minilm_words``: its context-free vector of each word.
-"""
-
-
-@settings("embedders")
-class Embedders:
-    """What feeds a model's first block: its own embeddings, or features of frozen networks."""
-
-    # own: patch embeddings; grid: a frozen CNN's feature map; boxes: that map pooled in fixed boxes; hypercolumns: the
-    # maps of all its stages pooled in them; PATH: detector features (.tsv, LMDB, or a folder of .npz)
-    image: Text = "own"
-    # boxes, hypercolumns: width and height as shares of the image's, and positions along each side; empty: 36 boxes
-    scales: Annotated[tuple[tuple[PositiveFraction, PositiveFraction, BoxesPerSide], ...], MaxItems(64)] = ()
-    feature_dim: Dim = 1280  # dimension of the region features read from PATH
-    text: TextEmbedder = "own"  # own: word embeddings; others: features of a frozen MiniLM
-    dropout: FractionBelowOne = 0.0  # dropout on frozen image and text features, before their projection
-
-
-@settings()
-class Pretrain:
-    """A pre-training run."""
-
-    model: Model
-    objectives: Objectives
-    images: ImageSettings
     training: Training
     data: Text = "scenes"  # a folder, a file, tar shards, or the built-in world: scenes, scenes:2000
     split: Text = "train"  # training split
     init_from: str = ""  # run folder to initialise the weights from; empty: random weights
     recipe: str = ""  # name of the run
-    max_patches: CountOrZero = 0  # maximum patches per image in training, sampled at random (ViLT: 200); 0: all
-    teacher: Teacher = Teacher()
-    embedders: Embedders = Embedders()
     # factor on the initial weights of linear layers: BERT's std 0.02 suits 768 channels; narrow models need more
     init_scale: Factor = 1.0
+
+
+@settings(kw_only=True)
+class Pretrain(TrainingRun):
+    """A pre-training run."""
+
+    objectives: Objectives
+    max_patches: CountOrZero = 0  # maximum patches per image in training, sampled at random (ViLT: 200); 0: all
+    teacher: Teacher = Teacher()
     heads: tuple[str, ...] = ("*",)  # pre-training heads to keep, as patterns (* matches any text)
     freeze: tuple[str, ...] = ()  # parameters to freeze, as patterns of their names (* matches any text)
     init_image_from: str = ""  # ViT run folder to initialise the image encoder from (see diptych import vit)
@@ -97,36 +67,14 @@ class Pretrain:
     mixgen: Fraction = 0.0  # share of training pairs mixed with another pair (MixGen: 0.25)
     streaming: Streaming = field(default_factory=Streaming)
     corpus: str = ""  # the paper's training data, for the record
-    vocabulary: str = ""  # vocabulary file of the text tokenizer; empty: the bundled one of the model's size
 
 
-@settings()
-class Finetune:
+@settings(kw_only=True)
+class Finetune(TrainingRun):
     """A fine-tuning run: a task head on a pre-trained model, or on random weights if `init_from` is empty."""
 
     task: Text
-    model: Model
-    images: ImageSettings
-    training: Training
-    data: Text = "scenes"  # a folder, a file, tar shards, or the built-in world: scenes, scenes:2000
-    split: Text = "train"  # training split
-    init_from: str = ""  # run folder to initialise the weights from; empty: random weights
-    recipe: str = ""  # name of the run
-    embedders: Embedders = Embedders()
-    init_scale: Factor = 1.0  # factor on the initial weights of linear layers
     min_answer_count: Count = 1  # VQA: minimum questions with an answer in training for it to become a class
     max_answers: NumClasses = 3129  # VQA: maximum number of answer classes
     negative_texts: Annotated[int, Range(1, 1024)] = 15  # retrieval: negative texts per pair
     ablate: Literal["", "image", "text"] = ""  # VQA: hide the image or the text in training and evaluation (baseline)
-    vocabulary: str = ""  # vocabulary file of the text tokenizer; empty: the bundled one of the model's size
-
-
-@settings()
-class ImportedCheckpoint:
-    """An official checkpoint that no recipe expresses: it can be exported, not trained."""
-
-    system: str
-    task: str
-    arguments: dict[str, Any]  # the model's arguments, inferred from the checkpoint
-    checkpoint: str  # file name
-    why: str = ""  # the part that no recipe expresses

@@ -16,7 +16,6 @@ KIND = "kind"
 RECORD = {"kind": str, "run": dict, "facts": dict, "versions": dict, "machine": str, "command": str}
 """Keys of run.json and their types."""
 TYPE_NAMES = {str: "text", dict: "a JSON object"}
-STRING_LIST_FACTS = ("answers", "classes")
 MIN_FACTS = {"examples": 0, "captions_counted": 0, "unigram_entropy": 0, "code_entropy": 0, "candidates": 1}
 """Numeric facts and the least value of each."""
 
@@ -79,36 +78,33 @@ def check_record(record: Any, version: str) -> None:
         value = record.get(name) if isinstance(record, dict) else record
         if not isinstance(record, dict) or not isinstance(value, kind):
             raise ValueError(f"{name}: expected {TYPE_NAMES[kind]}, got {_preview(value)}")
-    written = record["versions"].get("diptych")
+    check_version(record["versions"].get("diptych"), version)
+    check_facts(record["facts"])
+
+
+def check_version(written: Any, version: str) -> None:
+    """Raises ValueError unless `written` is a version, and not later than `version`, this package's."""
     if not isinstance(written, str) or not re.fullmatch(r"\d{1,9}(\.\d{1,9})*\S{0,40}", written):
-        raise ValueError(f"versions.diptych: expected a version such as {version}, got {_preview(written)}")
+        raise ValueError(f"version: expected a version such as {version}, got {_preview(written)}")
     if _release(written) > _release(version):
         raise ValueError(f"written by Diptych {written}, and this is {version}: install the later version")
-    check_facts(record["facts"])
 
 
 def check_facts(facts: dict[str, Any]) -> None:
     """Raises ValueError if a fact measured from the training data has the wrong type or range."""
     for name, value in facts.items():
-        if name in STRING_LIST_FACTS and not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
-            raise ValueError(f"facts.{name}: expected a list of texts, got {_preview(value)}")
-        if name in ("system", "task") and not isinstance(value, str):
-            raise ValueError(f"facts.{name}: expected text, got {_preview(value)}")
         if name == "precision" and value not in ("fp32", "bf16"):
             raise ValueError(f"facts.precision: expected fp32 or bf16, got {_preview(value)}")
-        if name == "frozen_features" and not (
-            isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
-        ):
-            raise ValueError(f"facts.frozen_features: expected names and texts, got {_preview(value)}")
+        if name == "chance_losses" and not (isinstance(value, dict) and all(map(_is_level, value.values()))):
+            raise ValueError(f"facts.chance_losses: expected a value and a name of each, got {_preview(value)}")
     for name, minimum in MIN_FACTS.items():
         if name in facts and not (_is_number(facts[name]) and facts[name] >= minimum):
             raise ValueError(f"facts.{name}: expected a number of at least {minimum}, got {_preview(facts[name])}")
-    prior = facts.get("prior")
-    if prior is not None and not (isinstance(prior, list) and all(_is_number(p) and 0 <= p <= 1 for p in prior)):
-        raise ValueError(f"facts.prior: expected a list of numbers in [0, 1], got {_preview(prior)}")
-    num_answers = len(facts.get("answers", []))
-    if prior is not None and len(prior) != num_answers:
-        raise ValueError(f"facts.prior: expected one value for each of {num_answers} answers, got {len(prior)}")
+
+
+def _is_level(value: Any) -> bool:
+    """Whether a value is the chance level of a loss: a number, and what has that loss in words."""
+    return isinstance(value, dict) and _is_number(value.get("value")) and isinstance(value.get("name"), str)
 
 
 def _is_number(value: Any) -> bool:

@@ -85,12 +85,13 @@ Steps = Annotated[float, Range(0, 2**31 - 1)]  # optimizer steps; below 1: a sha
 
 
 @dataclass_transform(frozen_default=True)
-def settings(prefix: str = "") -> Callable[[type[T]], type[T]]:
+def settings(prefix: str = "", kw_only: bool = False) -> Callable[[type[T]], type[T]]:
     """Class decorator: a frozen dataclass that checks its fields' types and ranges, then runs its ``__post_init__``.
 
     Args:
         prefix: path of the settings in a run ("model", "objectives"), so that messages name a field as the command line
             does.
+        kw_only: fields are given by name only, so that a class with defaults can be extended by required ones.
 
     Raises:
         ValueError: when an instance is made; one line with the field, what it must be and what it is.
@@ -107,7 +108,7 @@ def settings(prefix: str = "") -> Callable[[type[T]], type[T]]:
                 own(self)
 
         cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
-        return dataclass(frozen=True)(cls)
+        return dataclass(frozen=True, kw_only=kw_only)(cls)
 
     return decorate
 
@@ -135,6 +136,12 @@ def check(hint: Any, value: Any, name: str) -> None:
             _raise_invalid(name, f"one of {', '.join(map(repr, inner))}", value)
     elif origin is tuple:
         _check_tuple(inner, value, name)
+    elif origin is dict:
+        if not isinstance(value, dict):
+            _raise_invalid(name, "names and values", value)
+        for key, part in value.items():
+            check(inner[0], key, f"a name in {name}")
+            check(inner[1], part, f"{name}.{key!s:.60}")
     elif expected := _expected_type(hint):
         description, types = expected
         if not isinstance(value, types) or (isinstance(value, bool) and hint is not bool):

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.config.data import ImageSettings
+from diptych.config.data import Embedders, ImageSettings, TextEmbedder
 from diptych.config.datasets import VQA_V2_QUESTIONS
 from diptych.config.objectives import Objectives
-from diptych.config.run import Embedders, Finetune, Pretrain, TextEmbedder
+from diptych.config.run import Finetune, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.configs import Model
 

@@ -14,7 +14,7 @@ from diptych.models.beit3.config import BEiT3Config
 from diptych.models.blip import config as blip
 from diptych.models.blip.config import BLIPConfig
 from diptych.models.clip import config as clip
-from diptych.models.clip.config import CLIPConfig
+from diptych.models.clip.config import CLIPConfig, CLIPResNetConfig
 from diptych.models.coca import config as coca
 from diptych.models.coca.config import CoCaConfig
 from diptych.models.crossvit import config as crossvit
@@ -65,6 +65,7 @@ ImageTextModel = (
     | BEiT3Config
     | BLIPConfig
     | CLIPConfig
+    | CLIPResNetConfig
     | CoCaConfig
     | SCANConfig
     | ViLBERTConfig
@@ -86,6 +87,7 @@ __all__ = [
     "BEiT3Config",
     "BLIPConfig",
     "CLIPConfig",
+    "CLIPResNetConfig",
     "ClassifierModel",
     "CoCaConfig",
     "CrossViTConfig",
@@ -142,7 +144,7 @@ def pooled_dim(model: ImageTextModel) -> int:
     match model:
         case ViLBERTConfig():
             return model.coattention_dim
-        case CLIPConfig() | CoCaConfig():
+        case CLIPConfig() | CLIPResNetConfig() | CoCaConfig():
             return model.text_dim
         case BEiT3Config(pooling="both"):
             return 2 * model.dim

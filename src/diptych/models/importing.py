@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diptych.checkpoints.adapter import State, config_of, explicit_arguments
+from diptych.checkpoints.adapter import State, config_of, explicit_arguments, split_teacher
 from diptych.checkpoints.huggingface.folder import load_folder_state_dicts
 from diptych.checkpoints.mapping import KeyMapping
 from diptych.checkpoints.official_config import ARGUMENTS, OfficialConfig, RecordedConfig, check_fixed
@@ -66,9 +66,15 @@ class OfficialCheckpoint:
     @property
     def heads(self) -> list[str]:
         """The heads of the checkpoint: "heads.itm", "head", "model.head" …"""
-        modules = {".".join(name.split(".")[: 2 if name.startswith("heads.") else 1]) for name in self.state}
-        classifier = {"model.head"} if "model.head.weight" in self.state else set()
+        student, _ = split_teacher(self.state)
+        modules = {".".join(name.split(".")[: 2 if name.startswith("heads.") else 1]) for name in student}
+        classifier = {"model.head"} if "model.head.weight" in student else set()
         return sorted(modules - {"model"} | classifier)
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """The pre-training heads of the checkpoint, without "heads.": itm, mlm …"""
+        return tuple(name.removeprefix("heads.") for name in self.heads if name.startswith("heads."))
 
     def build(self) -> nn.Module:
         """The training step of the checkpoint, with its weights loaded."""

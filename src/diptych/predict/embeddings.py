@@ -12,8 +12,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from diptych.inference.saved_model import RunError
 from diptych.predict.rows import Row, RowFile, open_rows, refuse_unknown
-from diptych.runs.run_folder import RunError
 from diptych.utils.io import DamagedFile, atomic_write, naming_write_errors
 
 SUFFIXES = (".npz", ".npy", ".safetensors")

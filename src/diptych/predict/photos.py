@@ -161,10 +161,11 @@ def _load(run: str, config: Config) -> VLM:
 def _settings(command: str, model: VLM, config: Config) -> Row:
     """What rows depend on: the command, a digest of the model, its precision and the options of the command."""
     loaded = model.loaded
-    reads_text = not isinstance(loaded.settings.model, ImageOnlyModel)
+    reads_text = not isinstance(loaded.saved.model, ImageOnlyModel)
     described = (
         loaded.image_settings,
-        [loaded.facts.get(name) for name in ("answers", "classes", "frozen_features")],
+        loaded.saved.labels,
+        loaded.saved.frozen_features,
         loaded.tokenizer.vocabulary.tokens if reads_text else (),
     )
     hasher = blake2b(repr(described).encode(errors="backslashreplace"), digest_size=16)

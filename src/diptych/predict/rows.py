@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from diptych.config.validation import MAX_REPR_CHARS
-from diptych.runs.run_folder import RunError
+from diptych.inference.saved_model import RunError
 from diptych.utils.io import DamagedFile, atomic_write, naming_write_errors, parse_json, read_json
 from diptych.utils.lock import locked
 from diptych.utils.terminal import echo

@@ -18,6 +18,11 @@ from diptych.config.run import Pretrain
 from diptych.config.training import steps_of
 from diptych.data.tokenizers.tokenizer import vocabulary
 from diptych.encoders.visual_tokenizer import FrozenTokenizer
+from diptych.inference.embedders import input_embeddings, input_image_settings
+from diptych.inference.feature_extractors import check_frozen_features, frozen_cnn
+from diptych.inference.folder import check_model, read_weights
+from diptych.inference.saved_model import RunError, read_config
+from diptych.inference.tokenizer import vocabulary_of
 from diptych.models import configs
 from diptych.models.configs import model_name
 from diptych.models.initialize import (
@@ -33,12 +38,7 @@ from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.objectives.vqkd import LEAST_USED
 from diptych.runs.check_init import check_image_start, check_same_model, check_text_start
-from diptych.runs.check_objectives import check_heads, check_protocols
-from diptych.runs.check_weights import check_model
-from diptych.runs.embedders import check_no_leak, input_embeddings, input_image_settings
-from diptych.runs.feature_extractors import check_frozen_features, frozen_cnn
-from diptych.runs.run_folder import RunError, read_run, read_weights
-from diptych.runs.tokenizer import vocabulary_of
+from diptych.runs.check_objectives import check_heads, check_no_leak, check_protocols
 from diptych.utils.state_dict import named_weights
 from diptych.utils.terminal import echo
 
@@ -115,7 +115,7 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
             "--visual_tokenizer is empty, and masked image codes need a visual tokenizer: name the run that trained one"
         )
     folder = Path(run.visual_tokenizer)
-    trained, _ = read_run(folder)
+    trained = read_config(folder)
     if not isinstance(trained.model, configs.VisualTokenizerConfig):
         raise RunError(
             f"--visual_tokenizer {folder}: expected a visual tokenizer, but it contains a {model_name(trained.model)}"
@@ -206,9 +206,9 @@ def init_from_run(module: Pretraining, run: Pretrain) -> list[str]:
     if not run.init_from:
         return []
     folder = Path(run.init_from)
-    before, facts = read_run(folder)
+    before = read_config(folder)
     if before.embedders == run.embedders:  # else the layers that read frozen features start at their initial weights
-        check_frozen_features(before, facts)
+        check_frozen_features(before)
     state, model = read_weights(folder), module.get_submodule("model")
     check_same_model(before.model, run.model, str(folder))
     if model_name(before.model) == type(model).__name__:
@@ -224,7 +224,7 @@ def init_from_run(module: Pretraining, run: Pretrain) -> list[str]:
 
 
 def _init_image_tower(model: nn.Module, folder: str) -> None:
-    check_image_start(read_run(Path(folder))[0].model, model, folder)
+    check_image_start(read_config(Path(folder)).model, model, folder)
     initialize_image_encoder(model, strip_prefix(read_weights(Path(folder)), "model."))
 
 

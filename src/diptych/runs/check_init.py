@@ -13,12 +13,14 @@ from torch import nn
 from diptych.checkpoints.huggingface.folder import CONFIG_FILE, read_json_object
 from diptych.checkpoints.huggingface.rules import apply
 from diptych.checkpoints.strict import differences_beyond_shapes
+from diptych.config.run import TrainingRun
 from diptych.config.validation import shown
-from diptych.models.configs import Model, ViTConfig, model_name
+from diptych.inference.saved_model import RunError, read_config
+from diptych.inference.tokenizer import vocabulary_of
+from diptych.models.configs import ImageOnlyModel, Model, ViTConfig, model_name
 from diptych.models.huggingface.keys import BERT
 from diptych.models.initialize import first_image_block, first_text_block
 from diptych.modules.block import activation_named
-from diptych.runs.run_folder import RunError
 
 OLD_BERT_KEYS = {"num_attention_heads", "hidden_act", "type_vocab_size"}
 """Keys of a BERT's config.json, by which old ones, without a model_type, are recognised."""
@@ -49,6 +51,21 @@ def check_same_model(source: Model, model: Model, where: str) -> None:
                 f"{where} holds weights of a {model_name(source)} with {name} {theirs!r}, but the model that they "
                 f"initialise has {own!r}, which computes something else: set --model.{name} {shown(theirs)}"
             )
+
+
+def check_same_vocabulary(run: TrainingRun) -> None:
+    """Raises RunError if a run's vocabulary is not that of the run it starts from, whose word embeddings it takes."""
+    if not run.init_from or isinstance(run.model, ImageOnlyModel):
+        return
+    before = read_config(Path(run.init_from))
+    if isinstance(before.model, ImageOnlyModel):
+        return
+    known, trained = vocabulary_of(run), vocabulary_of(before)
+    if known and trained and known.tokens != trained.tokens:
+        advice = f"give --vocabulary {before.vocabulary}" if before.vocabulary else "give no --vocabulary"
+        raise RunError(
+            f"{run.init_from} learned with the vocabulary {trained.name}, but this run has {known.name}: {advice}"
+        )
 
 
 def check_image_start(source: Any, model: nn.Module, where: str) -> None:

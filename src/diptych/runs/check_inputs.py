@@ -5,22 +5,15 @@ Nothing here imports torch or reads more than file names and a run.json, so that
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
-import diptych
-from diptych.config.run import BOXES, Finetune, Pretrain
+from diptych.config.data import BOXES
+from diptych.config.run import Finetune, Pretrain
 from diptych.config.tasks import EVALUATIONS
 from diptych.data.sources.base import DataError
 from diptych.data.webdataset.indexed_shards import shards
+from diptych.inference.saved_model import RunError, check_saved, read_config
 from diptych.utils.io import DamagedFile, read_json
-
-UNREADABLE_VERSIONS = ("0.1",)
-"""Versions (major.minor) whose run folders are refused."""
-
-
-class RunError(Exception):
-    """A run folder, or a run's settings, that cannot be used: the message says which, why and what to do."""
 
 
 def check_inputs(run: Pretrain | Finetune, data_is_passed: bool = False) -> None:
@@ -48,7 +41,7 @@ def check_inputs(run: Pretrain | Finetune, data_is_passed: bool = False) -> None
         if run.init_text_from and not Path(run.init_text_from).is_file():
             raise RunError(f"{run.init_text_from}: no such file; check --init_text_from")
     for folder in filter(None, initial_runs):
-        check_run_folder(Path(folder))
+        check_saved(Path(folder))
     if run.vocabulary and not Path(run.vocabulary).is_file():
         raise RunError(f"{run.vocabulary}: no such file; check --vocabulary")
     image = run.embedders.image
@@ -67,20 +60,6 @@ def _check_patch_size(run: Pretrain | Finetune) -> None:
         )
 
 
-def check_run_folder(folder: Path) -> None:
-    """Raises RunError if a folder contains no run, or one of a version whose run folders this version does not read."""
-    if not (folder / "run.json").is_file():
-        raise RunError(f"{folder}: no run.json there; give the folder that --out named")
-    with suppress(DamagedFile):  # reported when the whole file is read
-        old = read_json(folder / "run.json", {"versions": {"diptych": str}})["versions"]["diptych"]
-        new = diptych.__version__
-        if ".".join(old.split(".")[:2]) in UNREADABLE_VERSIONS:
-            raise RunError(
-                f"{folder}: run folder of Diptych {old:.20}, which {new} does not read: train again with {new}, or "
-                f"export its weights with {old:.20} (diptych export) and import them with {new} (diptych import)"
-            )
-
-
 def check_out(data: str, out: Path) -> None:
     """Raises RunError if a run cannot be written to `out`, or resumed there.
 
@@ -90,7 +69,7 @@ def check_out(data: str, out: Path) -> None:
     if Path(data).is_dir() and out.resolve() == Path(data).resolve():
         raise RunError(f"--out {out} is the folder of --data; give a folder for the run, such as --out {out / 'run'}")
     if (out / "run.json").is_file():
-        check_run_folder(out)
+        check_saved(out)
 
 
 def check_data(spec: str) -> None:
@@ -106,24 +85,27 @@ def check_data(spec: str) -> None:
 
 
 def task_of(folder: Path) -> str:
-    """The task that the run in a folder is evaluated on by default: its own, or matching for pre-training.
+    """The task that the model in a folder is evaluated on by default: its own, or matching for pre-training.
 
-    Raises RunError if there is no run, or its task has no evaluation.
+    Raises RunError if there is no model, or its task has no evaluation.
     """
-    check_run_folder(folder)
-    try:
-        record = read_json(folder / "run.json", {"kind": str, "run": {"task?": str}})
-    except DamagedFile:
-        return "matching"  # reported when it is read whole
-    task = record["run"].get("task", "") if record["kind"] == "finetune" else "matching"
+    task = read_config(folder).task
+    task = "matching" if task == "pretraining" else task
     if task not in EVALUATIONS:
-        raise RunError(f"{folder} is a run of {task}, which has no evaluation: give --task, {' or '.join(EVALUATIONS)}")
+        raise RunError(
+            f"{folder} is a model for {task}, which has no evaluation: give --task, {' or '.join(EVALUATIONS)}"
+        )
     return task
 
 
 def data_of(folder: Path) -> str:
-    """Data of the run in a folder; "scenes" if run.json is damaged, which is reported when it is read whole."""
-    check_run_folder(folder)
+    """Data that the model in a folder was trained on; "scenes" if it was imported, or its run.json is damaged.
+
+    That is reported when it is read whole.
+    """
+    check_saved(folder)
+    if not (folder / "run.json").is_file():
+        return "scenes"
     try:
         return read_json(folder / "run.json", {"run": {"data?": str}})["run"].get("data", "scenes")
     except DamagedFile:

@@ -10,11 +10,13 @@ from diptych import protocols
 from diptych.config.objectives import Objectives
 from diptych.config.run import Pretrain
 from diptych.config.training import Training
+from diptych.inference.embedders import reads_regions
+from diptych.inference.saved_model import RunError
+from diptych.models.configs import model_name
 from diptych.modules.embeddings import PatchEmbedding, PatchEmbeddingWithoutPosition
-from diptych.objectives.definition import Needs, needs_of
+from diptych.modules.frozen_text import FrozenTextEmbedding
+from diptych.objectives.definition import Needs, any_needs, needs_of
 from diptych.protocols import ComparisonPool, ContrastiveStep, student_of
-from diptych.runs.embedders import reads_regions
-from diptych.runs.run_folder import RunError
 
 MIN_COMPARED = 2
 """Samples that a loss needs if it compares samples with one another."""
@@ -49,6 +51,21 @@ def check_protocols(run: Pretrain, model: Any) -> None:
         raise RunError(f"mixgen blends pixels, and this {type(model).__name__} reads region features; set mixgen to 0")
 
 
+def check_no_leak(run: Pretrain, model: nn.Module) -> None:
+    """Raises RunError if a causal objective would read bidirectional MiniLM features.
+
+    It does if the model embeds words itself; a decoder beside a whole frozen text embedding has its own word
+    embeddings.
+    """
+    causal = any_needs(run.objectives, "causal")
+    reads_words = any(isinstance(part, FrozenTextEmbedding) for part in model.modules())
+    if causal and run.embedders.text == "minilm" and reads_words:
+        raise RunError(
+            f"{model_name(run.model)} decodes autoregressively, and bidirectional MiniLM features would leak future "
+            'tokens: set embedders.text to "minilm_causal" (causal mask) or "own"'
+        )
+
+
 def _check_methods(name: str, needs: Needs, model: Any) -> None:
     """Raises RunError if the model lacks, or was built without, a method that objective `name` needs."""
     unsupported = model.unsupported() if isinstance(model, protocols.PartlySupported) else {}
@@ -71,32 +88,32 @@ def _check_states(name: str, needs: Needs, model: Any, regions: bool) -> None:
     Args:
         regions: whether the model's image input is region features.
     """
-    model_name, remedy = type(model).__name__, f"set objectives.{name} to none"
+    name_of_model, remedy = type(model).__name__, f"set objectives.{name} to none"
     if needs.patch_grid and (regions or isinstance(model, protocols.VectorQuantizer)):
-        raise RunError(f"{name} needs image patches, and this {model_name} has none; {remedy}")
+        raise RunError(f"{name} needs image patches, and this {name_of_model} has none; {remedy}")
     if needs.regions and not regions:
-        raise RunError(f"{name} masks detected regions, and this {model_name} reads pixels; {remedy}")
+        raise RunError(f"{name} masks detected regions, and this {name_of_model} reads pixels; {remedy}")
     text_dim, image_dim = getattr(model, "dim", 0), getattr(model, "image_dim", 0)
     if needs.equal_dims and image_dim not in (0, text_dim):
         raise RunError(
-            f"{name} needs text and image states of one dimension, but this {model_name} has text dim {text_dim} != "
+            f"{name} needs text and image states of one dimension, but this {name_of_model} has text dim {text_dim} != "
             f"image dim {image_dim}; {remedy}"
         )
 
 
 def check_heads(config: Objectives, model: Any, heads: nn.ModuleDict) -> None:
     """Raises RunError if the model lacks a head or the patches to mask."""
-    model_name = type(model).__name__
+    name_of_model = type(model).__name__
     own_patches = PatchEmbedding | PatchEmbeddingWithoutPosition
     for name, needs in needs_of(config).items():
         if needs.head and needs.head not in heads:
             raise RunError(
-                f"a {model_name} cannot be trained with {name}: it has no head {needs.head!r}; "
+                f"a {name_of_model} cannot be trained with {name}: it has no head {needs.head!r}; "
                 f"set objectives.{name} to none"
             )
         if needs.masks_patches and not isinstance(getattr(model, "patches", None), own_patches):
             raise RunError(
-                f"{name} masks the model's own patch embeddings, and this {model_name} has frozen image features: set "
+                f"{name} masks the model's own patch embeddings, and this {name_of_model} has frozen image features: set "
                 'embedders.image to "own"'
             )
 

@@ -12,15 +12,18 @@ from typing import Any
 
 import torch
 
-from diptych.config.run import Finetune, Pretrain
+from diptych.config.run import Finetune
 from diptych.config.tasks import EVALUATIONS, VQA, Evaluation, GalleryEvaluation
 from diptych.data.sources.splits import requested_split
 from diptych.data.sources.vqa import OWN
+from diptych.inference.loaded_model import LoadedModel
+from diptych.inference.saved_model import RunError
 from diptych.modules.tokens import packing
 from diptych.runs import report
-from diptych.runs.loaded_model import LoadedModel, load_model
+from diptych.runs.check_inputs import data_of
+from diptych.runs.load_model import load_model
 from diptych.runs.qualitative_examples import write_examples
-from diptych.runs.run_folder import RunError, read_run
+from diptych.runs.run_folder import RUN_FILE, read_run
 from diptych.runs.scoring.base import Result
 from diptych.runs.scoring.captioning import captioning
 from diptych.runs.scoring.classification import classification
@@ -51,28 +54,30 @@ def evaluate(folder: Path, settings: Evaluation) -> dict[str, float]:
         InUse: another process writes the same evaluation.
         WriteError: a file cannot be written.
     """
-    run, _ = read_run(folder)
-    settings = complete(settings, run)
+    settings = complete(settings, folder)
     device = pick_device(settings.device)
     loaded = load_model(folder, device)
-    bf16, out = uses_bf16(device, settings.precision), folder / name_of(settings, run.data)
+    bf16, out = uses_bf16(device, settings.precision), folder / name_of(settings, data_of(folder))
     with locked(out):
         with torch.no_grad(), packing(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             result = SCORERS[settings.task](loaded, settings)
         write(out, settings, result)
-    report.write(folder, run, loaded.module)
+    report.write(folder, loaded.model)
     return result.metrics
 
 
-def complete(settings: Evaluation, run: Pretrain | Finetune) -> Evaluation:
-    """Settings with empty fields filled in from the run: its data, and the split by the name that the data has.
+def complete(settings: Evaluation, folder: Path) -> Evaluation:
+    """Settings with empty fields filled in from the run in `folder`: its data, and what a baseline was trained without.
 
-    Raises RunError for settings that are not of a task.
+    The split has the name that it has in the data. Raises RunError for settings that are not of a task.
     """
     if settings.task not in SCORERS:
         names = ", ".join(evaluation.__name__ for evaluation in EVALUATIONS.values())
         raise RunError(f"an evaluation is of one task: give one of {names}, not {type(settings).__name__}")
-    settings = replace(settings, data=settings.data or run.data)
+    settings = replace(settings, data=settings.data or data_of(folder))
+    if isinstance(settings, VQA) and not settings.ablate and (folder / RUN_FILE).is_file():
+        run, _ = read_run(folder)
+        settings = replace(settings, ablate=run.ablate if isinstance(run, Finetune) else "")
     return replace(
         settings, split=requested_split(settings.split, settings.data, OWN if settings.task == "vqa" else ())
     )

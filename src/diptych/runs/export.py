@@ -14,12 +14,13 @@ from torch import Tensor
 
 from diptych.checkpoints import digests
 from diptych.checkpoints.nested_state_dicts import split_by_modality
-from diptych.config.run import Finetune, ImportedCheckpoint, Pretrain
+from diptych.inference.folder import check_model, read_weights
+from diptych.inference.saved_model import RunError, SavedModel, read_config
+from diptych.inference.tokenizer import vocabulary_of
 from diptych.models.configs import BLIPConfig, ImageOnlyModel, max_text_length, model_name
 from diptych.models.huggingface.export import EXPORTERS
 from diptych.models.huggingface.expressible import check_expressible
 from diptych.models.importing import ADAPTERS
-from diptych.runs.check_weights import check_depth, check_model, weight_shapes
 from diptych.runs.exported_settings import (
     METADATA,
     exported_settings,
@@ -29,8 +30,6 @@ from diptych.runs.exported_settings import (
 from diptych.runs.hf_images import DEFAULT_FAMILY, IMAGE_PROCESSOR_FILE, preprocessor_config
 from diptych.runs.hf_vocabulary import tokenizer_files
 from diptych.runs.import_checkpoint import IGNORED_WEIGHTS
-from diptych.runs.run_folder import RunError, read_any, read_weights
-from diptych.runs.tokenizer import vocabulary_of
 from diptych.utils.io import atomic_write
 from diptych.utils.lock import locked
 
@@ -65,20 +64,17 @@ def export(folder: Path, to: Target, out: Path) -> Exported:
             weights do not fit its settings.
     """
     _check_suffix(to, out)
-    run, facts = read_any(folder)
-    system, task, arguments = _identity(run, facts)
+    saved = read_config(folder)
+    system, task, arguments = _identity(saved)
     if system not in ADAPTERS:
         raise RunError(
             f"{folder} holds a {system}, which has no official layout; expected one of {', '.join(ADAPTERS)}"
         )
-    if isinstance(run, ImportedCheckpoint):
-        check_depth(folder, arguments, len(weight_shapes(folder)))
-    else:
-        check_model(folder, run)
+    check_model(folder, saved)
     try:
         names = ADAPTERS[system].names(arguments, task)
     except (TypeError, KeyError, ValueError) as error:
-        raise RunError(f"{folder}: run.json does not describe a {system} for {task} ({error})") from None
+        raise RunError(f"{folder}: config.json does not describe a {system} for {task} ({error})") from None
     weights = read_weights(folder)
     teacher_names = names.teacher_names
     if teacher_names:
@@ -86,18 +82,18 @@ def export(folder: Path, to: Target, out: Path) -> Exported:
     official = names.to_official(weights)
     # weights of an imported checkpoint that the model does not read, stored beside it
     ignored = digests.read(folder / IGNORED_WEIGHTS)[0] if (folder / IGNORED_WEIGHTS).is_file() else {}
-    unread = {} if "imported" in facts else names.ignored
+    unread = {} if saved.imported else names.ignored
     missing = [f"{name} ({why})" for name, why in unread.items() if name not in ignored]
     if teacher_names and not any(name in ignored for name in teacher_names):
         missing.append("the momentum model and its queue (a run keeps its student)")
     if to == "hf":
         state = official | {name: tensor for name, tensor in ignored.items() if name not in names.ignored}
-        files, without = _processor_files(system, run)
-        unsupported = _write_hf(system, task, arguments, state, _class_names(system, facts), files, out)
+        files, without = _processor_files(system, saved)
+        unsupported = _write_hf(system, task, arguments, state, _class_names(system, saved), files, out)
         left_out = [f"{name} ({names.ignored[name]})" for name in ignored if name in names.ignored]
         return Exported(left_out + unsupported + without, {})
     state = {name: tensor.contiguous() for name, tensor in (official | ignored).items()}
-    settings = exported_settings(system, run, arguments)
+    settings = exported_settings(saved)
     beyond_weights = settings_beyond_weights(system, state, arguments)
     with locked(out.parent, out.name):
         if to == "official":
@@ -125,34 +121,32 @@ def _check_suffix(to: Target, out: Path) -> None:
         raise RunError(f"--out {out} is a file; --to hf writes a folder: give another --out")
 
 
-def _identity(
-    run: Pretrain | Finetune | ImportedCheckpoint, facts: Mapping[str, Any]
-) -> tuple[str, str, dict[str, Any]]:
-    """System, task and model settings of a run."""
-    if isinstance(run, ImportedCheckpoint):
-        return run.system, run.task, run.arguments
-    arguments = asdict(run.model)
-    if "system" in facts:  # recorded by the import
-        return facts["system"], facts["task"], arguments
-    system = model_name(run.model).lower()
-    return system, run.task if isinstance(run, Finetune) else _official_task(run, system), arguments
+def _identity(saved: SavedModel) -> tuple[str, str, dict[str, Any]]:
+    """System, task and model settings of a model."""
+    arguments = asdict(saved.model)
+    if saved.imported is not None:
+        return saved.imported.system, saved.imported.task, arguments
+    own = (name for name, adapter in ADAPTERS.items() if adapter.config_class is type(saved.model))
+    system = next(own, model_name(saved.model).lower())
+    return system, _official_task(saved, system) if saved.task == "pretraining" else saved.task, arguments
 
 
-def _official_task(run: Pretrain, system: str) -> str:
+def _official_task(saved: SavedModel, system: str) -> str:
     """The task under whose names the official code stores the heads of a pre-training run."""
-    config = run.objectives
     if system == "beit3":
-        return "captioning" if config.masked_captions else "retrieval" if config.itc else "encoder"
-    if system == "albef" and not {"*", "mlm"} & set(run.heads):
+        return (
+            "captioning" if "masked_captions" in saved.losses else "retrieval" if "itc" in saved.losses else "encoder"
+        )
+    if system == "albef" and "mlm" not in saved.heads:
         return "retrieval"
-    if isinstance(run.model, BLIPConfig) and run.model.variant != "pretraining":
-        return run.model.variant
+    if isinstance(saved.model, BLIPConfig) and saved.model.variant != "pretraining":
+        return saved.model.variant
     return "encoder" if system == "vit" else "pretraining"
 
 
-def _class_names(system: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The names of a run's classes or answers for Hugging Face's config.json."""
-    classes = facts.get("classes") or facts.get("answers")
+def _class_names(system: str, saved: SavedModel) -> dict[str, Any]:
+    """The names of a model's classes or answers for Hugging Face's config.json."""
+    classes = saved.labels
     if not classes or system not in DEFAULT_FAMILY or system == "blip":
         return {}
     return {
@@ -161,14 +155,14 @@ def _class_names(system: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _processor_files(system: str, run: Pretrain | Finetune | ImportedCheckpoint) -> tuple[dict[str, str], list[str]]:
+def _processor_files(system: str, saved: SavedModel) -> tuple[dict[str, str], list[str]]:
     """The image preprocessing and the tokenizer of a Hugging Face folder, by file name, and what could not be written."""
-    if isinstance(run, ImportedCheckpoint) or system not in DEFAULT_FAMILY:
+    if system not in DEFAULT_FAMILY:
         return {}, ["the image preprocessing and the tokenizer"]
-    images, files, missing = preprocessor_config(system, run.images), dict[str, str](), list[str]()
-    if not isinstance(run.model, ImageOnlyModel):
-        known, processor = vocabulary_of(run), f"{DEFAULT_FAMILY[system]}Processor"
-        if known and (files := tokenizer_files(known, max_text_length(run.model), processor)):
+    images, files, missing = preprocessor_config(system, saved.images), dict[str, str](), list[str]()
+    if not isinstance(saved.model, ImageOnlyModel):
+        known, processor = vocabulary_of(saved), f"{DEFAULT_FAMILY[system]}Processor"
+        if known and (files := tokenizer_files(known, max_text_length(saved.model), processor)):
             images |= {"processor_class": processor}
         else:
             missing.append("the tokenizer (its vocabulary is unknown, or of a kind that Hugging Face's class lacks)")

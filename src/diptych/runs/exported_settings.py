@@ -18,9 +18,9 @@ from diptych.checkpoints.adapter import config_of
 from diptych.checkpoints.huggingface.folder import read_json_object
 from diptych.checkpoints.official_config import ARGUMENTS
 from diptych.checkpoints.read import WeightsError
-from diptych.config.run import Finetune, ImportedCheckpoint, Pretrain
 from diptych.data.sources.base import DataError
 from diptych.data.sources.paths import parse_json
+from diptych.inference.saved_model import ModelSettings
 from diptych.models.configs import RegionModel
 from diptych.models.importing import ADAPTERS, constructor_arguments
 
@@ -31,13 +31,11 @@ NOT_INFERRED = ("grid", "schedule", "patch_sizes", "text_length")
 """Settings besides numbers of attention heads that shapes alone may not determine."""
 
 
-def exported_settings(
-    system: str, run: Pretrain | Finetune | ImportedCheckpoint, arguments: Mapping[str, Any]
-) -> dict[str, Any]:
-    """All arguments of a run's model, and mean and std of its images, as `diptych import` reads them."""
-    settings: dict[str, Any] = {ARGUMENTS: vars(config_of(ADAPTERS[system].config_class, arguments))}
-    if not isinstance(run, ImportedCheckpoint) and not isinstance(run.model, RegionModel):
-        settings |= {"mean": run.images.mean, "std": run.images.std}
+def exported_settings(saved: ModelSettings) -> dict[str, Any]:
+    """All arguments of a model, and mean and std of its images, as `diptych import` reads them."""
+    settings: dict[str, Any] = {ARGUMENTS: vars(saved.model)}
+    if not isinstance(saved.model, RegionModel):
+        settings |= {"mean": saved.images.mean, "std": saved.images.std}
     return settings
 
 

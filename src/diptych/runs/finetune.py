@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from diptych.checkpoints.mapping import strip_prefix
 from diptych.checkpoints.positions import resize_state
 from diptych.checkpoints.strict import load_strict
-from diptych.config.run import Finetune, Pretrain
+from diptych.config.run import Finetune
 from diptych.data.examples import Examples, QuestionExamples
 from diptych.data.ranking import RankedExamples
 from diptych.data.sources.ablations import AblatedQuestions
@@ -22,6 +22,11 @@ from diptych.data.sources.captions import open_captions
 from diptych.data.sources.labelled import Labelled, LabelledExamples
 from diptych.data.sources.splits import requested_split
 from diptych.data.sources.vqa import OWN, open_questions
+from diptych.inference.embedders import image_input, input_embeddings
+from diptych.inference.feature_extractors import check_frozen_features
+from diptych.inference.folder import check_model, read_weights
+from diptych.inference.saved_model import ModelSettings, RunError, read_config
+from diptych.inference.tokenizer import tokenizer_of
 from diptych.metrics.vqa import normalise_answer
 from diptych.models.blip.checkpoint import SMOOTHING
 from diptych.models.common_recipes import with_image_grid
@@ -40,11 +45,6 @@ from diptych.protocols import FusionEncoder
 from diptych.runs import recipes
 from diptych.runs.check_init import check_same_model
 from diptych.runs.check_inputs import check_out
-from diptych.runs.check_weights import check_model
-from diptych.runs.embedders import image_input, input_embeddings
-from diptych.runs.feature_extractors import check_frozen_features
-from diptych.runs.run_folder import RunError, read_run, read_weights
-from diptych.runs.tokenizer import tokenizer_of
 from diptych.runs.train import train
 from diptych.tasks.classification import Classification
 from diptych.tasks.retrieval import Retrieval
@@ -58,34 +58,46 @@ TASKS = ("vqa", "retrieval", "classification")
 Task = ClosedVQA | OpenVQA | Retrieval | Classification
 
 
-def build(run: Finetune, facts: Mapping[str, Any]) -> Task:
-    """The task's module with initial weights drawn from the run's seed.
+def build(run: Finetune, labels: Sequence[str] = (), prior: Sequence[float] | None = None) -> Task:
+    """The task's module with initial weights drawn from the run's seed. Arguments and errors: see `task_module`."""
+    torch.manual_seed(run.training.seed)
+    return task_module(run, run.task, labels, run.init_scale, prior, run.negative_texts)
+
+
+def task_module(
+    settings: ModelSettings,
+    task: str,
+    labels: Sequence[str] = (),
+    init_scale: float = 1.0,
+    prior: Sequence[float] | None = None,
+    negative_texts: int = 15,
+) -> Task:
+    """A task's module with initial weights.
 
     Args:
-        facts: facts of the training data: for vqa "answers" and, if known, the "prior" of each; for classification
-            "classes".
+        labels: answers of vqa, or classes of classification.
+        init_scale: factor on the initial weights of the model's linear layers.
+        prior: of vqa, the mean score of each answer in training.
+        negative_texts: of retrieval, negative texts per pair in training.
 
     Raises:
         RunError: the task is unknown, or the model cannot do it.
     """
-    torch.manual_seed(run.training.seed)
-    if run.task == "classification":
-        classes = len(facts["classes"])
-        classifier: Any = with_classifier(run.model, classes).build(input_embeddings(run))
-        return Classification(classifier, classes)
-    model: Any = run.model.build(input_embeddings(run))
-    scale_init(model, run.init_scale)
-    if isinstance(run.model, ImageOnlyModel) or not isinstance(model, FusionEncoder):
-        raise RunError(f"{run.task} needs a model that fuses text and image; a {model_name(run.model)} does not")
-    if run.task == "vqa" and has_answer_decoder(run.model) and isinstance(model, AnswerDecoder):
-        return (
-            OpenVQA(model, SMOOTHING) if isinstance(run.model, BLIPConfig) else OpenVQA(model, double_first_token=True)
-        )
-    if run.task == "vqa":
-        return ClosedVQA(model, pooled_dim(run.model), len(facts.get("answers", [])), prior=facts.get("prior"))
-    if run.task == "retrieval":
-        return Retrieval(model, pooled_dim(run.model), run.negative_texts)
-    raise RunError(f"task {run.task!r}: expected one of {', '.join(TASKS)}")
+    if task == "classification":
+        classifier: Any = with_classifier(settings.model, len(labels)).build(input_embeddings(settings))
+        return Classification(classifier, len(labels))
+    model: Any = settings.model.build(input_embeddings(settings))
+    scale_init(model, init_scale)
+    if isinstance(settings.model, ImageOnlyModel) or not isinstance(model, FusionEncoder):
+        raise RunError(f"{task} needs a model that fuses text and image; a {model_name(settings.model)} does not")
+    if task == "vqa" and has_answer_decoder(settings.model) and isinstance(model, AnswerDecoder):
+        blip = isinstance(settings.model, BLIPConfig)
+        return OpenVQA(model, SMOOTHING) if blip else OpenVQA(model, double_first_token=True)
+    if task == "vqa":
+        return ClosedVQA(model, pooled_dim(settings.model), len(labels), prior=prior)
+    if task == "retrieval":
+        return Retrieval(model, pooled_dim(settings.model), negative_texts)
+    raise RunError(f"task {task!r}: expected one of {', '.join(TASKS)}")
 
 
 def with_classifier(model: Model, num_classes: int) -> Model:
@@ -131,7 +143,7 @@ def init_from_pretrained(module: Task, folder: Path, config: Model) -> None:
     Raises:
         RunError, WeightsError: the run's model has other settings, or its weights do not fit.
     """
-    before, state, model = read_run(folder)[0].model, read_weights(folder), module.get_submodule("model")
+    before, state, model = read_config(folder).model, read_weights(folder), module.get_submodule("model")
     check_same_model(before, config, str(folder))
     trained = resize_state(model, strip_prefix(state, "model."), getattr(before, "grid", None))
     if isinstance(module, Classification):
@@ -157,21 +169,21 @@ def finetune(run: Finetune, out: Path) -> None:
     with processes(run.training.device) as group, locked_run_folder(out, group):
         if group.main:
             echo(f"reading {run.data} ({run.split})")
-        answers: list[str] = []
-        facts: dict[str, Any] = {}
+        labels: list[str] = []
+        prior = None
         if run.task == "vqa":
             source = open_questions(run.data, run.split)
-            answers = answer_list(source, normalise_answer, run.min_answer_count, run.max_answers)
-            facts["prior"] = answer_prior(source, answers, normalise_answer)
+            labels = answer_list(source, normalise_answer, run.min_answer_count, run.max_answers)
+            prior = answer_prior(source, labels, normalise_answer)
         if run.task == "classification":
-            facts["classes"] = Labelled(Path(run.data), run.split).classes
-            run = replace(run, model=with_classifier(run.model, len(facts["classes"])))
-        data = examples(run, run.split, answers, augment=True)
-        facts |= {"examples": len(data), "answers": answers}
-        module = build(run, facts)
+            labels = Labelled(Path(run.data), run.split).classes
+            run = replace(run, model=with_classifier(run.model, len(labels)))
+        data = examples(run, run.split, labels, augment=True)
+        module = build(run, labels, prior)
         if run.init_from:
             init_from_pretrained(module, Path(run.init_from), run.model)
-        train(run, module, data, lambda: examples(run, "val", answers, augment=False), facts, out, group)
+        val = lambda: examples(run, "val", labels, augment=False)  # noqa: E731
+        train(run, module, data, val, {"examples": len(data)}, out, group, labels)
 
 
 def inherited(folder: Path, run: Finetune, own: bool = False) -> Finetune:
@@ -183,8 +195,8 @@ def inherited(folder: Path, run: Finetune, own: bool = False) -> Finetune:
     Raises:
         RunError: the model of the run in `folder` cannot do the task, or its weights do not fit its settings.
     """
-    before, facts = read_run(folder)
-    check_frozen_features(before, facts)
+    before = read_config(folder)
+    check_frozen_features(before)
     check_model(folder, before)
     if own:
         return _recipe_of_task(folder, run, before)
@@ -199,7 +211,6 @@ def inherited(folder: Path, run: Finetune, own: bool = False) -> Finetune:
         embedders=before.embedders,
         init_from=str(folder),
         recipe=before.recipe,
-        init_scale=before.init_scale,
         vocabulary=before.vocabulary,
     )
 
@@ -216,7 +227,7 @@ def named_run(recipe: str, values: Mapping[str, Any]) -> Finetune:
     return recipes.with_settings(inherited(Path(start), run, own) if start else run, values)
 
 
-def _recipe_of_task(folder: Path, run: Finetune, before: Pretrain | Finetune) -> Finetune:
+def _recipe_of_task(folder: Path, run: Finetune, before: ModelSettings) -> Finetune:
     """A system's own recipe on the model in `folder`.
 
     Image size from the recipe; patch size and normalization from the model's run. With frozen features, all image

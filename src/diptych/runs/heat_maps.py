@@ -12,28 +12,26 @@ from diptych.data.examples import PairExamples
 from diptych.data.sources.base import BadSample, DataError
 from diptych.data.sources.captions import open_captions
 from diptych.data.sources.subsets import CaptionSubset
+from diptych.inference.saved_model import RunError
+from diptych.inference.tokenizer import tokenizer_of
 from diptych.models.configs import RegionModel
-from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.wpa import WPALoss
 from diptych.protocols import FusionEncoder, PartlySupported
 from diptych.report import HeatMap
-from diptych.runs.run_folder import RunError
 from diptych.runs.scoring.base import evenly_spaced
-from diptych.runs.tokenizer import tokenizer_of
 
 MAX_HEAT_MAPS = 6  # in a report
 
 
-def heat_maps(run: Pretrain | Finetune, module: nn.Module) -> list[HeatMap]:
+def heat_maps(run: Pretrain | Finetune, model: nn.Module) -> list[HeatMap]:
     """Heat maps of some validation captions over their images.
 
-    The transport plan is that of the run's own WPA objective, else of WPA with the published constants.
+    The transport plan is that of WPA with the published constants.
 
     Returns:
         At most `MAX_HEAT_MAPS`. Empty if the model has no fusion or was built without its text encoder, if its image
         input is not pixels in patches, or if the data has no val split of captions.
     """
-    model = module.model
     unsupported = model.unsupported() if isinstance(model, PartlySupported) else {}
     if not isinstance(model, FusionEncoder) or {"encode_text", "encode_image", "fuse"} & unsupported.keys():
         return []
@@ -45,15 +43,8 @@ def heat_maps(run: Pretrain | Finetune, module: nn.Module) -> list[HeatMap]:
         return []
     part = CaptionSubset(source, evenly_spaced(range(len(source)), MAX_HEAT_MAPS), texts=1)
     pairs = PairExamples(part, tokenizer, replace(run.images, augment=False), matching=0.0)
-    module.eval()
-    device = next(module.parameters()).device
-    return word_patch_maps(model, wpa_objective(module), pairs, device)
-
-
-def wpa_objective(module: nn.Module) -> WPALoss:
-    """The WPA objective that the module was trained with, else one with the published constants."""
-    objectives = module.objectives if isinstance(module, Pretraining) else ()
-    return next((o for o in objectives if isinstance(o, WPALoss)), WPALoss())
+    model.eval()
+    return word_patch_maps(model, WPALoss(), pairs, next(model.parameters()).device)
 
 
 @torch.no_grad()

@@ -5,21 +5,22 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diptych.checkpoints.digests import Damaged, holds_tensors
 from diptych.checkpoints.strict import load_strict
-from diptych.config.run import Finetune, ImportedCheckpoint, Pretrain
+from diptych.inference.folder import write_config
+from diptych.inference.loaded_model import LoadedModel
+from diptych.inference.saved_model import CONFIG_FILE, RunError, SavedModel, read_config
+from diptych.inference.tokenizer import tokenizer_of
 from diptych.models.importing import OfficialCheckpoint
 from diptych.protocols import student_of
-from diptych.runs.import_settings import run_from_checkpoint
-from diptych.runs.import_source import ImportSource, named_classes, open_source, system_of_folder
-from diptych.runs.loaded_model import LoadedModel, initial_module
-from diptych.runs.run_folder import RunError, read_any, write_run
-from diptych.runs.tokenizer import tokenizer_of
+from diptych.runs.import_settings import saved_from_checkpoint
+from diptych.runs.import_source import ImportSource, named_labels, open_source, system_of_folder
+from diptych.runs.load_model import module_of
+from diptych.runs.run_folder import RUN_FILE
 from diptych.training.checkpoint import CHECKPOINT, MODEL, save_tensors, save_weights
 from diptych.utils.lock import single_writer
 from diptych.utils.state_dict import named_weights
@@ -32,13 +33,12 @@ IGNORED_WEIGHTS = "ignored.safetensors"
 class ImportedModel:
     """An imported checkpoint before it is written.
 
-    `checkpoint`: the official weights under our names. `run`, `facts`: the content of run.json. `step`: the training
-    step with the checkpoint's weights.
+    `checkpoint`: the official weights under our names. `saved`: the content of config.json. `step`: the training step
+    with the checkpoint's weights.
     """
 
     checkpoint: OfficialCheckpoint
-    run: Pretrain | Finetune | ImportedCheckpoint
-    facts: dict[str, Any]
+    saved: SavedModel
     step: nn.Module
 
 
@@ -53,8 +53,8 @@ def import_checkpoint(
     config: Path | None = None,
     regions: str = "",
     vocabulary: Path | None = None,
-) -> OfficialCheckpoint:
-    """Writes run.json and model.safetensors for a checkpoint; returns the imported checkpoint.
+) -> ImportedModel:
+    """Writes config.json and model.safetensors for a checkpoint; returns the imported model.
 
     Args:
         checkpoint: a file, or a Hugging Face folder, whose config.json is then the `config`, and whose
@@ -75,12 +75,12 @@ def import_checkpoint(
     _refuse_other_run(out, name)
     imported = read_checkpoint(source, name, num_heads, grid, answers, regions, vocabulary)
     _refuse_other_weights(out, imported.step)
-    write_run(out, imported.run, imported.facts)
+    write_config(out, imported.saved)
     save_weights(out, imported.step)
     unused = imported.checkpoint.ignored_tensors | _teacher_and_queue(imported.checkpoint)
     if unused:
         save_tensors(out / IGNORED_WEIGHTS, {name: tensor.contiguous().clone() for name, tensor in unused.items()})
-    return imported.checkpoint
+    return imported
 
 
 def read_checkpoint(
@@ -92,24 +92,24 @@ def read_checkpoint(
     regions: str = "",
     vocabulary: Path | None = None,
 ) -> ImportedModel:
-    """The model of a checkpoint with its weights, settings and facts; nothing is written.
+    """The model of a checkpoint with its weights and settings; nothing is written.
 
-    `name`: of the checkpoint, for run.json. Other arguments: see `import_checkpoint`.
+    `name`: of the checkpoint, for config.json. Other arguments: see `import_checkpoint`.
 
     Raises DataError, WeightsError, RunError.
     """
     imported = source.load(num_heads, grid)
     step = imported.build()
-    run = run_from_checkpoint(imported, student_of(step), source.settings, regions, source.weights.name)
-    run = source.with_images(run, imported, resized=grid is not None)
+    saved = saved_from_checkpoint(imported, source.settings, regions, name)
+    saved = source.with_images(saved, resized=grid is not None)
     if vocabulary := vocabulary or source.vocabulary:
-        run = _with_vocabulary(run, vocabulary)
-    notes = source.notes(None if isinstance(run, ImportedCheckpoint) else run.model)
-    facts = {"imported": name, "ignored": imported.ignored, "system": imported.system, "task": imported.task}
-    if isinstance(run, Finetune):
-        classes, class_notes = named_classes(imported, step, answers, source.hf)
-        facts, notes = facts | classes, notes + class_notes
-    return ImportedModel(imported, run, facts | {"notes": notes}, step)
+        saved = replace(saved, vocabulary=str(vocabulary))
+        tokenizer_of(saved)  # raises if it does not fit the model
+    notes = source.notes(saved.model)
+    labels, label_notes = named_labels(imported, step, answers, source.hf)
+    assert saved.imported is not None
+    origin = replace(saved.imported, notes=(*notes, *label_notes))
+    return ImportedModel(imported, replace(saved, labels=tuple(labels), imported=origin), step)
 
 
 def load_hf_folder(folder: Path, device: torch.device) -> LoadedModel:
@@ -119,10 +119,10 @@ def load_hf_folder(folder: Path, device: torch.device) -> LoadedModel:
     """
     source = open_source(system_of_folder(folder), folder, None)
     imported = read_checkpoint(source, _name_of(folder, source))
-    assert not isinstance(imported.run, ImportedCheckpoint)  # every supported class of Hugging Face has a recipe
-    module = initial_module(imported.run, imported.facts)
-    load_strict(module, named_weights(student_of(imported.step)), str(folder))
-    return LoadedModel(imported.run, imported.facts, module.to(device).eval(), device)
+    weights = named_weights(student_of(imported.step))
+    module = module_of(imported.saved, weights)
+    load_strict(module, weights, str(folder))
+    return LoadedModel(imported.saved, module.to(device).eval(), device)
 
 
 def _name_of(checkpoint: Path, source: ImportSource) -> str:
@@ -132,13 +132,13 @@ def _name_of(checkpoint: Path, source: ImportSource) -> str:
 
 def _refuse_other_run(out: Path, name: str) -> None:
     """Raises RunError if `out` holds a trained run, or one imported from a file or folder of another name."""
-    if (out / CHECKPOINT).exists() or (out / "metrics.jsonl").exists():
+    if any((out / file).exists() for file in (CHECKPOINT, "metrics.jsonl", RUN_FILE)):
         raise RunError(f"{out} holds a training run; give another --out")
-    if not (out / "run.json").is_file():
+    if not (out / CONFIG_FILE).is_file():
         return
-    source = read_any(out)[1].get("imported")
-    if source != name:
-        other = f"what was imported from {source}" if source else "a run that was not imported"
+    source = read_config(out).imported
+    if source is None or source.checkpoint != name:
+        other = f"what was imported from {source.checkpoint}" if source else "a model that was not imported"
         raise RunError(f"{out} holds {other}; give another --out, or remove it first")
 
 
@@ -151,15 +151,6 @@ def _refuse_other_weights(out: Path, step: nn.Module) -> None:
     with suppress(Damaged):
         if path.is_file() and not holds_tensors(path, named_weights(student_of(step))):
             raise RunError(f"{out} holds other weights than this checkpoint's; give another --out, or remove it first")
-
-
-def _with_vocabulary(run: Any, vocabulary: Path) -> Pretrain | Finetune:
-    """The run with the vocabulary of a file. Raises RunError if it does not fit the model."""
-    if isinstance(run, ImportedCheckpoint):
-        raise RunError("no recipe expresses this checkpoint: it is kept for export only; leave --vocabulary out")
-    run = replace(run, vocabulary=str(vocabulary))
-    tokenizer_of(run)
-    return run
 
 
 def _teacher_and_queue(imported: OfficialCheckpoint) -> dict[str, Tensor]:

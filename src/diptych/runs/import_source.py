@@ -21,21 +21,20 @@ from diptych.checkpoints.huggingface.folder import (
 from diptych.checkpoints.official_config import RecordedConfig
 from diptych.checkpoints.read import WeightsError
 from diptych.checkpoints.strict import differences_beyond_shapes
-from diptych.config.run import ImportedCheckpoint
 from diptych.config.validation import check_fields
 from diptych.data.sources.base import DataError
 from diptych.data.sources.paths import parse_json, read_text
+from diptych.inference.saved_model import RunError, SavedModel, is_saved
+from diptych.models.configs import Model
 from diptych.models.huggingface.config import CONFIGS, HFConfig, are_placeholders, is_hf, read_config, system_of
 from diptych.models.importing import OfficialCheckpoint, load_official
 from diptych.protocols import student_of
 from diptych.runs.exported_settings import read_exported_settings
 from diptych.runs.hf_images import image_settings, read_image_processor, with_size
 from diptych.runs.hf_vocabulary import custom_vocabulary
-from diptych.runs.run_folder import RunError
 from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
 from diptych.tasks.vqa import ClosedVQA, OpenVQA
-from diptych.training.checkpoint import MODEL
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,11 @@ class ImportSource:
     folder: Path | None = None
     exported: bool = False
 
-    def notes(self, model: Any) -> list[str]:
+    def notes(self, model: Model) -> list[str]:
         """Notes on the settings, to print once all of them were read: what is not supported, and what was not used.
 
         Args:
-            model: the settings of the imported model; None where no recipe expresses it.
+            model: the settings of the imported model.
 
         Raises:
             WeightsError: a key is misspelled; contradicts the model; or is unknown, in settings that `export` wrote.
@@ -69,8 +68,7 @@ class ImportSource:
         unused = self.settings.unused()
         try:
             self.settings.check_spelling()
-            if model is not None:
-                _check_agrees(unused, model)
+            _check_agrees(unused, model)
             if unused and self.exported:
                 raise WeightsError(f"{next(iter(unused))} is no key of a config that diptych export writes; remove it")
         except WeightsError as error:
@@ -94,18 +92,18 @@ class ImportSource:
         self.hf.check(imported.arguments, imported.task, resized=grid is not None)
         return imported
 
-    def with_images(self, run: Any, imported: OfficialCheckpoint, resized: bool) -> Any:
-        """The run with the image preprocessing of the folder's image processor. Raises WeightsError."""
+    def with_images(self, saved: SavedModel, resized: bool) -> SavedModel:
+        """The config with the image preprocessing of the folder's image processor. Raises WeightsError."""
         processor = read_image_processor(self.folder) if self.folder and self.system in CONFIGS else None
-        if isinstance(run, ImportedCheckpoint) or processor is None:
-            return run
+        if processor is None:
+            return saved
         values, where = processor
-        rows, columns = imported.arguments["grid"]
-        patch = imported.arguments["patch_size"]
+        model: Any = saved.model
+        (rows, columns), patch = model.grid, model.patch_size
         side = (rows * patch, columns * patch)
         if resized and self.system != "vilt":
             values = with_size(values, side)
-        return replace(run, images=image_settings(run.images, values, where, self.system, side, patch))
+        return replace(saved, images=image_settings(saved.images, values, where, self.system, side, patch))
 
 
 def open_source(system: str, checkpoint: Path, config: Path | None) -> ImportSource:
@@ -161,40 +159,40 @@ def _check_agrees(unused: Mapping[str, Any], model: Any) -> None:
 
 
 def _refuse_own_run(folder: Path) -> None:
-    """Raises RunError if a folder is a run folder, whose weights have our names already."""
-    if (folder / "run.json").is_file() and (folder / MODEL).is_file() and not (folder / "config.json").is_file():
+    """Raises RunError if a folder contains a saved model of ours, whose weights have our names already."""
+    if is_saved(folder):
         raise RunError(
             f"{folder} is a run of Diptych, which needs no import: evaluate it as it is, or train from it with "
             f"--init_from {folder}"
         )
 
 
-def named_classes(
+def named_labels(
     imported: OfficialCheckpoint, step: nn.Module, file: Path | None, hf: HFConfig | None
-) -> tuple[dict[str, list[str]], list[str]]:
-    """The names of a classifier's answers or classes, as the facts of run.json, and notes to print.
+) -> tuple[list[str], list[str]]:
+    """The names of a classifier's answers or classes, and notes to print.
 
     They come from `file`, else from the config's id2label, else they are numbers. Raises RunError, WeightsError.
     """
     step = student_of(step)
     if isinstance(step, OpenVQA):
-        return {"answers": _listed(file, None) if file else []}, []
+        return _listed(file, None) if file else [], []
     if isinstance(step, NLVR2) and hf is not None:
         _check_truth(hf)
     if isinstance(step, ClosedVQA):
-        fact, one, count = "answers", "answer", len(imported.state["head.answers.bias"])
+        many, one, count = "answers", "answer", len(imported.state["head.answers.bias"])
     elif isinstance(step, Classification):
-        fact, one, count = "classes", "class", imported.arguments["num_classes"]
+        many, one, count = "classes", "class", imported.arguments["num_classes"]
     else:
-        return {}, []
+        return [], []
     if file is not None:
-        return {fact: _listed(file, count)}, []
+        return _listed(file, count), []
     names = hf.labels(count) if hf else [f"{one} {i}" for i in range(count)]
     unnamed = (
-        f"its {count} {fact} have no names in the checkpoint or its config: they are numbered; give --answers FILE, a "
+        f"its {count} {many} have no names in the checkpoint or its config: they are numbered; give --answers FILE, a "
         "JSON list"
     )
-    return {fact: names}, [unnamed] if hf is None or are_placeholders(names) else []
+    return names, [unnamed] if hf is None or are_placeholders(names) else []
 
 
 def _check_truth(hf: HFConfig) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from diptych.inference.loaded_model import LoadedModel
 from diptych.models.configs import ImageOnlyModel, model_name
 from diptych.objectives.definition import losses_that_train
 from diptych.protocols import DualEncoder, FusionEncoder, PartlySupported, TextDecoder, UnsupportedOperation
-from diptych.runs.loaded_model import LoadedModel
 from diptych.runs.scoring.retrieval import dual_encoder_scorer, pair_scorer
 from diptych.tasks.classification import Classification
 from diptych.tasks.vqa import ClosedVQA, OpenVQA
@@ -39,7 +39,7 @@ def why_unsupported(loaded: LoadedModel, operation: str) -> str:
         raise ValueError(f"operation must be one of {', '.join(OPERATIONS)}: got {operation!r}")
     row = OPERATIONS[operation]
     lacks = row.lacks(loaded)
-    return lacks and f"{operation}: this {model_name(loaded.settings.model)} {lacks}; {row.others}"
+    return lacks and f"{operation}: this {model_name(loaded.saved.model)} {lacks}; {row.others}"
 
 
 def check_operation(loaded: LoadedModel, operation: str) -> None:
@@ -54,11 +54,11 @@ def _losses(loaded: LoadedModel) -> str:
 
 
 def _lacks_image_embedding(loaded: LoadedModel) -> str:
-    return "" if isinstance(loaded.settings.model, ImageOnlyModel) else _lacks_embedding(loaded, "images")
+    return "" if isinstance(loaded.saved.model, ImageOnlyModel) else _lacks_embedding(loaded, "images")
 
 
 def _lacks_text_embedding(loaded: LoadedModel) -> str:
-    if isinstance(loaded.settings.model, ImageOnlyModel):
+    if isinstance(loaded.saved.model, ImageOnlyModel):
         return "has no text encoder"
     return _lacks_embedding(loaded, "texts")
 

@@ -19,12 +19,12 @@ from diptych.data.sources.splits import named_split, requested_split
 from diptych.data.tokenizers.tokenizer import Tokenizer, vocabulary
 from diptych.data.webdataset.indexed_shards import shards
 from diptych.data.webdataset.streamed_shards import Stream
+from diptych.inference.embedders import cnn_feature_keys, image_input
+from diptych.inference.saved_model import RunError
+from diptych.inference.tokenizer import tokenizer_of
 from diptych.objectives.definition import any_needs
 from diptych.runs.build import build, frozen_tokenizer, init_from_run, with_teacher
 from diptych.runs.check_inputs import check_inputs, check_out
-from diptych.runs.embedders import cnn_feature_keys, image_input
-from diptych.runs.run_folder import RunError
-from diptych.runs.tokenizer import tokenizer_of
 from diptych.runs.train import train
 from diptych.runs.training_data import StreamedData, TrainingData, data_size
 from diptych.training.distributed import processes

@@ -18,8 +18,8 @@ from diptych.config.choices import ABSENT, Words, choose, walk
 from diptych.config.run import Finetune, Pretrain
 from diptych.config.spelling import suggest_name, suggest_setting
 from diptych.config.training import Training
+from diptych.inference.saved_model import RunError
 from diptych.models import common_recipes
-from diptych.runs.check_inputs import RunError
 
 T = TypeVar("T")
 TASK_RECIPES = {"vqa": "vilt.small", "retrieval": "vilt.small", "classification": "vit.base"}

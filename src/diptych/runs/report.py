@@ -5,21 +5,21 @@ A report never ends the work that it is about: a section that cannot be made is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
 from torch import nn
 
-from diptych.config.run import Finetune, Pretrain
+from diptych.config.run import Finetune
 from diptych.config.serialization import flatten
 from diptych.data.sources.base import first_skipped
-from diptych.protocols import ChanceLoss
+from diptych.inference.saved_model import CONFIG_FILE, read_config
 from diptych.report import Facts, Findings, Section, Table, read_curves, write_report
 from diptych.runs.heat_maps import heat_maps
 from diptych.runs.qualitative_examples import EXAMPLES_FILE, read_examples
-from diptych.runs.run_folder import RUN, ancestors
+from diptych.runs.run_folder import RUN, RUN_FILE, ancestors, read_run
 from diptych.utils.io import FINDING_SCHEMA, NUMBER, SKIPPED_SCHEMA, read_json
 from diptych.utils.terminal import echo
 
@@ -53,11 +53,12 @@ def continue_on_error(what: str, make: Callable[[], T], otherwise: T) -> T:
         return otherwise
 
 
-def training_sections(out: Path, chance_losses: Mapping[str, ChanceLoss]) -> list[Section]:
+def training_sections(out: Path) -> list[Section]:
     """Curves with their chance levels, and the findings of the training diagnostics. Empty for imported weights."""
-    levels = {name: (chance.value, chance.name) for name, chance in chance_losses.items()}
     if not (out / "metrics.jsonl").is_file():
         return []
+    _, facts = read_run(out)
+    levels = {name: (level["value"], level["name"]) for name, level in facts.get("chance_losses", {}).items()}
     return [*read_curves(out / "metrics.jsonl", levels), Findings(findings(out))]
 
 
@@ -84,15 +85,17 @@ def skipped(out: Path) -> str:
 
 
 def facts_section(out: Path) -> Facts:
-    """Content of run.json as one flat table."""
-    record = read_json(out / "run.json", RUN)
+    """Content of run.json as one flat table; of config.json, if the model was imported."""
+    if not (out / RUN_FILE).is_file():
+        return Facts(flatten(read_json(out / CONFIG_FILE, {})))
+    record = read_json(out / RUN_FILE, RUN)
     return Facts(
         {
             "command": record["command"],
             "machine": record["machine"],
             **record["versions"],
             **flatten(record["run"]),
-            **record["facts"],
+            **flatten(record["facts"]),
         }
     )
 
@@ -111,28 +114,34 @@ def _table(path: Path) -> Table:
     return Table(path.parent.name, ("metric", "value"), rows, scores["description"])
 
 
-def write(out: Path, run: Pretrain | Finetune, module: nn.Module) -> Path | None:
+def write(out: Path, model: nn.Module) -> Path | None:
     """Writes report.html: scores, examples, curves, findings, heat maps, facts. A section that fails is left out.
+
+    Args:
+        model: the trained model.
 
     Returns:
         Its path; None if the page itself could not be made, in which case an earlier page stays.
     """
-    chance_losses = getattr(module, "chance_losses", {})
     parts: dict[str, Callable[[], Iterable[Section]]] = {
         "scores": lambda: evaluation_tables(out),
         "examples": lambda: example_sections(out),
-        "curves and findings": lambda: training_sections(out, chance_losses),
-        "heat maps": lambda: heat_maps(run, module),
+        "curves and findings": lambda: training_sections(out),
+        "heat maps": lambda: heat_maps(read_run(out)[0], model) if (out / RUN_FILE).is_file() else [],
         "facts": lambda: [facts_section(out)],
     }
     sections = [
         section for name, part in parts.items() for section in continue_on_error(f"the report's {name}", part, ())
     ]
-    return continue_on_error("report.html", lambda: write_report(out / "report.html", title(run), sections), None)
+    return continue_on_error("report.html", lambda: write_report(out / "report.html", title(out), sections), None)
 
 
-def title(run: Pretrain | Finetune) -> str:
+def title(out: Path) -> str:
     """Title of the report, for example "Fine-tuning for vqa (vilt.small) on scenes:2000, initialised from runs/pre"."""
+    imported = read_config(out).imported
+    if imported is not None:
+        return f"{imported.checkpoint}, imported ({imported.system}, {imported.task})"
+    run, _ = read_run(out)
     task = f"Fine-tuning for {run.task}" if isinstance(run, Finetune) else "Pre-training"
     recipe = f" ({run.recipe})" if run.recipe else ""
     initial = f", initialised from {ancestors(run)}" if run.init_from else ""

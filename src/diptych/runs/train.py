@@ -6,7 +6,7 @@ Start or resume, log line at the start, micro-batches, validation during trainin
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,15 +23,16 @@ from diptych.data.examples import Examples
 from diptych.data.loader import Loaded, Shuffled, evaluation_loader
 from diptych.data.sources.base import NoSplit
 from diptych.data.tokenizers.tokenizer import vocabulary_file_name, vocabulary_in
+from diptych.inference.embedders import unused_region_settings
+from diptych.inference.feature_extractors import check_frozen_features
+from diptych.inference.saved_model import RunError, read_config
 from diptych.modules.tokens import packing
 from diptych.objectives.gather import without_gathering
 from diptych.protocols import TrainStep, student_of
 from diptych.runs import report
+from diptych.runs.check_init import check_same_vocabulary
 from diptych.runs.check_objectives import MIN_COMPARED, check_samples, compares_samples
-from diptych.runs.embedders import unused_region_settings
-from diptych.runs.feature_extractors import check_frozen_features, frozen_sources
-from diptych.runs.run_folder import RunError, ancestors, read_run, write_run
-from diptych.runs.tokenizer import check_same_vocabulary
+from diptych.runs.run_folder import ancestors, read_run, write_run
 from diptych.runs.training_data import TrainingData, batches, data_size, describe_data, division_of, say_division
 from diptych.training import checkpoint
 from diptych.training.distributed import Group, uses_bf16
@@ -49,14 +50,16 @@ def train(
     facts: Mapping[str, Any],
     out: Path,
     group: Group,
+    labels: Sequence[str] = (),
 ) -> None:
     """Trains `module` on `data` into the folder `out`, or resumes it there.
 
-    Writes run.json, metrics.jsonl, checkpoints, model.safetensors and report.html.
+    Writes config.json, run.json, metrics.jsonl, checkpoints, model.safetensors and report.html.
 
     Args:
         val: opens the val split. Raises NoSplit if the data has none; training then runs without validation.
         facts: what was counted in the data, for run.json.
+        labels: answers of vqa, or classes of classification, in the order of the head's outputs.
 
     Raises:
         RunError: `out` contains weights without a checkpoint, another kind of run, or one of other frozen features.
@@ -73,14 +76,18 @@ def train(
     fingerprint = identity(run) | {
         "precision": settings.precision,
         "examples": data_size(data),
-        "answers": list(facts.get("answers", [])),
+        "labels": list(labels),
     }
     if resumed is None and (out / "run.json").is_file():
         message = restart_message(out, run, fingerprint)
         if group.main:
             echo(message)
     if group.main and resumed is None:  # a resumed run keeps its first run.json, also if it is refused below
-        write_run(out, run, dict(facts) | {"frozen_features": frozen_sources(run), "precision": precision})
+        student = student_of(module)
+        heads, levels = tuple(getattr(student, "heads", ())), cast(TrainStep, student).chance_losses
+        chance_losses = {name: {"value": level.value, "name": level.name} for name, level in levels.items()}
+        recorded = dict(facts) | {"chance_losses": chance_losses, "precision": precision}
+        write_run(out, run, recorded, heads, tuple(labels))
 
     settings = replace(settings, precision=precision)
 
@@ -108,7 +115,7 @@ def train(
     if group.main:
         if resumed and resumed["step"] >= settings.steps and not resumed.get("owes"):
             echo(f"{out} has already finished its {settings.steps} steps: only the report is regenerated")
-        _write_report(run, module, out)
+        _write_report(module, out)
 
 
 def _check_resumable(out: Path, run: Pretrain | Finetune) -> Mapping[str, Any]:
@@ -117,7 +124,7 @@ def _check_resumable(out: Path, run: Pretrain | Finetune) -> Mapping[str, Any]:
     if type(recorded_run) is not type(run):
         kinds = type(recorded_run).__name__, type(run).__name__
         raise RunError(f"{out} contains a {kinds[0]} run, this is a {kinds[1]} run; give another --out")
-    check_frozen_features(recorded_run, facts)
+    check_frozen_features(read_config(out))
     recorded, wanted = (identity(one) | train_settings.identity(one.training) for one in (recorded_run, run))
     checkpoint.check_same_settings(out, recorded, wanted, defaults(run))  # run.json may be another run's
     return facts
@@ -164,9 +171,9 @@ def _validation(
     return evaluate
 
 
-def _write_report(run: Pretrain | Finetune, module: nn.Module, out: Path) -> None:
+def _write_report(module: nn.Module, out: Path) -> None:
     """Writes report.html and prints the skipped samples and the paths of report and weights."""
-    page = report.write(out, run, student_of(module))
+    page = report.write(out, student_of(module).get_submodule("model"))
     if skipped := report.continue_on_error("the list of skipped samples", lambda: report.skipped(out), ""):
         echo(skipped)
     echo("; ".join([*([str(page)] if page else []), f"weights: {out / checkpoint.MODEL}"]))
@@ -181,7 +188,8 @@ def restart_message(out: Path, run: Pretrain | Finetune, fingerprint: Mapping[st
     recorded_run, facts = read_run(out)
     logged = out / "metrics.jsonl"
     if logged.is_file() and logged.stat().st_size:
-        recorded = identity(recorded_run) | {"examples": facts.get("examples"), "answers": facts.get("answers", [])}
+        labels = list(read_config(out).labels)
+        recorded = identity(recorded_run) | {"examples": facts.get("examples"), "labels": labels}
         wanted = dict(fingerprint) | train_settings.identity(run.training)
         recorded |= train_settings.identity(recorded_run.training)
         checkpoint.check_same_settings(out, recorded, wanted, defaults(run))

@@ -10,7 +10,7 @@ from diptych.data.sources.base import Captioned, DataError
 from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import WORDPIECE_SUFFIXES
 from diptych.data.tokenizers.wordpiece import train_wordpiece
-from diptych.runs.run_folder import RunError
+from diptych.inference.saved_model import RunError
 from diptych.utils.io import atomic_write
 from diptych.utils.lock import locked
 

@@ -15,17 +15,18 @@ from diptych.config.objectives import ITC, LM, Objectives
 from diptych.config.run import Pretrain
 from diptych.config.tasks import Captioning
 from diptych.generation import BeamConfig, GenerationConfig, GenerationOutput
+from diptych.inference.loaded_model import LoadedModel
+from diptych.inference.saved_model import RunError
 from diptych.metrics.captions import caption_scores
 from diptych.models.configs import CoCaConfig
 from diptych.models.vilt import recipes as vilt
 from diptych.modules.tokens import Tokens
 from diptych.report import CaptionExample
 from diptych.runs.build import build
-from diptych.runs.loaded_model import LoadedModel
 from diptych.runs.qualitative_examples import read_examples, write_examples
-from diptych.runs.run_folder import RunError
 from diptych.runs.scoring.captioning import captioning
 from diptych.runs.scoring.gallery import open_gallery
+from tests.runs.tiny_runs import loaded_from
 
 CAPTIONS = Objectives(lm=LM())
 CONFIG = Captioning(data="scenes:50", split="train", gallery=5, max_length=9, workers=0, device="cpu", precision="fp32")
@@ -38,7 +39,7 @@ MODEL = CoCaConfig(
 
 def loaded_model(objectives: Objectives = CAPTIONS) -> LoadedModel:
     run: Pretrain = replace(vilt.tiny(), model=MODEL, objectives=objectives, data="scenes:50")
-    return LoadedModel(run, {}, build(run).eval(), torch.device("cpu"))
+    return loaded_from(run, build(run))
 
 
 @torch.no_grad()

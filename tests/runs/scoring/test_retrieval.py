@@ -16,11 +16,11 @@ from diptych.config.objectives import ITC, ITM, Objectives, Triplet
 from diptych.config.run import Pretrain
 from diptych.data.images.loading import ImageSource, Random
 from diptych.data.loader import SkipCounter
+from diptych.inference.loaded_model import LoadedModel
 from diptych.models.configs import SCANConfig, VLMoConfig, VSEppConfig
 from diptych.models.vlmo import recipes as vlmo
 from diptych.modules.heads import ITCHead
 from diptych.objectives.pretraining import Pretraining
-from diptych.runs.loaded_model import LoadedModel
 from diptych.runs.pretrain import build
 from diptych.runs.scoring.gallery import Gallery, GalleryImages, open_gallery, readable_gallery
 from diptych.runs.scoring.retrieval import (
@@ -31,6 +31,7 @@ from diptych.runs.scoring.retrieval import (
     score_by_similarity,
 )
 from diptych.tasks.retrieval import FILL, Scores, score_pairs
+from tests.runs.tiny_runs import loaded_from
 
 CONFIG = tasks.Retrieval(
     data="scenes:50",
@@ -68,7 +69,7 @@ def loaded_model(objectives: Objectives) -> LoadedModel:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return LoadedModel(run, {}, module, torch.device("cpu"))
+    return loaded_from(run, module)
 
 
 def gallery(config: tasks.Retrieval = CONFIG) -> Gallery:
@@ -189,9 +190,9 @@ class RandomRegions:
 def test_a_model_with_its_own_similarity_needs_no_contrastive_head(
     in_parts: None, monkeypatch: pytest.MonkeyPatch, model: Any
 ):
-    monkeypatch.setattr("diptych.runs.loaded_model.image_input", lambda run: RandomRegions())
+    monkeypatch.setattr("diptych.inference.loaded_model.image_input", lambda run: RandomRegions())
     run = replace(tiny(Objectives(triplet=Triplet())), model=model)
-    loaded = LoadedModel(run, {}, build(run).eval(), torch.device("cpu"))
+    loaded = loaded_from(run, build(run))
     scorer, pairs = dual_encoder_scorer(loaded), gallery()
     assert scorer is not None
     with torch.no_grad():

@@ -16,6 +16,7 @@ from diptych.checkpoints.adapter import (
     has_prefix,
     infer_grid,
     infer_num_heads,
+    losses_of_heads,
     shape_of,
     task_by_prefix,
 )
@@ -162,6 +163,7 @@ ADAPTER = CheckpointAdapter(
     config_class=BEiT3Config,
     matches=lambda state: "beit3.text_embed.weight" in state,
     task=task,
+    losses=lambda task, heads: ("masked_captions",) if task == "captioning" else losses_of_heads(heads),
     names=names,
     infer=infer,
     build=build,

@@ -14,6 +14,7 @@ from diptych.checkpoints.adapter import (
     count_layers,
     has_prefix,
     infer_num_heads,
+    losses_of_heads,
     shape_of,
     split_teacher,
 )
@@ -225,6 +226,11 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     return MomentumDistillation(student, queue, ("model.decoder", "heads.itm", "heads.itc.scale"))
 
 
+def losses(task: str, heads: tuple[str, ...]) -> tuple[str, ...]:
+    """The objectives that a checkpoint was trained with; the decoder has its LM head itself."""
+    return (*losses_of_heads(heads), *(("lm",) if task in ("pretraining", "caption") else ()))
+
+
 def without_temperature(step: nn.Module) -> nn.Module:
     """The step without the temperature of its ITC head: the task "matching" scores pairs by their plain cosines."""
     del step.get_submodule("heads.itc").scale
@@ -241,6 +247,7 @@ ADAPTER = CheckpointAdapter(
     ),
     task=task,
     names=names,
+    losses=losses,
     infer=infer,
     build=build,
     positions=(AbsolutePositions("visual_encoder.pos_embed", "model.image.patches.position", resize_bicubic_plain),),

@@ -87,9 +87,11 @@ class CLIPResNetConfig:
                 f"(len(model.depths) - 1) = {channels}: got {self.num_heads}"
             )
 
-    def build(self) -> CLIPResNet:
+    def build(self, embedders: InputEmbeddings = OWN) -> CLIPResNet:
         from diptych.models.clip.resnet import CLIPResNet
 
+        if embedders.image or embedders.text or embedders.word:
+            raise ValueError("CLIP's ResNet reads pixels and words itself: leave embedders at their defaults")
         return CLIPResNet(self)
 
 

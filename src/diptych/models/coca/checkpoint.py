@@ -144,5 +144,6 @@ ADAPTER = CheckpointAdapter(
     infer=infer,
     names=names,
     build=build,
+    losses=lambda task, heads: ("itc", "lm"),
     positions=(AbsolutePositions("visual.positional_embedding", "model.image.patches.position", resize_bicubic),),
 )

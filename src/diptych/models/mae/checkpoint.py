@@ -68,5 +68,6 @@ ADAPTER = CheckpointAdapter(
     names=lambda arguments, task: NAMES,
     infer=infer,
     build=build,
+    losses=lambda task, heads: ("mim",),
     model_prefix="model",
 )

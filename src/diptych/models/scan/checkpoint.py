@@ -56,6 +56,7 @@ ADAPTER = CheckpointAdapter(
     names=names,
     infer=arguments,
     build=build,
+    losses=lambda task, heads: ("triplet",),
     model_prefix="model",
     fixed={"no_imgnorm": (False,), "no_txtnorm": (False,), "precomp_enc_type": ("basic",)},
 )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.config.data import ImageSettings
+from diptych.config.data import Embedders, ImageSettings
 from diptych.config.datasets import epochs_to_steps
 from diptych.config.objectives import Objectives, Triplet
-from diptych.config.run import Embedders, Pretrain
+from diptych.config.run import Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import CNN_FEATURE_DIM, on_frozen_features
 from diptych.models.scan.config import SCANConfig

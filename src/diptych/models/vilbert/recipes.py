@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.config.data import ImageSettings
+from diptych.config.data import Embedders, ImageSettings
 from diptych.config.datasets import epochs_to_steps
 from diptych.config.objectives import (
     ITM,
@@ -13,7 +13,7 @@ from diptych.config.objectives import (
     RegionMasking,
     WordRegionMasking,
 )
-from diptych.config.run import Embedders, Finetune, Pretrain
+from diptych.config.run import Finetune, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import CNN_FEATURE_DIM, INIT_SCALE, NUM_CNN_CLASSES, on_frozen_features, vqa_v2
 from diptych.models.vilbert.config import ViLBERTConfig
@@ -95,10 +95,10 @@ def retrieval() -> Finetune:
         steps=epochs_to_steps(("Flickr30k",), 64, 20), batch_size=64, checkpoint_every=1000, optimizer=optimizer
     )
     return Finetune(
-        "retrieval",
-        run.model,
-        run.images,
-        training,
+        task="retrieval",
+        model=run.model,
+        images=run.images,
+        training=training,
         recipe="vilbert.retrieval",
         embedders=run.embedders,
         negative_texts=3,

@@ -140,6 +140,7 @@ ADAPTER = CheckpointAdapter(
     names=names,
     infer=infer,
     build=build,
+    losses=lambda task, heads: (*heads, *(("wpa",) if "itm" in heads else ())),
     model_prefix="state_dict",
     positions=(AbsolutePositions("transformer.pos_embed", "model.patches.position", resize_bilinear),),
 )

@@ -113,4 +113,11 @@ def retrieval() -> Finetune:
     training = Training(
         steps=epochs_to_steps(("COCO",), 256, 10), batch_size=256, checkpoint_every=1000, optimizer=optimizer
     )
-    return Finetune("retrieval", run.model, run.images, training, recipe="vilt.retrieval", negative_texts=15)
+    return Finetune(
+        task="retrieval",
+        model=run.model,
+        images=run.images,
+        training=training,
+        recipe="vilt.retrieval",
+        negative_texts=15,
+    )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from diptych.config.data import ImageSettings
+from diptych.config.data import Embedders, ImageSettings
 from diptych.config.datasets import epochs_to_steps
 from diptych.config.objectives import ITM, MLM, Objectives
-from diptych.config.run import Embedders, Finetune, Pretrain
+from diptych.config.run import Finetune, Pretrain
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import CNN_FEATURE_DIM, INIT_SCALE, on_frozen_features, vqa_v2
 from diptych.models.visualbert.config import VisualBERTConfig

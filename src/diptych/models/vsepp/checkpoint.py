@@ -70,6 +70,7 @@ ADAPTER = CheckpointAdapter(
     names=names,
     infer=arguments,
     build=build,
+    losses=lambda task, heads: ("triplet",),
     model_prefix="model",
     fixed={"use_abs": (False,), "no_imgnorm": (False,)},
 )

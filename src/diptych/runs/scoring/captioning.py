@@ -7,11 +7,11 @@ from typing import Any
 from diptych.config import tasks as settings
 from diptych.data.loader import SkipCounter
 from diptych.data.sources.base import Captioned
+from diptych.inference.loaded_model import LoadedModel
+from diptych.inference.saved_model import RunError
 from diptych.metrics.captions import CaptionScores, caption_scores
 from diptych.report import CaptionExample
-from diptych.runs.loaded_model import LoadedModel
 from diptych.runs.operations import why_unsupported
-from diptych.runs.run_folder import RunError
 from diptych.runs.scoring.base import MAX_EXAMPLES, Result, draw_examples, evenly_spaced
 from diptych.runs.scoring.gallery import Gallery, load_images, open_gallery, readable_gallery
 from diptych.tasks.captioning import CaptionOptions, generate_captions

@@ -10,9 +10,9 @@ from rich.progress import track
 from diptych.config import tasks as settings
 from diptych.data.loader import SkipCounter, evaluation_loader
 from diptych.data.sources.labelled import Labelled, LabelledExamples
+from diptych.inference.loaded_model import LoadedModel
+from diptych.inference.saved_model import RunError
 from diptych.report import AnswerExample
-from diptych.runs.loaded_model import LoadedModel
-from diptych.runs.run_folder import RunError
 from diptych.runs.scoring.base import MAX_EXAMPLES, Result, draw_examples, evenly_spaced
 from diptych.runs.training_data import say_division
 from diptych.tasks.classification import Classification
@@ -32,7 +32,7 @@ def classification(loaded: LoadedModel, config: settings.Classification) -> Resu
     module = loaded.module
     if not isinstance(module, Classification):
         raise RunError("classification needs a run of `diptych finetune classification`")
-    source, classes = Labelled(Path(config.data), config.split), loaded.facts["classes"]
+    source, classes = Labelled(Path(config.data), config.split), list(loaded.saved.labels)
     say_division(source)
     if source.classes != classes:
         raise RunError(

@@ -19,7 +19,7 @@ from diptych.data.sources.ablations import ShuffledCaptions
 from diptych.data.sources.base import BadSample, Captioned, DataError
 from diptych.data.sources.captions import open_captions
 from diptych.data.sources.subsets import CaptionSubset, Deduplicated
-from diptych.runs.loaded_model import LoadedModel
+from diptych.inference.loaded_model import LoadedModel
 from diptych.runs.training_data import say_division
 
 

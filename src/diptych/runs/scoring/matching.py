@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from rich.progress import track
 from torch import Tensor
 
 from diptych.batch import Batch
+from diptych.checkpoints.strict import load_strict
 from diptych.config import tasks as settings
+from diptych.config.run import Pretrain
 from diptych.data.examples import PairExamples
 from diptych.data.loader import Shuffled, SkipCounter, evaluation_loader
+from diptych.inference.folder import check_module
+from diptych.inference.loaded_model import LoadedModel
+from diptych.inference.saved_model import RunError
 from diptych.objectives.itm import ITMLoss
-from diptych.objectives.pretraining import Pretraining
+from diptych.objectives.random_choices import KeyedChoices
+from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, TrainStep
-from diptych.runs.loaded_model import LoadedModel
-from diptych.runs.run_folder import RunError
+from diptych.runs.build import build
+from diptych.runs.run_folder import RUN_FILE, read_run
 from diptych.runs.scoring.base import Result
 from diptych.runs.scoring.gallery import open_gallery
 from diptych.runs.train import ratios, sums
+from diptych.utils.state_dict import named_weights
 
 BATCH = 64
 ACCURACY = "matching accuracy"
@@ -27,16 +35,14 @@ ACCURACY = "matching accuracy"
 def matching(loaded: LoadedModel, config: settings.Matching) -> Result:
     """The mean of each loss and metric over the split, half of the images replaced by others.
 
-    A run trained with ITM also has its accuracy on these pairs: the same pairs for every run, whatever negatives it was
-    trained on.
+    A model trained with ITM also has its accuracy on these pairs: the same pairs for every model, whatever negatives it
+    was trained on. An imported one has only this accuracy: the settings of its losses are not among its weights.
 
     Raises:
         DataError: the data cannot be read.
-        RunError: the run is not a pre-training run.
+        RunError: the model is not one of pre-training, or was imported and has no ITM head.
     """
-    module = loaded.module
-    if not isinstance(module, Pretraining):
-        raise RunError("matching needs a pre-training run")
+    steps = _steps(loaded)
     source = open_gallery(config, loaded.image_settings.shorter_side)
     examples = PairExamples(source, loaded.tokenizer, loaded.image_input)
     counter = SkipCounter(config.max_skipped)
@@ -47,7 +53,6 @@ def matching(loaded: LoadedModel, config: settings.Matching) -> Result:
             counter.add(len(part.batch), part.skipped)
             yield part.batch
 
-    steps: tuple[TrainStep, ...] = (module, MatchingAccuracy(module)) if "itm" in module.weights else (module,)
     means = ratios(*sums(CombinedSteps(steps), batches(), loaded.device, config.precision))
     counter.check()
     counts = {
@@ -58,19 +63,49 @@ def matching(loaded: LoadedModel, config: settings.Matching) -> Result:
     return Result(means | counts, skipped=list(counter.skipped.values()))
 
 
+def _steps(loaded: LoadedModel) -> list[TrainStep]:
+    """The training step of a run's own losses, and that of its ITM accuracy. Raises RunError."""
+    if loaded.saved.task != "pretraining":
+        raise RunError("matching needs a pre-training run")
+    steps: list[TrainStep] = []
+    if loaded.folder is not None and (loaded.folder / RUN_FILE).is_file():
+        steps.append(_trained_step(loaded, loaded.folder))
+    if "itm" in loaded.losses:
+        steps.append(MatchingAccuracy(loaded))
+    if not steps:
+        raise RunError("matching needs a run of `diptych pretrain`, or an imported model with an ITM head")
+    return steps
+
+
+def _trained_step(loaded: LoadedModel, folder: Path) -> TrainStep:
+    """The training step that run.json describes, with the weights of the model. Raises RunError, WeightsError."""
+    run, _ = read_run(folder)
+    if not isinstance(run, Pretrain) or (run.model, run.embedders) != (loaded.saved.model, loaded.saved.embedders):
+        raise RunError(
+            f"{folder}: run.json and config.json describe different models: restore the one that was changed"
+        )
+    check_module(folder, lambda: build(run, guided=False))
+    step = build(run)
+    load_strict(step, named_weights(loaded.module), str(folder))
+    return step.to(loaded.device).eval()
+
+
 class MatchingAccuracy:
     """A step without a loss: the ITM accuracy on pairs of which half match."""
 
-    def __init__(self, step: Pretraining):
-        self.step, self.objective = step, ITMLoss()
+    def __init__(self, loaded: LoadedModel):
+        self.model, self.heads, self.objective = loaded.model, loaded.heads, ITMLoss()
         self.weights: dict[str, float] = {}
         self.chance_losses: dict[str, ChanceLoss] = {}
 
     def num_terms(self, batch: Batch) -> dict[str, Tensor]:
-        return {ACCURACY: self.objective.num_terms(self.step.views(batch))["itm/accuracy"]}
+        return {ACCURACY: self.objective.num_terms(self._views(batch))["itm/accuracy"]}
 
     def __call__(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {ACCURACY: self.objective.loss_sums(self.step.views(batch))["itm/accuracy"] / counts[ACCURACY]}
+        return {ACCURACY: self.objective.loss_sums(self._views(batch))["itm/accuracy"] / counts[ACCURACY]}
+
+    def _views(self, batch: Batch) -> Views:
+        return Views(self.model, self.heads, batch, KeyedChoices(batch))
 
 
 class CombinedSteps:

@@ -20,21 +20,19 @@ from torch import Tensor
 
 from diptych.config import tasks as settings
 from diptych.data.loader import SkipCounter
+from diptych.inference.loaded_model import LoadedModel
+from diptych.inference.saved_model import RunError
 from diptych.metrics.recall import RecallAtK, recall
 from diptych.modules.heads import ITCHead
 from diptych.modules.tokens import Tokens
-from diptych.objectives.pretraining import Pretraining
 from diptych.protocols import DualEncoder, FusionEncoder, SimilarityModel
 from diptych.report import RetrievalExample
-from diptych.runs.loaded_model import LoadedModel
 from diptych.runs.qualitative_examples import QualitativeExample
-from diptych.runs.run_folder import RunError
 from diptych.runs.scoring.base import MAX_EXAMPLES, Result, draw_examples, evenly_spaced
 from diptych.runs.scoring.gallery import Gallery, load_images, open_gallery, readable_gallery
 from diptych.tasks.common import encode_images
 from diptych.tasks.retrieval import (
     FILL,
-    ContrastRetrieval,
     PairScorer,
     Retrieval,
     Scores,
@@ -140,15 +138,13 @@ def dual_encoder_scorer(loaded: LoadedModel) -> DualEncoderScorer | None:
     After training with a triplet loss: the model's own similarity. After a contrastive loss: the cosine of the
     contrastive head's features (of the first ITC branch, if there are several).
     """
-    step, model = loaded.module, loaded.model
-    weights = step.weights if isinstance(step, Pretraining) else {}
-    if "triplet" in weights and isinstance(model, SimilarityModel):
-        similarity = model.similarity
-        return DualEncoderScorer(_identity, _identity, similarity)
-    if not isinstance(model, DualEncoder) or not ("itc" in weights or isinstance(step, ContrastRetrieval)):
+    model = loaded.model
+    if "triplet" in loaded.losses and isinstance(model, SimilarityModel):
+        return DualEncoderScorer(_identity, _identity, model.similarity)
+    head = _trained_projection(loaded)
+    if head is None or not isinstance(model, DualEncoder):
         return None
-    head, pooled_features = step.get_submodule("heads.itc"), model.pooled_features
-    assert isinstance(head, ITCHead)
+    pooled_features = model.pooled_features
     return DualEncoderScorer(
         lambda tokens: head.project_image(pooled_features(tokens)[0]),
         lambda tokens: head.project_text(pooled_features(tokens)[0]),
@@ -256,12 +252,12 @@ def _score_candidates(
 
 def pair_scorer(loaded: LoadedModel) -> PairScorer | None:
     """The score of a pooled pair: a ranking head's output or the ITM log-odds; None if neither was trained."""
-    step = loaded.module
-    if isinstance(step, Retrieval):
-        return step.rank
-    if isinstance(step, Pretraining) and "itm" in step.weights and isinstance(loaded.model, FusionEncoder):
-        return lambda pooled: (logits := step.heads["itm"](pooled))[:, 1] - logits[:, 0]
-    return None
+    if isinstance(loaded.module, Retrieval):
+        return loaded.module.rank
+    head = dict(loaded.heads.items()).get("itm")
+    if head is None or "itm" not in loaded.losses or not isinstance(loaded.model, FusionEncoder):
+        return None
+    return lambda pooled: (logits := head(pooled))[:, 1] - logits[:, 0]
 
 
 class TextScorer:
@@ -338,7 +334,7 @@ def text_embedding(loaded: LoadedModel, text: Tokens) -> Float[Tensor, "b e"]:
 def _trained_projection(loaded: LoadedModel) -> ITCHead | None:
     """The ITC head (of the first branch, if there are several); None if it was not trained."""
     head = dict(loaded.heads.items()).get("itc")
-    return head if isinstance(head, ITCHead) and loaded.losses & {"itc", "retrieval"} else None
+    return head if isinstance(head, ITCHead) and "itc" in loaded.losses else None
 
 
 def _named_recalls(recalls: RecallAtK) -> dict[str, float]:

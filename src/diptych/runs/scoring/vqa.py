@@ -13,15 +13,14 @@ from torch import Tensor
 
 from diptych.batch import Batch, Text
 from diptych.config import tasks as settings
-from diptych.config.run import Finetune
 from diptych.data.examples import QuestionExamples
 from diptych.data.loader import SkipCounter, evaluation_loader
 from diptych.data.sources.base import Questioned
+from diptych.inference.loaded_model import LoadedModel
+from diptych.inference.saved_model import RunError
 from diptych.metrics.vqa import BEST_OF_ANY, BEST_OF_LIST, AnswerList, best_accuracy, normalise_answer, vqa_accuracy
 from diptych.report import AnswerExample
 from diptych.runs.finetune import questions
-from diptych.runs.loaded_model import LoadedModel
-from diptych.runs.run_folder import RunError
 from diptych.runs.scoring.base import MAX_EXAMPLES, Result, draw_examples, evenly_spaced
 from diptych.runs.training_data import say_division
 from diptych.tasks.vqa import ClosedVQA, OpenVQA
@@ -38,17 +37,15 @@ def vqa(loaded: LoadedModel, config: settings.VQA) -> Result:
         DataError: the data cannot be read.
         RunError: the run is of another task, or has no answers to rank.
     """
-    run, module = loaded.settings, loaded.module
-    if not isinstance(module, ClosedVQA | OpenVQA) or not isinstance(run, Finetune):
+    if not isinstance(loaded.module, ClosedVQA | OpenVQA):
         raise RunError("vqa needs a run of `diptych finetune vqa`")
-    answers = loaded.facts["answers"]
+    answers = loaded.saved.labels
     if not answers:
         raise RunError(
             "the run's decoder ranks a list of answers, and the run has none; import it again with --answers FILE"
         )
     rank = answer_ranker(loaded, answers)
-    ablate, least = config.ablate or run.ablate, loaded.image_settings.shorter_side
-    source = questions(config.data, config.split, ablate, least)
+    source = questions(config.data, config.split, config.ablate, loaded.image_settings.shorter_side)
     say_division(source)
     examples = QuestionExamples(source, loaded.tokenizer, loaded.image_input, answers, normalise_answer)
     counter, rows = SkipCounter(config.max_skipped), []

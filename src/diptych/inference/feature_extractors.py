@@ -5,19 +5,17 @@ Their features are cached in memory and on disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
 
 from torch import Tensor
 
 from diptych.batch import Text
-from diptych.config.run import Finetune, Pretrain
 from diptych.encoders.efficientnet import FrozenCNN
 from diptych.encoders.hypercolumns import Hypercolumns
 from diptych.encoders.minilm import DEPTH, WIDTH, FrozenMiniLM
+from diptych.inference.saved_model import ModelSettings, RunError, SavedModel
 from diptych.modules.frozen_text import HiddenStates
-from diptych.runs.check_inputs import RunError
 from diptych.utils.feature_cache import DiskCache, MemoryCache, default_folder
 
 MINILM_STAGES = (0, 3, 6)  # layers whose states "minilm_causal" concatenates: word embeddings, middle, last
@@ -54,8 +52,8 @@ def cnn_maps(pixels: Tensor) -> Tensor:
     return frozen_cnn().feature_maps(pixels)
 
 
-def frozen_sources(run: Pretrain | Finetune) -> dict[str, str]:
-    """Digest of each frozen network whose features the run's model reads ("image", "text"); run.json records it.
+def frozen_sources(run: ModelSettings) -> dict[str, str]:
+    """Digest of each frozen network whose features the run's model reads ("image", "text"); config.json records it.
 
     A digest tells networks with other weights apart, and hypercolumns also by how they are computed. Region features
     from files are the user's own and have none.
@@ -65,21 +63,14 @@ def frozen_sources(run: Pretrain | Finetune) -> dict[str, str]:
     return {side: network().name.hex()[:16] for side, network in networks.items() if network is not None}
 
 
-def changed(run: Pretrain | Finetune, facts: Mapping[str, Any]) -> list[str]:
-    """Inputs ("image", "text") whose frozen features are not those that the run was trained on.
-
-    A run without recorded digests is taken to have been trained on today's features, but for hypercolumns, which were
-    computed without the horizontal flip at first (docs/decisions/0011).
-    """
-    now = frozen_sources(run)
-    unrecorded = now | {"image": "one look"} if run.embedders.image == "hypercolumns" else now
-    recorded = facts.get("frozen_features", unrecorded)
-    return [side for side, name in now.items() if recorded.get(side) != name]
+def changed_features(saved: SavedModel) -> list[str]:
+    """Inputs ("image", "text") whose frozen features are not those that the model was trained on."""
+    return [side for side, name in frozen_sources(saved).items() if saved.frozen_features.get(side) != name]
 
 
-def check_frozen_features(run: Pretrain | Finetune, facts: Mapping[str, Any]) -> None:
-    """Raises RunError if the frozen features have changed since the run was trained."""
-    if sides := changed(run, facts):
+def check_frozen_features(saved: SavedModel) -> None:
+    """Raises RunError if the frozen features are not those that the model was trained on."""
+    if sides := changed_features(saved):
         raise RunError(
             f"the frozen {' and '.join(sides)} features have changed since this run was trained on them, and its "
             "weights would score wrong: train it again, or evaluate it with the version that trained it"

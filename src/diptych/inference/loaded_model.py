@@ -1,0 +1,69 @@
+"""A trained model without its training, as evaluation, captioning, filtering and the Python API take it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from diptych.config.data import ImageSettings
+from diptych.data.images.loading import ImageLoader
+from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.inference.embedders import image_input, input_image_settings
+from diptych.inference.saved_model import SavedModel
+from diptych.inference.tokenizer import tokenizer_of
+
+
+class ModelWithHeads(nn.Module):
+    """A model with its pre-training heads; what each of them is applied to stands in the model and in the tasks."""
+
+    def __init__(self, model: nn.Module, heads: nn.ModuleDict):
+        super().__init__()
+        self.model, self.heads = model, heads
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained model, its heads, its text tokenizer and its image preprocessing.
+
+    `saved`: its config.json. `module`: the model and its heads with their weights, on `device`, in evaluation mode: a
+    `ModelWithHeads`, or the module of a task. `folder`: where it lies; None if it was converted in memory.
+    """
+
+    saved: SavedModel
+    module: nn.Module
+    device: torch.device
+    folder: Path | None = None
+
+    @property
+    def model(self) -> Any:
+        """The model itself. Callers check which protocol it implements before they call one of its methods."""
+        return self.module.get_submodule("model")
+
+    @property
+    def heads(self) -> nn.ModuleDict:
+        """The heads of pre-training by name: itc, itm, mlm, ...; empty for a model of a task."""
+        return cast(nn.ModuleDict, getattr(self.module, "heads", nn.ModuleDict()))
+
+    @property
+    def losses(self) -> frozenset[str]:
+        """Names of the losses that the model was trained with."""
+        return frozenset(self.saved.losses)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The text tokenizer. Raises RunError if the model reads no text, or its vocabulary is unknown."""
+        return tokenizer_of(self.saved)
+
+    @property
+    def image_settings(self) -> ImageSettings:
+        """The image preprocessing, without augmentation."""
+        return replace(input_image_settings(self.saved), augment=False)
+
+    @property
+    def image_input(self) -> ImageSettings | ImageLoader:
+        """How images are loaded for the model: as pixels, as features of a frozen network, or as detected regions."""
+        return image_input(self.saved)
