@@ -27,8 +27,8 @@ from diptych.data.images.loading import image_loader, with_images
 from diptych.data.sources.captions import open_captions
 from diptych.modules.tokens import packing
 from diptych.runs.load_model import load_model
-from diptych.runs.scoring.retrieval import image_embedding
 from diptych.tasks.common import encode_images
+from diptych.tasks.pair_scores import image_embedding
 
 OVER = (0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
 

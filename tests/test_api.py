@@ -21,19 +21,21 @@ import diptych
 from diptych.batch import Image, Text
 from diptych.config.data import Embedders
 from diptych.config.run import Finetune
-from diptych.config.tasks import Captioning
+from diptych.config.tasks import Captioning, VQAOptions
 from diptych.config.tasks import Retrieval as RetrievalEvaluation
 from diptych.data.loader import SkipCounter
 from diptych.data.sources.base import BadSample, DataError
 from diptych.inference.saved_model import RunError
 from diptych.runs import build as building
 from diptych.runs import finetune
-from diptych.runs.operations import OPERATIONS
 from diptych.runs.recipes import recipe
 from diptych.runs.run_folder import read_run
-from diptych.runs.scoring.captioning import caption_gallery
-from diptych.runs.scoring.gallery import open_gallery, readable_gallery
-from diptych.runs.scoring.retrieval import SCORES, dual_encoder_scorer, score_by_similarity
+from diptych.tasks.captioning import caption_gallery
+from diptych.tasks.definition import Labels
+from diptych.tasks.gallery import open_gallery, readable_gallery
+from diptych.tasks.operations import OPERATIONS
+from diptych.tasks.pair_scores import SCORES, dual_encoder_scorer
+from diptych.tasks.retrieval import score_by_similarity
 from tests.models.test_first_step import toy
 from tests.runs.tiny_runs import write_model
 
@@ -66,8 +68,10 @@ def amplified(module: torch.nn.Module) -> torch.nn.Module:
 def answering_run(folder: Path, model: Any, answers: list[str]) -> Path:
     like = toy(recipe("vilt.base"))
     images = replace(like.images, shorter_side=32, patch_size=16, square=True, augment=False)
-    run = Finetune(task="vqa", model=model, images=images, training=like.training, data="scenes:8")
-    return write_model(folder, run, amplified(finetune.build(run, answers)), answers)
+    run = Finetune(
+        task="vqa", options=VQAOptions(), model=model, images=images, training=like.training, data="scenes:8"
+    )
+    return write_model(folder, run, amplified(finetune.build(run, Labels(tuple(answers)))), answers)
 
 
 @pytest.fixture(scope="module")

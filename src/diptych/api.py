@@ -42,9 +42,11 @@ from diptych.runs.evaluate import evaluate as evaluate_run
 from diptych.runs.finetune import finetune, named_run
 from diptych.runs.import_checkpoint import load_hf_folder
 from diptych.runs.load_model import load_model
-from diptych.runs.operations import check_operation, why_unsupported
 from diptych.runs.pretrain import pretrain
-from diptych.runs.scoring.retrieval import (
+from diptych.tasks.captioning import CaptionOptions, generate_captions
+from diptych.tasks.classification import top_classes
+from diptych.tasks.operations import check_operation, predicted_task, why_unsupported
+from diptych.tasks.pair_scores import (
     IMAGE_BATCH,
     SCORES,
     TEXT_BATCH,
@@ -52,9 +54,7 @@ from diptych.runs.scoring.retrieval import (
     image_embedding,
     text_embedding,
 )
-from diptych.runs.scoring.vqa import answer_ranker
-from diptych.tasks.captioning import CaptionOptions, generate_captions
-from diptych.tasks.vqa import OpenVQA
+from diptych.tasks.vqa import OpenVQA, answer_ranker
 from diptych.training.checkpoint import MODEL, save_weights
 from diptych.training.distributed import pick_device
 from diptych.training.signals import INTERRUPTED
@@ -314,12 +314,35 @@ class VLM:
         predictions = []
         with self._computing():
             for _, image in self.image_processor.batches(photos, BATCH):
-                logits = self.loaded.model.classify(image.to(self.device)).float()
-                top = logits.softmax(1).topk(min(top_k, len(classes)), 1)
-                for values, indices in zip(top.values.tolist(), top.indices.tolist(), strict=True):
-                    ranked = zip(indices, values, strict=True)
-                    predictions.append([Prediction(classes[i], value) for i, value in ranked])
+                for top in top_classes(self.loaded, image.to(self.device), top_k):
+                    predictions.append([Prediction(classes[i], value) for i, value in top])
         return predictions
+
+    def predict(self, images: Images, texts: str | Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """The output of the task that the model was fine-tuned for, for each image: the fields of a row of JSON.
+
+        Args:
+            texts: for tasks with texts, as questions: one for each image, or one for all, or several of one image.
+
+        Raises UnsupportedOperation, DataError, BadSample, and ValueError if texts are missing, or for another number of
+        images than of texts.
+        """
+        task, predict = predicted_task(self.loaded)
+        photos, name = self.image_processor.open(images), task.text
+        if bool(name) != (texts is not None):
+            what = f"needs a {name} for each image" if name else "takes no texts"
+            raise ValueError(f"texts: {task.task} {what}")
+        strings = _texts(texts or "")
+        rows, columns = _paired(len(photos), len(strings), f"{name}s")
+        outputs: list[dict[str, Any]] = []
+        with self._computing():
+            for start in range(0, len(rows), BATCH):
+                part = slice(start, start + BATCH)
+                image = self.image_processor.stack(photos, rows[part])
+                text = self._encode([strings[i] for i in columns[part]]) if name else None
+                batch = with_images(Batch(0, 0, torch.arange(len(rows[part])), text=text), image)
+                outputs += predict(self.loaded, batch.to(self.device))
+        return outputs
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes config.json and model.safetensors, which `load` and all commands take; returns the folder.

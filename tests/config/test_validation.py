@@ -36,6 +36,7 @@ from diptych.models.configs import (
 from diptych.runs import build as building
 from diptych.runs import finetune
 from diptych.runs.recipes import recipe, recipes
+from diptych.tasks.definition import Labels
 
 ALL_SETTINGS = (
     *get_args(Model),
@@ -206,7 +207,7 @@ def test_an_invalid_value_gives_a_one_line_error_or_the_run_can_be_built(name: s
                 if kind == "Pretrain":
                     building.build(changed, guided=False)
                 else:
-                    finetune.build(changed, ["yes", "no"])
+                    finetune.build(changed, Labels(("yes", "no")))
         except (ValueError, RunError) as error:
             assert "\n" not in str(error)
     assert errors > 10

@@ -16,6 +16,7 @@ from diptych.benchmark.row_results import same_run
 from diptych.benchmark.rows import ROWS
 from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, Embedders, ImageSettings
 from diptych.config.run import Finetune, Pretrain
+from diptych.config.tasks import NoOptions
 from diptych.config.training import Training
 from diptych.data.regions.frozen_features import ExtractedFeatures
 from diptych.data.sources.captions import open_captions
@@ -44,6 +45,7 @@ from diptych.runs.pretrain import make_examples
 from diptych.runs.recipes import recipe, recipes
 from diptych.runs.run_folder import saved_model, write_run
 from diptych.runs.training_data import StreamedData
+from diptych.tasks.definition import Labels
 from diptych.training.distributed import Group
 from diptych.utils.feature_cache import DiskCache, MemoryCache, default_folder
 
@@ -66,13 +68,14 @@ def test_patches_are_replaced_by_grid_cells_or_regions():
 def test_a_classifier_is_fine_tuned_on_the_embedders_of_its_pre_training():
     run = Finetune(
         task="classification",
+        options=NoOptions(),
         model=vit.base().model,
         images=ImageSettings(),
         training=Training(),
         embedders=Embedders(image="grid"),
     )
     with torch.device("meta"):
-        model: Any = finetune.build(run, ["a", "b"])
+        model: Any = finetune.build(run, Labels(("a", "b")))
     assert names_of(GridEmbedding, model) == ["model.patches"] and not names_of(PatchEmbedding, model)
 
 

@@ -30,7 +30,6 @@ from diptych.modules.tokens import Tokens
 from diptych.protocols import DualEncoder, FusionEncoder, PartlySupported, student_of
 from diptych.runs import build as building
 from diptych.runs.import_checkpoint import import_checkpoint
-from diptych.runs.import_settings import RESNET_STRIDE
 from diptych.runs.load_model import load_model
 from diptych.runs.recipes import recipe
 from diptych.tasks.vqa import ClosedVQA
@@ -73,7 +72,7 @@ def outputs(loaded: LoadedModel) -> list[Tensor]:
         boxes = torch.rand(2, 4, 5, generator=draw)
         image: Any = Regions(torch.randn(2, 4, config.feature_dim, generator=draw), boxes, torch.ones(2, 4).bool())
     else:
-        patch = getattr(size, "patch_size", RESNET_STRIDE)
+        patch = getattr(size, "patch_size", 0)
         sides = config.image_sizes[:1] * 2 if hasattr(size, "image_sizes") else [side * patch for side in config.grid]
         image = Image.from_full(torch.randn(2, 3, *sides, generator=draw))
     if isinstance(size, ViLBERTConfig):

@@ -73,7 +73,7 @@ def test_a_vocabulary_is_stored_with_its_run_and_compared_by_content(tmp_path: P
     assert Path(run.vocabulary).parent == out and saved.vocabulary == run.vocabulary
     assert tokenizer_of(run).vocabulary.tokens == tokenizer_of(saved).vocabulary.tokens == ("dog", *SPECIAL)
     monkeypatch.setattr(finetune, "check_model", lambda *_: None)  # the folder has no weights to compare
-    assert finetune.inherited(out, tasks.vqa(vilt.base())).vocabulary == run.vocabulary
+    assert finetune.inherited(out, tasks.finetuning("vqa", vilt.base())).vocabulary == run.vocabulary
     assert identity(run) == identity(reading(listed(tmp_path / "again.txt", "dog")))
     assert identity(run) != identity(reading(listed(tmp_path / "other.txt", "cat")))
 

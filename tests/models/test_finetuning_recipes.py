@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +13,12 @@ from diptych.batch import Batch, Text
 from diptych.config.objectives import ITM, ClassDistillation, Objectives
 from diptych.config.run import Finetune, Pretrain
 from diptych.config.serialization import from_json, to_json
+from diptych.config.tasks import RetrievalOptions
 from diptych.models.common_recipes import with_image_grid
 from diptych.models.configs import CrossViTConfig
-from diptych.runs.finetune import Task, build
+from diptych.runs.finetune import build
 from diptych.runs.recipes import recipe, recipes
+from diptych.tasks.definition import Labels
 from tests.models.test_first_step import VOCABULARY, B, batch, toy
 
 ANSWERS, PRIOR, CLASSES = ("yes", "no", "two"), (0.5, 0.3, 0.1), ("cat", "dog")
@@ -53,7 +55,9 @@ def small(run: Finetune) -> tuple[Finetune, Batch]:
                 embedders=run.embedders,
             )
         )
-        run = replace(run, model=like.model, embedders=like.embedders, negative_texts=2)
+        run = replace(run, model=like.model, embedders=like.embedders)
+        if run.task == "retrieval":
+            run = replace(run, options=RetrievalOptions(negative_texts=2))
     draw = torch.Generator().manual_seed(1)
     false = torch.randint(10, VOCABULARY, (2 * B, 6), generator=draw)
     labels = {"targets": torch.rand(B, 3, generator=draw), "class": torch.tensor([0, 1, 1, 0])}
@@ -66,9 +70,9 @@ def labels_of(run: Finetune) -> tuple[str, ...]:
     return {"vqa": ANSWERS, "classification": CLASSES}.get(run.task, ())
 
 
-def task_of(run: Finetune, prior: Sequence[float] | None = PRIOR) -> Task:
+def task_of(run: Finetune, prior: tuple[float, ...] | None = PRIOR) -> Any:
     """The task's module of a run with few labels."""
-    return build(run, labels_of(run), prior if run.task == "vqa" else None)
+    return build(run, Labels(labels_of(run), prior if run.task == "vqa" else None))
 
 
 @pytest.mark.parametrize("name", OWN)

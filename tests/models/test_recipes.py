@@ -20,6 +20,7 @@ from diptych.runs import build as building
 from diptych.runs import demo_recipes
 from diptych.runs import finetune as job
 from diptych.runs.recipes import recipe, recipes
+from diptych.tasks.definition import Labels
 
 
 @pytest.mark.quick("*.small", "*.tiny")
@@ -33,8 +34,8 @@ def test_every_recipe_builds_on_the_meta_device(name: str):
     assert run.images.patch_size == getattr(run.model, "patch_size", 32)
     if isinstance(run.model, ViLTConfig):
         with torch.device("meta"):
-            assert job.build(common_recipes.retrieval(run)).weights == {"retrieval": 1.0}
-            assert job.build(common_recipes.vqa(run), ["yes", "no"]).weights == {"vqa": 1.0}
+            assert job.build(common_recipes.finetuning("retrieval", run)).weights == {"retrieval": 1.0}
+            assert job.build(common_recipes.finetuning("vqa", run), Labels(("yes", "no"))).weights == {"vqa": 1.0}
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -45,7 +46,7 @@ def test_every_recipe_survives_json(name: str):
     )
     assert from_json(Pretrain, json.loads(json.dumps(to_json(run)))) == run
     if isinstance(run.model, ViLTConfig):
-        task = common_recipes.vqa(run)
+        task = common_recipes.finetuning("vqa", run)
         assert from_json(Finetune, json.loads(json.dumps(to_json(task)))) == task
 
 

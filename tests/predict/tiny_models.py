@@ -11,6 +11,7 @@ import torch
 from diptych.runs import build as building
 from diptych.runs import finetune
 from diptych.runs.recipes import recipe
+from diptych.tasks.definition import Labels
 from tests.models.test_finetuning_recipes import ANSWERS, small
 from tests.models.test_first_step import toy
 from tests.runs.tiny_runs import write_model
@@ -37,4 +38,4 @@ def untrained_vqa(folder: Path, name: str = "vilt.vqa") -> Path:
     full = recipe(name, "Finetune")
     run, _ = small(full)
     run = replace(run, model=with_vocabulary(run.model, full.model), images=replace(run.images, shorter_side=32))
-    return write_model(folder, run, finetune.build(run, ANSWERS), ANSWERS)
+    return write_model(folder, run, finetune.build(run, Labels(tuple(ANSWERS))), ANSWERS)

@@ -19,6 +19,7 @@ from diptych.inference.saved_model import RunError, read_config
 from diptych.models.configs import ALBEFConfig
 from diptych.runs.finetune import build, inherited, init_from_pretrained
 from diptych.runs.recipes import recipe
+from diptych.tasks.definition import Labels, fine_tuning
 from tests.runs.tiny_runs import write_model
 
 TINY = (
@@ -60,8 +61,8 @@ def test_crossvit_is_fine_tuned_and_evaluated_and_initialises_another_classifier
     assert read_config(out).labels == ("dark", "grey", "light")
 
     other = inherited(out, replace(recipe("crossvit.small", "Finetune"), recipe=""))
-    module = build(other, ["cat", "dog"])
-    init_from_pretrained(module, out, other.model)
+    module = build(other, Labels(("cat", "dog")))
+    init_from_pretrained(module, out, other.model, fine_tuning("classification"))
     state, trained = module.state_dict(), read_weights(out)
     assert state["model.head.0.weight"].shape[0] == 2 and trained["model.head.0.weight"].shape[0] == 3
     assert all(torch.equal(state[name], tensor) for name, tensor in trained.items() if ".head." not in name)
@@ -73,12 +74,12 @@ def test_a_system_s_own_recipe_fine_tunes_at_its_larger_image_size(tmp_path: Pat
     own, before = recipe("albef.vqa", "Finetune"), recipe("albef.pretrain_4m")
     model = ALBEFConfig(8, 1, 2, 16, 16, (2, 2), 8, 1, 1, 2, 16, 114, 24, 4)
     before = replace(before, model=model, images=replace(before.images, shorter_side=32, mean=HALF, std=HALF))
-    write_model(tmp_path, before, build(replace(own, model=model), ["yes"]))
+    write_model(tmp_path, before, build(replace(own, model=model), Labels(("yes",))))
     run = inherited(tmp_path, replace(own, images=replace(own.images, shorter_side=48)), own=True)
     assert run.model == replace(model, grid=(3, 3)) and run.images.shorter_side == 48 and run.recipe == "albef.vqa"
     assert run.images.mean_std == (HALF, HALF), "the normalization of the pre-training run, not of the recipe"
-    larger = build(run, ["yes"])
-    init_from_pretrained(larger, tmp_path, run.model)
+    larger = build(run, Labels(("yes",)))
+    init_from_pretrained(larger, tmp_path, run.model, fine_tuning("vqa"))
     trained = read_weights(tmp_path)
     assert all(
         torch.equal(p, trained[name])

@@ -31,8 +31,8 @@ from diptych.report.sections import Curve
 from diptych.runs.evaluate import evaluate, name_of, short_name, write
 from diptych.runs.report import training_sections
 from diptych.runs.run_folder import read_run, write_run
-from diptych.runs.scoring.base import Result, evenly_spaced
-from diptych.runs.scoring.gallery import open_gallery, readable_texts
+from diptych.tasks.definition import Result, evenly_spaced
+from diptych.tasks.gallery import open_gallery, readable_texts
 from tests.runs.tiny_runs import EXACT, TRAINING, rows
 
 SMALL = Retrieval(split="train", gallery=6, captions=2, workers=0, device="cpu", precision="fp32")
@@ -123,8 +123,8 @@ def test_scores_do_not_depend_on_the_sizes_of_chunks(pretrained: Path, tmp_path:
     shutil.copytree(pretrained, folder := tmp_path / "run")
     metrics = evaluate(folder, SMALL)
     first = predictions(folder / "evaluate-retrieval-scenes_50-train-gallery_6-captions_2-fp32")
-    monkeypatch.setattr("diptych.runs.scoring.retrieval.IMAGE_BATCH", 2)
-    monkeypatch.setattr("diptych.runs.scoring.retrieval.TEXT_BATCH", 5)
+    monkeypatch.setattr("diptych.tasks.retrieval.IMAGE_BATCH", 2)
+    monkeypatch.setattr("diptych.tasks.retrieval.TEXT_BATCH", 5)
     assert evaluate(folder, SMALL) == pytest.approx(metrics)
     assert predictions(folder / "evaluate-retrieval-scenes_50-train-gallery_6-captions_2-fp32") == first
 

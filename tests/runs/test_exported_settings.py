@@ -20,7 +20,6 @@ from diptych.config.validation import Activation
 from diptych.inference.saved_model import SavedModel, read_config
 from diptych.models.importing import ADAPTERS
 from diptych.runs.exported_settings import METADATA, settings_file
-from diptych.runs.import_settings import RESNET_STRIDE
 from diptych.runs.load_model import load_model
 from tests.models.test_other_sizes import EXAMPLES, Example, random_state
 
@@ -102,7 +101,7 @@ def outputs(folder: Path) -> list[torch.Tensor]:
     elif hasattr(size, "image_sizes"):
         image = Image.from_full(torch.randn(3, 3, size.image_sizes[0], size.image_sizes[0]))
     else:
-        patch = getattr(size, "patch_size", RESNET_STRIDE)
+        patch = getattr(size, "patch_size", 0)
         image = Image.from_full(torch.randn(3, 3, *(side * patch for side in size.grid)))
     computed = [model.encode_image(image).to_padded()] if hasattr(model, "encode_image") else [model.classify(image)]
     if hasattr(size, "vocab_size") and getattr(size, "variant", "") != "caption":

@@ -59,7 +59,8 @@ from diptych.runs import build as building
 from diptych.runs import finetune
 from diptych.runs.evaluate import evaluate
 from diptych.runs.load_model import load_model
-from diptych.runs.scoring.matching import ACCURACY
+from diptych.runs.matching import ACCURACY
+from diptych.tasks.definition import Labels, fine_tuning
 from diptych.utils.state_dict import named_weights
 from tests.runs.tiny_runs import untrained, write_model
 
@@ -126,7 +127,7 @@ def toy(run: Pretrain, model: Any, **changes: Any) -> Pretrain:
 
 
 def finetune_run(run: Pretrain, task: str) -> Finetune:
-    return replace(getattr(tasks, task)(run), embedders=run.embedders, data=run.data)
+    return replace(tasks.finetuning(task, run), embedders=run.embedders, data=run.data)
 
 
 CLIPS = (CLIP_MEAN, CLIP_STD)
@@ -331,10 +332,10 @@ def test_other_runs_are_initialised_from_an_imported_run():
     building.init_from_run(module, replace(ALBEFS, init_from=str(after)))
     assert all(torch.equal(tensor, weights[name]) for name, tensor in named_weights(module).items())
 
-    run = finetune.inherited(after, tasks.vqa(vilt.base()))
+    run = finetune.inherited(after, tasks.finetuning("vqa", vilt.base()))
     assert run.model == V_ALBEF and run.images.mean_std == CLIPS
-    task = finetune.build(run, ANSWERS)
-    finetune.init_from_pretrained(task, after, run.model)
+    task = finetune.build(run, Labels(tuple(ANSWERS)))
+    finetune.init_from_pretrained(task, after, run.model, fine_tuning("vqa"))
     assert all(torch.equal(t, weights[name]) for name, t in named_weights(task).items() if name.startswith("model."))
 
 

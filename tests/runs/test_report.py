@@ -195,7 +195,7 @@ def test_vqa_reports_the_best_possible_accuracy_beside_its_own(tmp_path: Path, c
         for i, answers in enumerate(answers_of)
     ]
     (data / "train.jsonl").write_text("\n".join(rows))
-    run = replace(common_recipes.vqa(matcher()), data=str(data))
+    run = replace(common_recipes.finetuning("vqa", matcher()), data=str(data))
     folder = written(tmp_path / "run", run, ["a", "b", "2", "no"])
     status, metrics = evaluated(folder, "vqa")
     assert status == 0 and metrics[BEST_OF_ANY] == pytest.approx((1 + 1 + 1 + 1 + 1 / 3) / 5)

@@ -23,6 +23,7 @@ from diptych.config.run import Finetune, Pretrain
 from diptych.inference.loaded_model import LoadedModel
 from diptych.runs import build, finetune
 from diptych.runs.run_folder import saved_model, write_run
+from diptych.tasks.definition import Labels
 from diptych.training.checkpoint import save_weights
 from diptych.training.log import TIME_FIELDS
 
@@ -71,7 +72,7 @@ def write_model(out: Path, run: Pretrain | Finetune, module: nn.Module, labels: 
 
 def untrained(run: Pretrain | Finetune, labels: Sequence[str] = ()) -> nn.Module:
     """The module that a run trains, with initial weights."""
-    return finetune.build(run, labels) if isinstance(run, Finetune) else build.build(run, guided=False)
+    return finetune.build(run, Labels(tuple(labels))) if isinstance(run, Finetune) else build.build(run, guided=False)
 
 
 def loaded_from(run: Pretrain | Finetune, module: nn.Module, labels: Sequence[str] = ()) -> LoadedModel:

@@ -24,9 +24,9 @@ from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import RunError
 from diptych.modules.tokens import Tokens
 from diptych.protocols import FusionEncoder
-from diptych.runs.operations import why_unsupported
-from diptych.runs.scoring.retrieval import dual_encoder_scorer
 from diptych.tasks.captioning import CaptionOptions, generate_captions
+from diptych.tasks.operations import why_unsupported
+from diptych.tasks.pair_scores import dual_encoder_scorer
 from diptych.tasks.retrieval import score_pairs
 from diptych.utils.rng import uniform
 

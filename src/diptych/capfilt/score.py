@@ -19,8 +19,8 @@ from diptych.data.sources.base import BadSample
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import RunError
 from diptych.modules.tokens import Tokens
-from diptych.runs.scoring.retrieval import image_embedding
 from diptych.tasks.common import encode_images
+from diptych.tasks.pair_scores import image_embedding
 from diptych.utils.io import NUMBER, DamagedFile, atomic_write, read_json_lines, schema_error
 
 TEXT_CHUNK = 512  # texts that are scored at a time

@@ -28,7 +28,7 @@ from diptych.report import (
     write_report,
 )
 from diptych.runs.report import continue_on_error
-from diptych.runs.scoring.base import evenly_spaced
+from diptych.tasks.definition import evenly_spaced
 from diptych.utils.io import atomic_write, read_json_lines
 
 DECISIONS = ("kept", "re-captioned", "dropped", "skipped")

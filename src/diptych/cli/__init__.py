@@ -18,6 +18,7 @@ COMMANDS = {
     "caption": "caption photographs",
     "answer": "answer a question about photographs",
     "score": "score how well texts match photographs",
+    "predict": "run a fine-tuned run's own task on photographs",
     "embed": "embed photographs or texts as vectors",
     "baselines": "scores of guessing without looking at the images, which a model must beat",
     "benchmark": "train and evaluate every system on the same data: one table",

@@ -33,7 +33,7 @@ def answer_command(args: list[str]) -> None:
     words = pop_words(args)
     question = pop_text(words, "question", "answer RUN PHOTOS QUESTION")
     run, images = pop_run_and_images(words, "answer RUN PHOTOS QUESTION")
-    config = apply_overrides(AnswerQuestion(), args, "answer", top_level=frozenset())
+    config = apply_overrides(AnswerQuestion(), args, "answer")
     from diptych.predict.photos import answer_question
 
     print_summary(answer_question(run, images, question, config), config.out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from textwrap import TextWrapper
@@ -16,7 +16,7 @@ from diptych.cli.errors import UsageError, find_misspelt
 from diptych.config.choices import DEFAULT, Words, choose, chosen_members, fill, help_of_choice, walk
 from diptych.config.spelling import suggest_name, suggest_setting
 from diptych.config.validation import MAX_REPR_CHARS, check
-from diptych.runs.recipes import TOP_LEVEL, recipes
+from diptych.runs.recipes import recipes, unprefixed, without_prefix
 from diptych.utils.terminal import echo
 
 T = TypeVar("T")
@@ -99,7 +99,6 @@ def apply_overrides(
     config: T,
     args: Sequence[str],
     command: str,
-    top_level: frozenset[str] = TOP_LEVEL,
     positionals: Sequence[str] = (),
 ) -> T:
     """`config` with the fields that `args` set.
@@ -108,19 +107,19 @@ def apply_overrides(
         config: A run, or another dataclass of settings.
         args: ``--field VALUE`` or ``--field=VALUE``; for optional dataclasses and unions see config/choices.py.
         command: Named in error messages.
-        top_level: Fields of `training` whose flags need no prefix.
         positionals: Fields that the command takes by position, which therefore have no flag.
 
     Raises:
         UsageError: A flag is unknown (the message suggests the nearest), a value does not fit its field, or a flag sets
             a field of a dataclass that is not chosen.
     """
-    args = [_tyro_flag(word, top_level) for word in args]
+    groups = unprefixed(config)
+    args = [_tyro_flag(word, groups) for word in args]
     known = [flag for flag in flags(config) if flag.removeprefix("--") not in positionals]
     for word in args:
         if word.startswith("--") and (flag := word.partition("=")[0]) not in known:
-            typed = _typed_flag(flag)
-            suggestion = suggest_setting(typed, [_typed_flag(name) for name in known])
+            typed = _typed_flag(flag, config)
+            suggestion = suggest_setting(typed, [_typed_flag(name, config) for name in known])
             raise UsageError(f"there is no {typed}{suggestion} (diptych {command} --help lists all)")
     config, args = choose(config, args)
     output = io.StringIO()
@@ -128,9 +127,9 @@ def apply_overrides(
         with redirect_stderr(output), redirect_stdout(output):
             return _parse(config, args, command)
     except SystemExit:
-        message = _one_line(output.getvalue())
+        message = _one_line(_typed_flags(output.getvalue(), config))
     if extra := re.fullmatch(r"(?:Unrecognized options )?Unrecognized options: (.*)", message):
-        message = _stray_word(args, extra[1].split(" ")[0])
+        message = _typed_flags(_stray_word(args, extra[1].split(" ")[0]), config)
     raise UsageError(message)
 
 
@@ -138,7 +137,7 @@ def _stray_word(args: Sequence[str], stray: str) -> str:
     """The error message for a word that is neither a flag nor the value of one."""
     before = args[: args.index(stray)] if stray in args else []
     flag = next((word for word in reversed(before) if word.startswith("--")), "")
-    place = f" after {_typed_flag(flag)}, which takes one value" if flag else ""
+    place = f" after {flag}, which takes one value" if flag else ""
     return f"Unrecognized options: {stray:.{MAX_REPR_CHARS}}{place}; quote a value that has blanks"
 
 
@@ -148,9 +147,9 @@ def show_help(config: Any, command: str, description: str | None, positionals: S
     `positionals` are left out, as in `apply_overrides`.
     """
     sections = _help_sections(config, command)
-    # the prefix of `training` is not typed; blanks instead of it keep the columns aligned
     text = "\n\n".join("\n".join([f" {title}", *lines]) for title, lines in sections.items())
-    text = re.sub(r"--training\.(\S+(?: \S+)*)", lambda m: f"--{m[1]}{' ' * 9}", text)
+    for group in dict.fromkeys(unprefixed(config).values()):  # blanks instead of the prefix keep the columns aligned
+        text = re.sub(rf"--{group}\.(\S+(?: \S+)*)", lambda m: f"--{m[1]}{' ' * len(group + '.')}", text)  # noqa: B023
     text = text.replace("{,", "{")  # the choice "" stands for a default only
     for name in positionals:  # the flag's line, and the lines on which its help continues
         text = re.sub(rf"^ +--{name} .*\n(?: {{8,}}.*\n)*", "", text, flags=re.MULTILINE)
@@ -221,23 +220,29 @@ def _parse(config: T, args: Sequence[str], command: str) -> T:
     )
 
 
-def _tyro_flag(word: str, top_level: frozenset[str]) -> str:
-    """A flag as tyro expects it: with underscores, aliases resolved, and the prefix of `training`."""
+def _tyro_flag(word: str, groups: Mapping[str, str]) -> str:
+    """A flag as tyro expects it: with underscores, and the prefix of its group (see `recipes.unprefixed`)."""
     if not word.startswith("--"):
         return word
     flag, equals, value = word.partition("=")
     name = flag.removeprefix("--").replace("-", "_")
-    return ("--training." if name.split(".")[0] in top_level else "--") + name + equals + value
+    group = groups.get(name.split(".")[0])
+    return (f"--{group}." if group else "--") + name + equals + value
 
 
-def _typed_flag(text: str) -> str:
-    """tyro's flags as they are typed: without the prefix of `training`."""
-    return text.replace("--training.", "--")
+def _typed_flag(flag: str, config: Any) -> str:
+    """A flag of tyro's as it is typed."""
+    return f"--{without_prefix(flag.removeprefix('--'), config)}"
+
+
+def _typed_flags(text: str, config: Any) -> str:
+    """A text with tyro's flags as they are typed."""
+    return re.sub(r"--\w+\.[\w.]+", lambda match: _typed_flag(match[0], config), text)
 
 
 def _one_line(panel: str) -> str:
     """tyro's boxed error message as one line, without box, colours and headings."""
-    text = _typed_flag(re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]|-{3,}", " ", panel))
+    text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]|-{3,}", " ", panel)
     text = " ".join(text.split())
     for heading in (
         r"(Argument helptext|For full helptext|To see full helptext).*$",
@@ -269,3 +274,8 @@ def list_recipes(kind: str = "Pretrain") -> str:
         names.setdefault(name.split(".")[0], []).append(name)
     wrap = TextWrapper(100, initial_indent="  ", subsequent_indent="    ")
     return "\n".join(wrap.fill(" ".join(group)) for group in names.values())
+
+
+def list_tasks(evaluations: Mapping[str, type]) -> str:
+    """The tasks of a table by name, each with the first line of its settings' docstring, for a help text."""
+    return "\n".join(f"  {name:15}  {(one.__doc__ or '').splitlines()[0]}" for name, one in evaluations.items())

@@ -38,7 +38,7 @@ class Baselines:
 def baselines_command(args: list[str]) -> None:
     if wants_help(args) or not args:
         return show_help(Baselines(), "baselines", __doc__)
-    config = apply_overrides(Baselines(), args, "baselines", top_level=frozenset())
+    config = apply_overrides(Baselines(), args, "baselines")
     from diptych.runs.baselines import baselines
 
     gallery = {name: value for name in ("gallery", "captions") if (value := getattr(config, name))}

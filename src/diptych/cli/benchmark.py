@@ -53,7 +53,7 @@ class Benchmark:
 def benchmark_command(args: list[str]) -> None:
     if wants_help(args):
         return show_help(Benchmark(), "benchmark", __doc__)
-    config = apply_overrides(Benchmark(), args, "benchmark", top_level=frozenset())
+    config = apply_overrides(Benchmark(), args, "benchmark")
     if not config.data:
         raise UsageError("--data is missing: a folder of images with captions (the table is made for Flickr8k)")
     seeds = [parse_int(seed, "--seeds", Seed) for seed in config.seeds.split(",")]

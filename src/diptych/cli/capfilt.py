@@ -41,7 +41,7 @@ def capfilt_command(args: list[str]) -> None:
         return show_help(CapFilt(), "capfilt DATA --out DIR", __doc__, positionals=("data",))
     data, out = pop_positional(args, "the data (tar shards, a folder or a file)"), pop_folder(args)
     config = replace(CapFilt(), data=data)
-    config = apply_overrides(config, args, "capfilt", top_level=frozenset(), positionals=("data",))
+    config = apply_overrides(config, args, "capfilt", positionals=("data",))
     for spec in filter(None, (config.data, config.against)):
         check_data(spec)
     for run in filter(None, (config.captioner, config.filter)):

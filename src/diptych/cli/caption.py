@@ -30,7 +30,7 @@ def caption_command(args: list[str]) -> None:
     if wants_help(args) or not args:
         return show_help(CaptionPhotos(), "caption RUN PHOTOS", __doc__)
     run, images = pop_run_and_images(pop_words(args), "caption RUN PHOTOS")
-    config = apply_overrides(CaptionPhotos(), args, "caption", top_level=frozenset())
+    config = apply_overrides(CaptionPhotos(), args, "caption")
     from diptych.predict.photos import caption_photos
 
     print_summary(caption_photos(run, images, config), config.out)

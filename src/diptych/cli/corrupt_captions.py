@@ -25,7 +25,7 @@ def corrupt_captions_command(args: list[str]) -> None:
         return show_help(CorruptCaptions(), "corrupt-captions DATA --out DIR", __doc__, positionals=("data",))
     data, out = pop_positional(args, "the data"), pop_folder(args)
     config = replace(CorruptCaptions(), data=data)
-    config = apply_overrides(config, args, "corrupt-captions", top_level=frozenset(), positionals=("data",))
+    config = apply_overrides(config, args, "corrupt-captions", positionals=("data",))
     from diptych.capfilt.corrupt_captions import corrupt_captions
 
     swapped, captions = corrupt_captions(config, out)

@@ -31,7 +31,7 @@ def embed_command(args: list[str]) -> None:
     if wants_help(args) or not args:
         return show_help(Embed(), "embed RUN PHOTOS --out FILE", __doc__)
     words = pop_words(args)
-    config = apply_overrides(Embed(), args, "embed", top_level=frozenset())
+    config = apply_overrides(Embed(), args, "embed")
     if not config.out:
         raise UsageError("--out is missing: give a file .npz, .npy or .safetensors")
     run, images = pop_run_and_images(words, "embed RUN PHOTOS, or embed RUN --texts FILE", needed=not config.texts)

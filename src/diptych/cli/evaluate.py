@@ -10,8 +10,7 @@ Examples:
 
   DIR              the run folder. The results go to a folder in it (metrics.json, predictions.jsonl, skipped.json),
                    and its report.html is regenerated
-  --task TASK      retrieval, captioning, vqa, matching or classification; default: the task that the run was trained
-                   on (matching: a pre-training run's own losses)
+  --task TASK      one of the tasks below; default: the task that the run was trained on (of pre-training: matching)
   --data DATA      default: the data that the run was trained on
   --split SPLIT    default: val
   --gallery N      retrieval, captioning, matching: only the first N images; recall depends on the gallery's size, which
@@ -31,7 +30,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diptych.cli.arguments import apply_overrides, pop_option, pop_positional, show_help, wants_help
+from diptych.cli.arguments import apply_overrides, list_tasks, pop_option, pop_positional, show_help, wants_help
 from diptych.cli.errors import UsageError
 from diptych.config.spelling import suggest_name
 from diptych.config.tasks import EVALUATIONS, Evaluation, check_settings_of_task, evaluation_of
@@ -43,8 +42,9 @@ from diptych.utils.terminal import echo
 def evaluate_command(args: list[str]) -> None:
     if wants_help(args) or not args:
         task = pop_option(args, "--task", "")
+        description = f"{__doc__}\nTasks:\n{list_tasks(EVALUATIONS)}\n"
         return show_help(
-            evaluation_of(task) if task else Evaluation(), f"evaluate DIR --task {task or 'TASK'}", __doc__
+            evaluation_of(task) if task else Evaluation(), f"evaluate DIR --task {task or 'TASK'}", description
         )
     folder = Path(pop_positional(args, "the run folder", "diptych evaluate DIR"))
     task = pop_option(args, "--task", "")
@@ -55,7 +55,7 @@ def evaluate_command(args: list[str]) -> None:
             f"--task: expected one of {', '.join(EVALUATIONS)}, got {task!r}{suggest_name(task, EVALUATIONS)}"
         )
     check_settings_of_task(task, [word[2:].partition("=")[0] for word in args if word.startswith("--")], "--")
-    evaluation = apply_overrides(evaluation_of(task), args, f"evaluate DIR --task {task}", top_level=frozenset())
+    evaluation = apply_overrides(evaluation_of(task), args, f"evaluate DIR --task {task}")
     check_saved(folder)
     check_data(evaluation.data or data_of(folder))
     from diptych.runs.evaluate import evaluate

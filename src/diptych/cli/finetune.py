@@ -8,9 +8,9 @@ Examples:
   diptych finetune albef.vqa --init_from runs/albef --data vqa/ --out runs/albef-vqa
   diptych finetune vqa --init_from runs/vilt --data daquar/ --ablate image --out runs/vqa-text-only
 
-  TASK             vqa, retrieval or classification (CIFAR-100's files), with settings for a small machine; or a
-                   system's own recipe, with the settings of its paper, for models of that system
-  --init_from DIR       the pre-trained run
+  TASK             one of the tasks below, with settings for a small machine; or a system's own recipe, with the
+                   settings of its paper, for models of that system
+  --init_from DIR  the pre-trained run
   --recipe RECIPE  an untrained model instead: the baseline that pre-training must beat. A system's own recipe
                    without --init_from starts untrained as well
   --ablate PART    vqa: hide the image or the text of every question: the baselines that a model must beat
@@ -24,6 +24,7 @@ from pathlib import Path
 from diptych.cli.arguments import (
     apply_overrides,
     list_recipes,
+    list_tasks,
     pop_folder,
     pop_option,
     pop_positional,
@@ -32,22 +33,25 @@ from diptych.cli.arguments import (
 )
 from diptych.cli.errors import UsageError
 from diptych.config.spelling import suggest_name
+from diptych.config.tasks import FINETUNED
 from diptych.inference.saved_model import check_saved
 from diptych.runs.check_inputs import check_data
-from diptych.runs.recipes import TASK_RECIPES, finetuning_recipe, recipes
+from diptych.runs.recipes import finetuning_recipe, recipes
 from diptych.utils.terminal import echo
 
 
 def finetune_command(args: list[str]) -> None:
     if wants_help(args[:1]) or not args:
         own_recipes = f"Systems' own recipes:\n{list_recipes('Finetune')}"
-        echo(f"{__doc__}\n{own_recipes}\n\ndiptych finetune TASK --help lists every option.")
+        echo(
+            f"{__doc__}\nTasks:\n{list_tasks(FINETUNED)}\n\n{own_recipes}\n\ndiptych finetune TASK --help lists every option."
+        )
         return
-    name = pop_positional(args, "the task", f"expected {', '.join(TASK_RECIPES)} or a system's own recipe")
+    name = pop_positional(args, "the task", f"expected {', '.join(FINETUNED)} or a system's own recipe")
     system_recipes = recipes("Finetune")
     own = name in system_recipes
-    if not own and name not in TASK_RECIPES:
-        suggestion = suggest_name(name, [*TASK_RECIPES, *system_recipes], 3)
+    if not own and name not in FINETUNED:
+        suggestion = suggest_name(name, [*FINETUNED, *system_recipes], 3)
         raise UsageError(f"there is no task or recipe {name!r}{suggestion} (diptych finetune --help lists all)")
     if wants_help(args):
         return show_help(finetuning_recipe(name), f"finetune {name} --init_from DIR --data DATA --out DIR2", __doc__)

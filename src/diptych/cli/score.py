@@ -31,7 +31,7 @@ def score_command(args: list[str]) -> None:
     if wants_help(args) or not args:
         return show_help(ScoreTexts(), "score RUN PHOTOS TEXT", __doc__)
     words = pop_words(args)
-    config = apply_overrides(ScoreTexts(), args, "score", top_level=frozenset())
+    config = apply_overrides(ScoreTexts(), args, "score")
     text = "" if config.texts else pop_text(words, "text", "score RUN PHOTOS TEXT, or --texts FILE")
     run, images = pop_run_and_images(words, "score RUN PHOTOS TEXT")
     from diptych.predict.photos import score_texts

@@ -1,4 +1,4 @@
-"""Settings of the commands that use a trained model on photographs: caption, answer, score, embed."""
+"""Settings of the commands that use a trained model on photographs: caption, answer, score, predict, embed."""
 
 from __future__ import annotations
 
@@ -40,6 +40,11 @@ class ScoreTexts(PhotoCommand):
     """Scores of how well texts match photographs."""
 
     texts: str = ""  # file with one text a line, in place of the text on the command line
+
+
+@settings()
+class PredictTask(PhotoCommand):
+    """Outputs, for photographs, of the task that a model was fine-tuned for."""
 
 
 @settings()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated
 
 from diptych.config.data import Streaming
 from diptych.config.objectives import Objectives
+from diptych.config.tasks import FinetuningOptions
 from diptych.config.training import Training
 from diptych.config.validation import (
-    Count,
     CountOrZero,
     Factor,
     Fraction,
-    NumClasses,
     Range,
     Steps,
     Text,
@@ -74,7 +73,4 @@ class Finetune(TrainingRun):
     """A fine-tuning run: a task head on a pre-trained model, or on random weights if `init_from` is empty."""
 
     task: Text
-    min_answer_count: Count = 1  # VQA: minimum questions with an answer in training for it to become a class
-    max_answers: NumClasses = 3129  # VQA: maximum number of answer classes
-    negative_texts: Annotated[int, Range(1, 1024)] = 15  # retrieval: negative texts per pair
-    ablate: Literal["", "image", "text"] = ""  # VQA: hide the image or the text in training and evaluation (baseline)
+    options: FinetuningOptions  # of the task

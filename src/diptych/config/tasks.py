@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from diptych.config.validation import (
+    Count,
     CountOrZero,
     Fraction,
     MaxLength,
     NumBeams,
+    NumClasses,
+    Range,
     Seed,
     Text,
     Workers,
@@ -19,10 +22,43 @@ from diptych.config.validation import (
 
 
 @settings()
+class NoOptions:
+    """The fine-tuning of a task that has no settings of its own."""
+
+
+@settings()
+class VQAOptions:
+    """The fine-tuning for visual question answering."""
+
+    min_answer_count: Count = 1  # minimum questions with an answer in training for it to become a class
+    max_answers: NumClasses = 3129  # maximum number of answer classes
+    ablate: Literal["", "image", "text"] = ""  # hide the image or the text in training and evaluation (baseline)
+
+
+@settings()
+class RetrievalOptions:
+    """The fine-tuning for retrieval by a ranking head."""
+
+    negative_texts: Annotated[int, Range(1, 1024)] = 15  # per pair
+
+
+FinetuningOptions = NoOptions | VQAOptions | RetrievalOptions
+"""The settings that the fine-tuning of each task has; a class for each task that has any."""
+
+
+@settings()
 class Evaluation:
-    """What the evaluations of all tasks share. An evaluation is made of the class of its task."""
+    """What the evaluations of all tasks share. An evaluation is made of the class of its task.
+
+    Class attributes: the name of the `task`; for tasks that models are fine-tuned for, the `untrained` recipe whose
+    model supports it, and the class of the `options` of fine-tuning; what the `text` of a sample is called ("" if it has
+    none).
+    """
 
     task: ClassVar[str] = ""
+    text: ClassVar[str] = ""
+    untrained: ClassVar[str] = ""
+    options: ClassVar[type[FinetuningOptions]] = NoOptions
 
     data: str = ""  # empty: the run's training data
     split: Text = "val"
@@ -47,6 +83,9 @@ class Retrieval(GalleryEvaluation):
     """Image-text retrieval: recall in both directions."""
 
     task: ClassVar[str] = "retrieval"
+    text: ClassVar[str] = "text"
+    untrained: ClassVar[str] = "vilt.small"
+    options: ClassVar[type[FinetuningOptions]] = RetrievalOptions
 
     rerank: CountOrZero = 32  # re-rank the dual encoder's top N by ITM; 0: no re-ranking
     # re-rank by: itm: ITM probability (ALBEF); sum: ITM logit + cosine (BLIP); product: ITM x ITC probability
@@ -75,6 +114,9 @@ class VQA(Evaluation):
     """Visual question answering: the official VQA accuracy."""
 
     task: ClassVar[str] = "vqa"
+    text: ClassVar[str] = "question"
+    untrained: ClassVar[str] = "vilt.small"
+    options: ClassVar[type[FinetuningOptions]] = VQAOptions
 
     ablate: Literal["", "image", "text"] = ""  # hide the image or the text (baseline)
 
@@ -84,12 +126,16 @@ class Classification(Evaluation):
     """Image classification: top-1 and top-5 accuracy."""
 
     task: ClassVar[str] = "classification"
+    untrained: ClassVar[str] = "vit.base"
 
 
 EVALUATIONS: dict[str, type[Evaluation]] = {
     evaluation.task: evaluation for evaluation in (Retrieval, Captioning, VQA, Matching, Classification)
 }
 """The evaluation of each task, by the task's name."""
+
+FINETUNED = {name: evaluation for name, evaluation in EVALUATIONS.items() if evaluation.untrained}
+"""Those of the tasks that models are fine-tuned for."""
 
 
 def evaluation_of(task: str, **values: Any) -> Evaluation:

@@ -21,30 +21,31 @@ from diptych.config.data import Embedders, ImageSettings, TextEmbedder
 from diptych.config.datasets import VQA_V2_QUESTIONS
 from diptych.config.objectives import Objectives
 from diptych.config.run import Finetune, Pretrain
+from diptych.config.tasks import FINETUNED, VQAOptions
 from diptych.config.training import Optimizer, Training
 from diptych.models.configs import Model
 
-
-def vqa(run: Pretrain) -> Finetune:
-    """Closed-vocabulary VQA with the model and images of a pre-training recipe: 1,000 steps of 64 questions. The new
-    head has ten times the learning rate, as in the ViLT paper.
-    """
-    return _task("vqa", run, Optimizer(learning_rate=3e-4, weight_decay=0.01, warmup=0.1, head_lr_multiplier=10.0))
-
-
-def retrieval(run: Pretrain) -> Finetune:
-    """Retrieval, ranking the true text of an image above negative texts: 1,000 steps of 64 images."""
-    return _task("retrieval", run, Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1))
+FINETUNING = Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1)
+OPTIMIZERS = {
+    # the new head has ten times the learning rate, as in the ViLT paper
+    "vqa": replace(FINETUNING, learning_rate=3e-4, head_lr_multiplier=10.0),
+    "classification": Optimizer(learning_rate=5e-4, weight_decay=0.05, warmup=0.1, schedule="cosine"),
+}
+"""The optimizer of each task that has not that of FINETUNING."""
 
 
-def classification(run: Pretrain) -> Finetune:
-    """Single-label image classification, for image-only models: 1,000 steps of 64 images."""
-    return _task("classification", run, Optimizer(learning_rate=5e-4, weight_decay=0.05, warmup=0.1, schedule="cosine"))
-
-
-def _task(task: str, run: Pretrain, optimizer: Optimizer) -> Finetune:
+def finetuning(task: str, run: Pretrain) -> Finetune:
+    """Fine-tuning for a task with the model and images of a pre-training recipe: 1,000 steps of 64 samples."""
+    optimizer = OPTIMIZERS.get(task, FINETUNING)
     training = Training(steps=1000, batch_size=64, precision=run.training.precision, optimizer=optimizer)
-    return Finetune(task=task, model=run.model, images=run.images, training=training, init_scale=run.init_scale)
+    return Finetune(
+        task=task,
+        options=FINETUNED[task].options(),
+        model=run.model,
+        images=run.images,
+        training=training,
+        init_scale=run.init_scale,
+    )
 
 
 def vqa_v2(
@@ -63,7 +64,7 @@ def vqa_v2(
         training=training,
         recipe=recipe,
         embedders=run.embedders,
-        min_answer_count=9,
+        options=VQAOptions(min_answer_count=9),
     )
     return with_image_grid(task) if run.embedders.image == "own" else task
 

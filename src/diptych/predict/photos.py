@@ -11,18 +11,18 @@ from pathlib import Path
 import torch
 
 from diptych.api import VLM, load
-from diptych.config.predict import AnswerQuestion, CaptionPhotos, Embed, ScoreTexts
+from diptych.config.predict import AnswerQuestion, CaptionPhotos, Embed, PredictTask, ScoreTexts
 from diptych.data.sources.base import BadSample, DataError, first_skipped
 from diptych.data.sources.paths import read_text
 from diptych.data.sources.photos import Photos, open_photos
 from diptych.models.configs import ImageOnlyModel
 from diptych.predict.embeddings import open_embeddings, part_file, rows_file
 from diptych.predict.rows import PrintedRows, Row, RowWriter, left_to_do, open_rows, progress_bar, settings_file
-from diptych.runs.operations import check_operation
+from diptych.tasks.operations import check_operation, predicted_task
 from diptych.training.distributed import pick_device, uses_bf16
 from diptych.utils.feature_cache import digest
 
-Config = CaptionPhotos | AnswerQuestion | ScoreTexts | Embed
+Config = CaptionPhotos | AnswerQuestion | ScoreTexts | PredictTask | Embed
 CHANGEABLE = ("out", "batch_size", "device", "precision", "texts")  # settings that rows do not depend on
 METHODS = ("itc", "itm")  # of scoring, in the order of a row's fields
 Predict = Callable[[list[int]], list[list[Row]]]
@@ -98,6 +98,19 @@ def score_texts(run: str, images: Sequence[str], texts: Sequence[str], config: S
     with open_rows(config.out, settings, each=len(texts)) as rows:
         constant = [{"text": text} for text in texts]
         return _write_rows("scores", _paths(photos), predict, rows, config.batch_size, constant=constant)
+
+
+def predict_task(run: str, images: Sequence[str], text: str | None, config: PredictTask) -> Summary:
+    """Writes a row with the output of the run's own task for each photograph, and its text if the task has one."""
+    photos, model = _photos(images, config), _load(run, config)
+    name = predicted_task(model.loaded)[0].text
+    constant = {name: text} if name else {}
+
+    def predict(indices: list[int]) -> list[list[Row]]:
+        return [[row] for row in model.predict(photos.select(indices), text)]
+
+    with open_rows(config.out, _settings("predict", model, config) | constant) as rows:
+        return _write_rows("outputs", _paths(photos), predict, rows, config.batch_size, constant=[constant])
 
 
 def embed(run: str, images: Sequence[str], config: Embed) -> Summary:

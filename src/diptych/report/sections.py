@@ -157,6 +157,9 @@ class Findings:
     findings: Sequence[tuple[str, str]]
 
 
+QualitativeExample = AnswerExample | CaptionExample | RetrievalExample
+"""An example of an evaluation."""
+
 Section = (
     Curve
     | RetrievalExample

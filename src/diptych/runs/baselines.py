@@ -11,14 +11,14 @@ from diptych.data.loader import SkipCounter
 from diptych.data.sources.ablations import Guess, guesses
 from diptych.data.sources.answers import withheld
 from diptych.data.sources.base import DataError, Question, Questioned
+from diptych.data.sources.division import division_of, say_division
 from diptych.data.sources.vqa import open_questions
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.metrics.recall import chance
 from diptych.metrics.vqa import BEST_OF_ANY, best_accuracy, normalise_answer, vqa_accuracy
 from diptych.objectives.itm import ITMLoss
 from diptych.runs.pretrain import statistics
-from diptych.runs.scoring.gallery import open_gallery, readable_texts
-from diptych.runs.training_data import division_of, say_division
+from diptych.tasks.gallery import open_gallery, readable_texts
 
 Scores = dict[str, float]
 ANY_SIZE = 1  # shorter side in pixels; no image is decoded

@@ -11,7 +11,6 @@ from diptych.config.data import BOXES
 from diptych.config.run import Finetune, Pretrain
 from diptych.config.tasks import EVALUATIONS
 from diptych.data.sources.base import DataError
-from diptych.data.webdataset.indexed_shards import shards
 from diptych.inference.saved_model import RunError, check_saved, read_config
 from diptych.utils.io import DamagedFile, read_json
 
@@ -75,6 +74,8 @@ def check_out(data: str, out: Path) -> None:
 def check_data(spec: str) -> None:
     """Raises DataError if the data that `--data` names does not exist."""
     if spec.endswith(".tar"):
+        from diptych.data.webdataset.indexed_shards import shards
+
         shards(spec)
     elif spec.partition(":")[0] == "scenes":
         from diptych.data.synthetic.source import size_named

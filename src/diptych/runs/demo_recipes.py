@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from diptych.config import tasks
 from diptych.config.run import Finetune, Pretrain
+from diptych.config.tasks import RetrievalOptions
 from diptych.models import common_recipes
 from diptych.models.vlmo import recipes as vlmo
 
@@ -22,14 +23,17 @@ def pretraining(seed: int = 0) -> Pretrain:
 
 def vqa(seed: int = 0) -> Finetune:
     """VQA, 200 steps. Differs: the model's learning rate is a third of the head's, not a tenth, as steps are few."""
-    run = _short(common_recipes.vqa(vlmo.tiny()), 200, seed)
+    run = _short(common_recipes.finetuning("vqa", vlmo.tiny()), 200, seed)
     optimizer = replace(run.training.optimizer, learning_rate=1e-3, head_lr_multiplier=3.0)
     return replace(run, training=replace(run.training, optimizer=optimizer))
 
 
 def retrieval(seed: int = 0) -> Finetune:
     """Retrieval by a ranking head, 50 steps."""
-    return replace(_short(common_recipes.retrieval(vlmo.tiny()), 50, seed), negative_texts=2)
+    return replace(
+        _short(common_recipes.finetuning("retrieval", vlmo.tiny()), 50, seed),
+        options=RetrievalOptions(negative_texts=2),
+    )
 
 
 def _short(run: Finetune, steps: int, seed: int) -> Finetune:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from diptych.config.run import Finetune
-from diptych.config.tasks import EVALUATIONS, VQA, Evaluation, GalleryEvaluation
+from diptych.config.tasks import EVALUATIONS, VQA, Evaluation, GalleryEvaluation, VQAOptions
 from diptych.data.sources.splits import requested_split
 from diptych.data.sources.vqa import OWN
 from diptych.inference.loaded_model import LoadedModel
@@ -22,26 +22,14 @@ from diptych.modules.tokens import packing
 from diptych.runs import report
 from diptych.runs.check_inputs import data_of
 from diptych.runs.load_model import load_model
+from diptych.runs.matching import matching
 from diptych.runs.qualitative_examples import write_examples
 from diptych.runs.run_folder import RUN_FILE, read_run
-from diptych.runs.scoring.base import Result
-from diptych.runs.scoring.captioning import captioning
-from diptych.runs.scoring.classification import classification
-from diptych.runs.scoring.matching import matching
-from diptych.runs.scoring.retrieval import retrieval
-from diptych.runs.scoring.vqa import vqa
+from diptych.tasks.definition import Result, tasks
 from diptych.training.distributed import pick_device, uses_bf16
 from diptych.utils.feature_cache import digest
 from diptych.utils.io import atomic_write
 from diptych.utils.lock import locked
-
-SCORERS: dict[str, Callable[[LoadedModel, Any], Result]] = {
-    "retrieval": retrieval,
-    "captioning": captioning,
-    "vqa": vqa,
-    "matching": matching,
-    "classification": classification,
-}
 
 
 def evaluate(folder: Path, settings: Evaluation) -> dict[str, float]:
@@ -60,10 +48,15 @@ def evaluate(folder: Path, settings: Evaluation) -> dict[str, float]:
     bf16, out = uses_bf16(device, settings.precision), folder / name_of(settings, data_of(folder))
     with locked(out):
         with torch.no_grad(), packing(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            result = SCORERS[settings.task](loaded, settings)
+            result = evaluators()[settings.task](loaded, settings)
         write(out, settings, result)
     report.write(folder, loaded.model)
     return result.metrics
+
+
+def evaluators() -> dict[str, Callable[[LoadedModel, Any], Result]]:
+    """The evaluation of each task, and that of a pre-training run's own losses."""
+    return {name: task.evaluate for name, task in tasks().items()} | {"matching": matching}
 
 
 def complete(settings: Evaluation, folder: Path) -> Evaluation:
@@ -71,13 +64,14 @@ def complete(settings: Evaluation, folder: Path) -> Evaluation:
 
     The split has the name that it has in the data. Raises RunError for settings that are not of a task.
     """
-    if settings.task not in SCORERS:
+    if settings.task not in EVALUATIONS:
         names = ", ".join(evaluation.__name__ for evaluation in EVALUATIONS.values())
         raise RunError(f"an evaluation is of one task: give one of {names}, not {type(settings).__name__}")
     settings = replace(settings, data=settings.data or data_of(folder))
     if isinstance(settings, VQA) and not settings.ablate and (folder / RUN_FILE).is_file():
         run, _ = read_run(folder)
-        settings = replace(settings, ablate=run.ablate if isinstance(run, Finetune) else "")
+        options = run.options if isinstance(run, Finetune) else None
+        settings = replace(settings, ablate=options.ablate if isinstance(options, VQAOptions) else "")
     return replace(
         settings, split=requested_split(settings.split, settings.data, OWN if settings.task == "vqa" else ())
     )

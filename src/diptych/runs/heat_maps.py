@@ -18,7 +18,7 @@ from diptych.models.configs import RegionModel
 from diptych.objectives.wpa import WPALoss
 from diptych.protocols import FusionEncoder, PartlySupported
 from diptych.report import HeatMap
-from diptych.runs.scoring.base import evenly_spaced
+from diptych.tasks.definition import evenly_spaced
 
 MAX_HEAT_MAPS = 6  # in a report
 

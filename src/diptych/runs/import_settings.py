@@ -14,7 +14,7 @@ from diptych.models.beit3 import recipes as beit3
 from diptych.models.blip import recipes as blip
 from diptych.models.clip import recipes as clip
 from diptych.models.coca import recipes as coca
-from diptych.models.configs import CLIPResNetConfig, CrossViTConfig, Model, RegionModel
+from diptych.models.configs import CrossViTConfig, Model, RegionModel
 from diptych.models.importing import ADAPTERS, OfficialCheckpoint
 from diptych.models.mae import recipes as mae
 from diptych.models.scan import recipes as scan
@@ -75,15 +75,10 @@ def _inputs(imported: OfficialCheckpoint, model: Any, regions: str) -> tuple[Ima
     images: ImageSettings = published.images
     if isinstance(model, RegionModel):
         return images, Embedders(image=regions or published.embedders.image, feature_dim=model.feature_dim)
-    patch = RESNET_STRIDE if isinstance(model, CLIPResNetConfig) else model.patch_size
-    images = replace(images, shorter_side=patch * min(model.grid), patch_size=patch)
+    images = replace(images, shorter_side=model.patch_size * min(model.grid), patch_size=model.patch_size)
     if (imported.system, imported.task) == ("beit3", "classification"):
         images = replace(images, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return images, published.embedders
-
-
-RESNET_STRIDE = 32
-"""Pixels along a side of a cell of a ResNet's last feature map."""
 
 
 def with_normalization(images: ImageSettings, config: Mapping[str, Any]) -> ImageSettings:

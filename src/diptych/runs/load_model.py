@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diptych.config.tasks import FINETUNED
 from diptych.inference.embedders import input_embeddings
 from diptych.inference.feature_extractors import check_frozen_features
 from diptych.inference.folder import SIZE_MARGIN, check_model, check_module, load_weights, weight_shapes
@@ -19,8 +20,9 @@ from diptych.models.configs import ClassifierModel
 from diptych.models.importing import ADAPTERS
 from diptych.modules.heads import ITCHead, LogScale
 from diptych.protocols import student_of
-from diptych.runs.finetune import TASKS, task_module
+from diptych.runs.finetune import task_module
 from diptych.tasks.classification import Classification
+from diptych.tasks.definition import Labels
 from diptych.tasks.vqa import ClosedVQA
 from diptych.utils.state_dict import named_weights
 
@@ -53,9 +55,9 @@ def module_of(saved: SavedModel, weights: Mapping[str, Tensor]) -> nn.Module:
         return ModelWithHeads(model, _heads(saved, model, weights))
     if saved.imported is not None:
         return _imported_task(saved, saved.imported.system, weights)
-    if saved.task in TASKS:
-        return task_module(saved, saved.task, saved.labels)
-    raise RunError(f"config.task: expected pretraining or one of {', '.join(TASKS)}, got {saved.task!r:.60}")
+    if saved.task not in FINETUNED:
+        raise RunError(f"config.task: expected pretraining or one of {', '.join(FINETUNED)}, got {saved.task!r:.60}")
+    return task_module(saved, saved.task, FINETUNED[saved.task].options(), Labels(saved.labels))
 
 
 def _imported_task(saved: SavedModel, system: str, weights: Mapping[str, Tensor]) -> nn.Module:

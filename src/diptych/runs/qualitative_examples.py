@@ -11,12 +11,11 @@ from typing import Any
 from PIL import Image as Pillow
 
 from diptych.data.images.decode import decode
-from diptych.report import AnswerExample, CaptionExample, RetrievalExample
+from diptych.report import AnswerExample, CaptionExample, QualitativeExample, RetrievalExample
 from diptych.report.images import data_uri
 from diptych.utils.io import DamagedFile, atomic_write, read_json
 
 EXAMPLES_FILE = "examples.json"
-QualitativeExample = AnswerExample | CaptionExample | RetrievalExample
 
 
 def write_examples(folder: Path, examples: Sequence[QualitativeExample]) -> None:

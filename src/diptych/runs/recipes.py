@@ -17,15 +17,11 @@ import diptych.models
 from diptych.config.choices import ABSENT, Words, choose, walk
 from diptych.config.run import Finetune, Pretrain
 from diptych.config.spelling import suggest_name, suggest_setting
-from diptych.config.training import Training
+from diptych.config.tasks import FINETUNED
 from diptych.inference.saved_model import RunError
 from diptych.models import common_recipes
 
 T = TypeVar("T")
-TASK_RECIPES = {"vqa": "vilt.small", "retrieval": "vilt.small", "classification": "vit.base"}
-"""The tasks that any system can be fine-tuned on, each with a recipe whose model supports it."""
-TOP_LEVEL = frozenset(field.name for field in fields(Training))
-"""Settings of `training` that are named without the prefix."""
 _SIZED_NAME = re.compile(r"([a-z0-9]+)_(\w+)_patch(\d{1,4})_(\d{1,4})")
 
 
@@ -70,14 +66,14 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def finetuning_recipe(name: str, untrained: str = "") -> Finetune:
-    """A system's own fine-tuning recipe, or a task of TASK_RECIPES on the model of the recipe `untrained`.
+    """A system's own fine-tuning recipe, or a task on the model of the recipe `untrained`.
 
     Raises RunError, which suggests the nearest names.
     """
-    if name not in TASK_RECIPES:
+    if name not in FINETUNED:
         return recipe(name, "Finetune")
-    run = recipe(untrained or TASK_RECIPES[name])
-    return replace(getattr(common_recipes, name)(run), recipe=untrained)
+    run = recipe(untrained or FINETUNED[name].untrained)
+    return replace(common_recipes.finetuning(name, run), recipe=untrained)
 
 
 def model_recipe(name: str) -> Pretrain | Finetune:
@@ -105,7 +101,7 @@ def model_recipe(name: str) -> Pretrain | Finetune:
 
 
 def with_settings(config: T, values: Mapping[str, Any]) -> T:
-    """A config with fields replaced, by their dotted names (``optimizer.learning_rate``; see TOP_LEVEL).
+    """A config with fields replaced, by their dotted names (``optimizer.learning_rate``; see `unprefixed`).
 
     An absent dataclass is added by the name of a field within it (``objectives.mlm.rate``), or chosen and removed as on
     the command line (``{"objectives.itc": "none"}``, or None; see config/choices.py).
@@ -145,11 +141,25 @@ def setting_names(config: Any) -> dict[str, tuple[str, Words | None]]:
         parts = path.split(".")
         for i in range(1, len(parts) + 1):
             whole = ".".join(parts[:i])
-            within_training = whole.startswith("training.") and isinstance(config, Pretrain | Finetune)
-            names.setdefault(whole.removeprefix("training.") if within_training else whole, (whole, None))
+            names.setdefault(without_prefix(whole, config), (whole, None))
         if words:
             names[path] = (path, words)
     return names
+
+
+def unprefixed(config: Any) -> dict[str, str]:
+    """The settings that are named without the prefix of their group: those of a run's `training` and `options`.
+
+    Returns: the group of each.
+    """
+    groups = [group for group in ("training", "options") if is_dataclass(getattr(config, group, None))]
+    return {field.name: group for group in groups for field in fields(getattr(config, group))}
+
+
+def without_prefix(path: str, config: Any) -> str:
+    """A setting's dotted name as it is typed."""
+    group, _, name = path.partition(".")
+    return name if name and unprefixed(config).get(name.split(".")[0]) == group else path
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

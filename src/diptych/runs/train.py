@@ -22,6 +22,7 @@ from diptych.config.training import defaults
 from diptych.data.examples import Examples
 from diptych.data.loader import Loaded, Shuffled, evaluation_loader
 from diptych.data.sources.base import NoSplit
+from diptych.data.sources.division import division_of, say_division
 from diptych.data.tokenizers.tokenizer import vocabulary_file_name, vocabulary_in
 from diptych.inference.embedders import unused_region_settings
 from diptych.inference.feature_extractors import check_frozen_features
@@ -33,7 +34,7 @@ from diptych.runs import report
 from diptych.runs.check_init import check_same_vocabulary
 from diptych.runs.check_objectives import MIN_COMPARED, check_samples, compares_samples
 from diptych.runs.run_folder import ancestors, read_run, write_run
-from diptych.runs.training_data import TrainingData, batches, data_size, describe_data, division_of, say_division
+from diptych.runs.training_data import TrainingData, batches, data_size, describe_data
 from diptych.training import checkpoint
 from diptych.training.distributed import Group, uses_bf16
 from diptych.training.loop import fit

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from diptych.config.training import Training
 from diptych.data.examples import Examples
@@ -12,7 +11,6 @@ from diptych.data.loader import Loaded, rate, training_loader
 from diptych.data.webdataset.stream_loader import Make, stream_loader
 from diptych.data.webdataset.streamed_shards import Stream
 from diptych.training.distributed import Group
-from diptych.utils.terminal import echo
 
 
 @dataclass(frozen=True)
@@ -75,25 +73,6 @@ def batches(
 def data_size(data: TrainingData) -> int:
     """Number of examples; for a stream, number of tars."""
     return len(data.stream.shards) if isinstance(data, StreamedData) else len(data)
-
-
-def division_of(source: Any) -> str:
-    """One line on how the data was divided into splits; "" if it was not divided.
-
-    Args:
-        source: a source, or examples or a wrapper of one (with an attribute `pairs` or `source`).
-    """
-    while not hasattr(source, "division"):
-        source = getattr(source, "pairs", None) or getattr(source, "source", None)
-        if source is None:
-            return ""
-    return source.division
-
-
-def say_division(source: Any, but: str = "") -> None:
-    """Prints `division_of(source)` unless it is empty or the line `but`, which was printed before."""
-    if (line := division_of(source)) and line != but:
-        echo(line)
 
 
 def describe_data(data: TrainingData, name: str, split: str, workers: int) -> str:

@@ -2,20 +2,40 @@
 
 `ContrastRetrieval` compares separately encoded images and texts by their cosine; `Retrieval` scores fused pairs by a
 ranking head; `RerankedRetrieval` fuses and scores only the candidates with the largest cosines (ALBEF, BLIP).
+
+It is evaluated by the recall of a gallery's images by their captions, and of captions by their image. A dual encoder
+scores all pairs, and the top pairs may be re-ranked by fusion. A fusion encoder without a contrastive head scores every
+pair by fusing it, which is feasible for galleries of some hundreds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
+from rich.progress import track
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image, Text
+from diptych.checkpoints.mapping import strip_prefix
+from diptych.checkpoints.strict import load_strict
+from diptych.config import tasks as settings
+from diptych.config.run import Finetune
+from diptych.data.loader import SkipCounter
+from diptych.data.ranking import RankedExamples
+from diptych.data.sources.captions import open_captions
+from diptych.inference.embedders import image_input
+from diptych.inference.loaded_model import LoadedModel
+from diptych.inference.saved_model import ModelSettings, RunError
+from diptych.inference.tokenizer import tokenizer_of
+from diptych.metrics.recall import RecallAtK, recall
+from diptych.models.configs import ImageOnlyModel, model_name, pooled_dim
 from diptych.modules.heads import ITCHead, ITMHead, RankingHead
 from diptych.modules.init import init_transformer
 from diptych.modules.tokens import Tokens
@@ -23,7 +43,36 @@ from diptych.objectives.itc import ITCLoss
 from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, ComparisonPool, DualEncoder, FusionEncoder
+from diptych.report import QualitativeExample, RetrievalExample
 from diptych.tasks.common import encode_images, required, sample_counts
+from diptych.tasks.definition import (
+    MAX_EXAMPLES,
+    FineTuning,
+    Labels,
+    Result,
+    Task,
+    draw_examples,
+    evenly_spaced,
+    trained_with,
+)
+from diptych.tasks.gallery import Gallery, load_images, open_gallery, readable_gallery
+from diptych.tasks.pair_scores import (
+    FILL,
+    IMAGE_BATCH,
+    TEXT_BATCH,
+    DualEncoderScorer,
+    EncodedBatch,
+    PairScorer,
+    candidates,
+    dual_encoder_scorer,
+    pair_scorer,
+    score_all_pairs,
+    score_matrix,
+    score_pairs,
+)
+
+FUSION_IMAGE_BATCH = 8  # images fused with every caption at once
+TOP_K = 5  # retrieved images kept in predictions
 
 
 class ContrastRetrieval(nn.Module):
@@ -124,57 +173,6 @@ class Retrieval(nn.Module):
         return score_matrix(self.model, self.rank, images, texts, pairs)
 
 
-PairScorer = Callable[[Tensor], Tensor]
-"""A function from pooled pairs (pairs, d) to their scores (pairs,)."""
-
-
-def score_matrix(
-    model: FusionEncoder, summary: PairScorer, images: Image, texts: Text, pairs: int = 256
-) -> Float[Tensor, "images texts"]:
-    """The score of every image with every text. Each is encoded once; `pairs` pairs are fused at a time."""
-    with torch.no_grad():
-        text, image = model.encode_text(texts), model.encode_image(images)
-    return score_all_pairs(model, summary, image, text, pairs)
-
-
-def score_all_pairs(
-    model: FusionEncoder, summary: PairScorer, image: Tokens, text: Tokens, pairs: int = 256
-) -> Float[Tensor, "images texts"]:
-    """The score of every encoded image with every encoded text; `pairs` pairs are fused at a time."""
-    index = torch.arange(len(image) * len(text), device=text.mask.device)
-    scores = score_pairs(model, summary, image, text, index // len(text), index % len(text), pairs)
-    return scores.view(len(image), len(text))
-
-
-@torch.no_grad()
-def score_pairs(
-    model: FusionEncoder,
-    summary: PairScorer,
-    image: Tokens,
-    text: Tokens,
-    image_index: Int[Tensor, " k"],
-    text_index: Int[Tensor, " k"],
-    pairs: int = 256,
-) -> Float[Tensor, " k"]:
-    """The scores of pairs of images and texts, selected by index, `pairs` of them fused at a time.
-
-    Scores are computed in fp32 even if fusion runs in bf16: rounding would make ties, which rank last.
-    """
-    parts = zip(image_index.split(pairs), text_index.split(pairs), strict=True)
-    return torch.cat(
-        [_exact(summary, model.fuse(text.index_samples(t), image.index_samples(i)).pooled) for i, t in parts]
-    )
-
-
-def _exact(summary: PairScorer, pooled: Tensor) -> Float[Tensor, " pairs"]:
-    with torch.autocast(pooled.device.type, enabled=False):
-        return summary(pooled.float())
-
-
-FILL = -100.0
-"""The score of a pair that is not a candidate (official codes)."""
-
-
 @runtime_checkable
 class DualAndFusionEncoder(DualEncoder, FusionEncoder, Protocol):
     """A model that encodes images and texts separately, and can fuse them afterwards."""
@@ -231,9 +229,222 @@ class RerankedRetrieval(nn.Module):
         return logits + cosines[image_index, text_index] if self.add_cosine else logits
 
 
-def candidates(
-    similarities: Float[Tensor, "queries keys"], k: int
-) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
-    """Row and column indices of the `k` largest entries of each row."""
-    best = similarities.topk(min(k, similarities.shape[1]), 1).indices
-    return torch.arange(len(best), device=best.device).repeat_interleave(best.shape[1]), best.flatten()
+@dataclass(frozen=True)
+class RetrievalScores:
+    """The gallery of the images that could be read, its scores, and the similarities before re-ranking, if any."""
+
+    gallery: Gallery
+    scores: Scores
+    before_reranking: Float[Tensor, "images texts"] | None = None
+
+
+def evaluate(loaded: LoadedModel, config: settings.Retrieval) -> Result:
+    """Recall@1, 5 and 10 in both directions, with the chance level and the gallery's size.
+
+    A run trained with a contrastive loss is scored by similarity, and its top pairs are re-ranked if it was trained
+    with ITM too; other runs fuse all pairs.
+
+    Raises:
+        DataError: the data cannot be read.
+        RunError: the run was trained with no loss that scores pairs.
+    """
+    counter = SkipCounter(config.max_skipped)
+    gallery = readable_gallery(open_gallery(config, loaded.image_settings.shorter_side), counter)
+    scorer = dual_encoder_scorer(loaded)
+    if scorer is None:
+        scored = score_by_fusion(loaded, config, gallery, counter)
+    else:
+        scored = score_by_similarity(loaded, config, scorer, gallery, counter)
+    counter.check()
+    image_of_text = torch.tensor(scored.gallery.image_of_text, dtype=torch.long)
+    recalls = recall(scored.scores.image_to_text, image_of_text, of_images=scored.scores.text_to_image)
+    metrics: dict[str, float] = {"images": recalls.images, "texts": recalls.texts, "skipped": counter.num_skipped}
+    metrics |= _named_recalls(recalls)
+    for k in recalls.text_to_image:
+        metrics[f"image to text R@{k}, chance"] = recalls.chance_image_to_text[k]
+        metrics[f"text to image R@{k}, chance"] = recalls.chance_text_to_image[k]
+    if scored.before_reranking is not None:
+        metrics["candidates re-ranked"] = config.rerank
+        before = _named_recalls(recall(scored.before_reranking, image_of_text))
+        metrics |= {f"{name}, before re-ranking": value for name, value in before.items()}
+    predictions, make_examples = _predictions(scored, 0 if config.shuffle_captions else MAX_EXAMPLES)
+    return Result(metrics, predictions, make_examples, list(counter.skipped.values()))
+
+
+def score_by_similarity(
+    loaded: LoadedModel, config: settings.Retrieval, scorer: DualEncoderScorer, gallery: Gallery, counter: SkipCounter
+) -> RetrievalScores:
+    """Scores of all readable images and texts by similarity; the top pairs are re-ranked if ITM was trained.
+
+    The `rerank` most similar candidates of each image and of each text are scored again, by `rerank_by` (see
+    `DualEncoderScorer.with_pair_scores`), and all others rank below them (ALBEF, appendix;
+    `RerankedRetrieval`).
+
+    The tokens of both sides stay in memory: about 2 MB for an image of 577 tokens of dim 768.
+    """
+    images, image_ids = [], []
+    for batch in load_images(loaded, gallery, IMAGE_BATCH, config.workers, counter, "encoding images"):
+        tokens = encode_images(loaded.model, batch)
+        images.append(EncodedBatch(tokens, scorer.image_features(tokens)))
+        image_ids += batch.ids.tolist()
+    gallery = gallery.select(image_ids)
+    num_batches = -(-len(gallery.texts) // TEXT_BATCH)
+    text_tokens = track(_encode_texts(loaded, gallery.texts), description="encoding texts", total=num_batches)
+    texts = [EncodedBatch(tokens, scorer.text_features(tokens)) for tokens in text_tokens]
+    rows = [
+        torch.cat([scorer.similarity(image.features, text.features).float().cpu() for text in texts], 1)
+        for image in track(images, description="comparing")
+    ]
+    similarities = torch.cat(rows)
+    pair_score, num_candidates = pair_scorer(loaded), config.rerank
+    if pair_score is None or not num_candidates:
+        return RetrievalScores(gallery, Scores(similarities, similarities.T))
+    combine = partial(scorer.with_pair_scores, by=config.rerank_by)
+    scores = rerank(loaded, pair_score, similarities, images, texts, num_candidates, combine)
+    return RetrievalScores(gallery, scores, similarities)
+
+
+def _encode_texts(loaded: LoadedModel, texts: list[str]) -> Iterator[Tokens]:
+    """The text tokens of TEXT_BATCH texts at a time."""
+    tokenizer = loaded.tokenizer
+    for start in range(0, len(texts), TEXT_BATCH):
+        text = tokenizer.encode(texts[start : start + TEXT_BATCH]).to(loaded.device)
+        yield loaded.model.encode_text(text)
+
+
+def rerank(
+    loaded: LoadedModel,
+    pair_score: PairScorer,
+    similarities: Float[Tensor, "images texts"],
+    images: list[EncodedBatch],
+    texts: list[EncodedBatch],
+    num_candidates: int,
+    combine: Callable[[Tensor, Tensor], Tensor],
+) -> Scores:
+    """Scores of candidates, which `combine` makes of their fused scores and similarities; other pairs rank below them.
+
+    Candidates are the `num_candidates` most similar texts of each image and images of each text.
+    """
+    for_image = torch.zeros_like(similarities, dtype=torch.bool)
+    for_text = torch.zeros_like(similarities.T, dtype=torch.bool)
+    for_image[candidates(similarities, num_candidates)] = True
+    for_text[candidates(similarities.T, num_candidates)] = True
+    scored = for_image | for_text.T
+    scores = combine(_score_candidates(loaded, pair_score, scored, images, texts), similarities)
+    behind = min(FILL, scores[scored].min().item() - 1)
+    return Scores(scores.masked_fill(~for_image, behind), scores.T.masked_fill(~for_text, behind))
+
+
+def _score_candidates(
+    loaded: LoadedModel,
+    pair_score: PairScorer,
+    scored: Bool[Tensor, "images texts"],
+    images: list[EncodedBatch],
+    texts: list[EncodedBatch],
+) -> Float[Tensor, "images texts"]:
+    """The fused score of each pair that is True in `scored`, FILL elsewhere."""
+    scores = torch.full(scored.shape, FILL)
+    top = 0
+    for image in track(images, description="re-ranking"):
+        left = 0
+        for text in texts:
+            block = scored[top : top + len(image.tokens), left : left + len(text.tokens)]
+            row, column = (index.to(loaded.device) for index in block.nonzero(as_tuple=True))
+            if len(row):
+                pairs = score_pairs(loaded.model, pair_score, image.tokens, text.tokens, row, column)
+                scores[top + row.cpu(), left + column.cpu()] = pairs.cpu()
+            left += len(text.tokens)
+        top += len(image.tokens)
+    return scores
+
+
+def score_by_fusion(
+    loaded: LoadedModel, config: settings.Retrieval, gallery: Gallery, counter: SkipCounter
+) -> RetrievalScores:
+    """Scores of all readable images and texts, each pair fused. Images are streamed: only their scores stay in memory.
+
+    Raises RunError if the run was trained with no loss that scores pairs.
+    """
+    pair_score, model = pair_scorer(loaded), loaded.model
+    if pair_score is None:
+        raise RunError(
+            "retrieval needs a run that was trained with a contrastive, matching or ranking loss: a pre-training run "
+            "with itc, triplet or itm, or a run of `diptych finetune retrieval`"
+        )
+    texts, rows, image_ids = list(_encode_texts(loaded, gallery.texts)), [], []
+    for batch in load_images(loaded, gallery, FUSION_IMAGE_BATCH, config.workers, counter, "scoring pairs"):
+        image = encode_images(model, batch)
+        rows.append(torch.cat([score_all_pairs(model, pair_score, image, text).cpu() for text in texts], 1))
+        image_ids += batch.ids.tolist()
+    scores = torch.cat(rows).float()[:, gallery.text_indices(image_ids)]
+    return RetrievalScores(gallery.select(image_ids), Scores(scores, scores.T))
+
+
+def _named_recalls(recalls: RecallAtK) -> dict[str, float]:
+    both = {"image to text": recalls.image_to_text, "text to image": recalls.text_to_image}
+    return {f"{direction} R@{k}": value for direction, values in both.items() for k, value in values.items()}
+
+
+def _predictions(
+    scored: RetrievalScores, num_examples: int
+) -> tuple[list[dict[str, object]], Callable[[], Sequence[QualitativeExample]]]:
+    """For each text the TOP_K images retrieved first, and a function that makes `num_examples` examples of them."""
+    gallery, scores = scored.gallery, scored.scores.text_to_image
+    source, image_of_text = gallery.source, gallery.image_of_text
+    best = scores.topk(min(TOP_K, scores.shape[1]), 1).indices.tolist()
+    predictions = [
+        {"text": text, "image": source.where(own), "retrieved": [source.where(i) for i in top]}
+        for text, own, top in zip(gallery.texts, image_of_text, best, strict=True)
+    ]
+
+    def example(text: int) -> RetrievalExample:
+        results = [(source.image(i), float(scores[text, i]), i == image_of_text[text]) for i in best[text]]
+        return RetrievalExample(gallery.texts[text], results)
+
+    return predictions, lambda: draw_examples(evenly_spaced(range(len(image_of_text)), num_examples), example)
+
+
+def build_module(model: Any, config: ModelSettings, labels: Labels, options: settings.RetrievalOptions) -> Retrieval:
+    """The training step on a model. Raises RunError if it does not fuse texts with images."""
+    if not isinstance(model, FusionEncoder) or isinstance(config.model, ImageOnlyModel):
+        raise RunError(f"retrieval needs a model that fuses text and image; a {model_name(config.model)} does not")
+    return Retrieval(model, pooled_dim(config.model), options.negative_texts)
+
+
+def training_examples(run: Finetune, split: str, labels: Labels, augment: bool) -> RankedExamples:
+    """Images of a split with a caption, and captions of other images."""
+    options, source = run.options, open_captions(run.data, split, min_side=run.images.shorter_side)
+    if not isinstance(options, settings.RetrievalOptions):
+        raise RunError(f"options: expected RetrievalOptions, got {type(options).__name__}")
+    return RankedExamples(source, tokenizer_of(run), image_input(run, augment), options.negative_texts)
+
+
+def rank_by_itm(module: Retrieval, weights: Mapping[str, Tensor]) -> None:
+    """Initialises the ranking head from the ITM head of pre-training, if the weights have one."""
+    if itm := strip_prefix(weights, "heads.itm."):
+        head = ITMHead(module.rank.linear.in_features)
+        load_strict(head, itm, "heads.itm")
+        module.init_from(head)
+
+
+def lacks(loaded: LoadedModel) -> str:
+    """What a model lacks to compare images with texts."""
+    if dual_encoder_scorer(loaded) or pair_scorer(loaded):
+        return ""
+    return f"has no trained score of pairs {trained_with(loaded)}"
+
+
+def predict(loaded: LoadedModel, batch: Batch) -> list[dict[str, Any]]:
+    """The ranking score of each image with its text."""
+    module: Any = loaded.module
+    scores = module.score(encode_images(loaded.model, batch), loaded.model.encode_text(required(batch.text, "text")))
+    return [{"score": score} for score in scores.tolist()]
+
+
+TASK = Task(
+    settings.Retrieval,
+    evaluate,
+    lacks,
+    FineTuning(build_module, training_examples, initialize=rank_by_itm),
+    predict,
+)

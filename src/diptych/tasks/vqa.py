@@ -1,28 +1,60 @@
 """Visual question answering (VQA v2): by classifying over the training set's answers, or by a text decoder.
 
-`ClosedVQA` classifies over the frequent answers; `OpenVQA` generates an answer, or ranks a list of them.
+`ClosedVQA` classifies over the frequent answers; `OpenVQA` generates an answer, or ranks a list of them. Both are scored
+by the official VQA accuracy of their most probable answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from rich.progress import track
 from torch import Tensor, nn
 
 from diptych.batch import AnswerTargets, Batch, Text
+from diptych.config import tasks as settings
+from diptych.config.run import Finetune
+from diptych.data.examples import QuestionExamples
+from diptych.data.loader import SkipCounter, evaluation_loader
+from diptych.data.sources.ablations import AblatedQuestions
+from diptych.data.sources.answers import answer_list, answer_prior
+from diptych.data.sources.base import Questioned
+from diptych.data.sources.division import say_division
+from diptych.data.sources.vqa import open_questions
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.generation import BeamConfig, GenerationConfig, GenerationOutput, beam_search
+from diptych.inference.embedders import image_input
+from diptych.inference.loaded_model import LoadedModel
+from diptych.inference.saved_model import ModelSettings, RunError
+from diptych.inference.tokenizer import tokenizer_of
+from diptych.metrics.vqa import BEST_OF_ANY, BEST_OF_LIST, AnswerList, best_accuracy, normalise_answer, vqa_accuracy
+from diptych.models.blip.config import LABEL_SMOOTHING
+from diptych.models.configs import BLIPConfig, ImageOnlyModel, has_answer_decoder, model_name, pooled_dim
 from diptych.modules.heads import PairClassifier
 from diptych.modules.init import init_transformer
 from diptych.modules.tokens import Tokens, packing
 from diptych.objectives.cross_entropy import SoftTargets, soft_cross_entropy
 from diptych.objectives.lm import without_prompt
 from diptych.protocols import ChanceLoss, FusionEncoder, TextDecoder
+from diptych.report import AnswerExample
 from diptych.tasks.common import encode_images, required, sample_counts
+from diptych.tasks.definition import (
+    MAX_EXAMPLES,
+    FineTuning,
+    Labels,
+    Result,
+    Task,
+    draw_examples,
+    evenly_spaced,
+    trained_with,
+)
 
 
 class ClosedVQA(nn.Module):
@@ -208,3 +240,196 @@ def next_losses(logits: Float[Tensor, "b n v"], text: Text, label_smoothing: flo
     rows = logits.float().flatten(0, 1)  # the vocabulary in the last dimension: twice as fast as (b, v, n)
     losses = F.cross_entropy(rows, targets.flatten(), reduction="none", label_smoothing=label_smoothing)
     return losses.view_as(targets)[:, :-1]
+
+
+BATCH = 64
+TOP_K = 3  # answers kept in predictions
+CANDIDATES = 128  # answers that a decoder scores in full (ALBEF, BLIP)
+
+
+def evaluate(loaded: LoadedModel, config: settings.VQA) -> Result:
+    """VQA accuracy over all questions and by question type, with its upper bounds, and a file for the leaderboard.
+
+    Raises:
+        DataError: the data cannot be read.
+        RunError: the run is of another task, or has no answers to rank.
+    """
+    if lacks(loaded):
+        raise RunError("vqa needs a run of `diptych finetune vqa`")
+    answers = list(loaded.saved.labels)
+    if not answers:
+        raise RunError(
+            "the run's decoder ranks a list of answers, and the run has none; import it again with --answers FILE"
+        )
+    rank = answer_ranker(loaded, answers)
+    source = questions(config.data, config.split, config.ablate, loaded.image_settings.shorter_side)
+    say_division(source)
+    examples = QuestionExamples(source, loaded.tokenizer, loaded.image_input, answers, normalise_answer)
+    counter, rows = SkipCounter(config.max_skipped), []
+    batches = evaluation_loader(examples, BATCH, workers=config.workers)
+    for part in track(batches, description="answering", total=-(-len(examples) // BATCH)):
+        counter.add(len(part.batch), part.skipped)
+        top_values, top_indices = (top.tolist() for top in rank(part.batch.to(loaded.device)))
+        for index, values, indices in zip(part.batch.ids.tolist(), top_values, top_indices, strict=True):
+            rows.append(_prediction(source, index, [(answers[i], v) for i, v in zip(indices, values, strict=True)]))
+    counter.check()
+    skipped = list(counter.skipped.values())
+    # a leaderboard expects an answer to every question: a skipped one gets the most frequent answer of training
+    answered = [(row["question_id"], row["answer"]) for row in rows]
+    answered += [(source.question(sample.id).id, answers[0]) for sample in skipped]
+    results = [{"question_id": number, "answer": answer} for number, answer in answered]
+    metrics = {"questions": len(rows), "skipped": counter.num_skipped} | _accuracies(source, rows, answers)
+    predictions = [{name: value for name, value in row.items() if name != "index"} for row in rows]
+    examples_of_rows = partial(draw_examples, _right_and_wrong(rows), partial(_example, source))
+    return Result(metrics, predictions, examples_of_rows, skipped, {f"vqa_{config.split}_results.json": results})
+
+
+def answer_ranker(
+    loaded: LoadedModel, answers: Sequence[str], among: Sequence[int] | None = None, top_k: int = TOP_K
+) -> Callable[[Batch], tuple[Tensor, Tensor]]:
+    """A function from a batch of questions to the top answers: probabilities (b, k) and indices in `answers` (b, k).
+
+    A decoder ranks the CANDIDATES answers whose first token is likeliest; their probabilities are among each other.
+
+    Args:
+        answers: of a classifier all of its classes, in order; of a decoder any texts.
+        among: of a classifier the indices of the classes to choose from; None: all.
+    """
+    module = loaded.module
+    if isinstance(module, OpenVQA):
+        candidates = loaded.tokenizer.encode(list(answers)).to(loaded.device)
+        return partial(_rank_texts, module, candidates, min(top_k, len(answers)))
+    assert isinstance(module, ClosedVQA)
+    columns = torch.tensor(range(len(answers)) if among is None else among, device=loaded.device)
+    return partial(_rank_classes, module, columns, min(top_k, len(columns)))
+
+
+def predict(loaded: LoadedModel, batch: Batch) -> list[dict[str, Any]]:
+    """The most probable answer to each question among those of training, with its probability.
+
+    A model with an answer decoder that has no list of answers generates one.
+    """
+    answers = list(loaded.saved.labels)
+    if not answers and isinstance(loaded.module, OpenVQA):
+        # one at a time: a generated answer depends on the padding of its batch (`OpenVQA.generate`)
+        image, text = required(batch.image, "image"), required(batch.text, "question")
+        rows = [slice(i, i + 1) for i in range(len(batch))]
+        single = [replace(batch, ids=batch.ids[row], image=image[row], text=text[row]) for row in rows]
+        pairs = [loaded.module.generate_texts(one, loaded.tokenizer)[0] for one in single]
+    else:
+        values, indices = (top[:, 0].tolist() for top in answer_ranker(loaded, answers, top_k=1)(batch))
+        pairs = [(answers[i], value) for i, value in zip(indices, values, strict=True)]
+    return [{"answer": answer, "probability": probability} for answer, probability in pairs]
+
+
+def _rank_texts(module: OpenVQA, candidates: Text, k: int, batch: Batch) -> tuple[Tensor, Tensor]:
+    ranked = module.rank(module.encode_question(batch), candidates, min(CANDIDATES, len(candidates)))
+    return ranked.probabilities[:, :k], ranked.candidates[:, :k]
+
+
+def _rank_classes(module: ClosedVQA, columns: Tensor, k: int, batch: Batch) -> tuple[Tensor, Tensor]:
+    values, places = module.logits(batch).sigmoid().index_select(1, columns).topk(k, 1)
+    return values, columns[places]
+
+
+def _prediction(source: Questioned, index: int, best: list[tuple[str, float]]) -> dict[str, Any]:
+    """One prediction, with its score if the split's answers are public."""
+    question, answer = source.question(index), best[0][0]
+    row = {"index": index, "question_id": question.id, "question": question.text, "image": source.where(index)}
+    row |= {"answer": answer, "probable": best}
+    if question.answers:
+        row |= {"truth": list(dict.fromkeys(question.answers)), "score": vqa_accuracy(answer, question.answers)}
+    return row
+
+
+def _accuracies(source: Questioned, rows: list[dict[str, Any]], answers: Sequence[str]) -> dict[str, float]:
+    """The mean accuracy over all questions and by type, and its upper bounds: of any text, and of the run's `answers`.
+
+    Empty if the split's answers are withheld.
+    """
+    scores: dict[str, list[float]] = defaultdict(list)
+    answer_list = AnswerList.of(answers)
+    for row in rows:
+        if "score" in row:
+            question = source.question(row["index"])
+            scores["accuracy"].append(row["score"])
+            scores[BEST_OF_ANY].append(best_accuracy(question.answers))
+            scores[BEST_OF_LIST].append(best_accuracy(question.answers, answer_list))
+            if question.kind:
+                scores[f"accuracy, {question.kind}"].append(row["score"])
+    return {name: sum(values) / len(values) for name, values in sorted(scores.items())}
+
+
+def _right_and_wrong(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The predictions to show: half right ones and half wrong ones, as far as there are."""
+    right = [row for row in rows if row.get("score", -1) >= 0.5]
+    wrong = [row for row in rows if 0 <= row.get("score", -1) < 0.5]
+    chosen = evenly_spaced(right, MAX_EXAMPLES - min(len(wrong), MAX_EXAMPLES // 2))
+    return [*chosen, *evenly_spaced(wrong, MAX_EXAMPLES - len(chosen))]
+
+
+def _example(source: Questioned, row: dict[str, Any]) -> AnswerExample:
+    image, truth = source.image(source.question(row["index"]).image), ", ".join(row["truth"])
+    return AnswerExample(image, row["question"], row["probable"], truth, row["score"])
+
+
+def build_module(
+    model: Any, config: ModelSettings, labels: Labels, options: settings.VQAOptions
+) -> ClosedVQA | OpenVQA:
+    """The training step on a model: `OpenVQA` for one with an answer decoder, else `ClosedVQA`. Raises RunError."""
+    if not isinstance(model, FusionEncoder) or isinstance(config.model, ImageOnlyModel):
+        raise RunError(f"vqa needs a model that fuses text and image; a {model_name(config.model)} does not")
+    if has_answer_decoder(config.model) and isinstance(model, AnswerDecoder):
+        blip = isinstance(config.model, BLIPConfig)
+        return OpenVQA(model, LABEL_SMOOTHING) if blip else OpenVQA(model, double_first_token=True)
+    return ClosedVQA(model, pooled_dim(config.model), len(labels.names), prior=labels.prior)
+
+
+def answers_of(run: Finetune) -> Labels:
+    """The answers of the run's training data, and how often each is right."""
+    options = options_of(run)
+    source = open_questions(run.data, run.split)
+    answers = answer_list(source, normalise_answer, options.min_answer_count, options.max_answers)
+    return Labels(tuple(answers), tuple(answer_prior(source, answers, normalise_answer)))
+
+
+def training_examples(run: Finetune, split: str, labels: Labels, augment: bool) -> QuestionExamples:
+    """Questions of a split with their images and the scores of all answers."""
+    source = questions(run.data, split, options_of(run).ablate, run.images.shorter_side)
+    return QuestionExamples(source, tokenizer_of(run), image_input(run, augment), list(labels.names), normalise_answer)
+
+
+def options_of(run: Finetune) -> settings.VQAOptions:
+    """The settings of fine-tuning for VQA. Raises RunError if a run has those of another task."""
+    if not isinstance(run.options, settings.VQAOptions):
+        raise RunError(f"options: expected VQAOptions, got {type(run.options).__name__}")
+    return run.options
+
+
+def questions(data: str, split: str, ablate: str, min_side: int) -> Questioned:
+    """Questions of a split; with `ablate` "image" or "text" that part of each is hidden (baseline)."""
+    source = open_questions(data, split, min_side=min_side)
+    return AblatedQuestions(source, ablate) if ablate else source
+
+
+def check_no_decoder(run: Finetune) -> None:
+    """Raises RunError for a model with an answer decoder, which can be evaluated only."""
+    if has_answer_decoder(run.model):
+        raise RunError(
+            f"a {model_name(run.model)} with an answer decoder can be evaluated for vqa, but not fine-tuned: start "
+            "from a pre-training run"
+        )
+
+
+def lacks(loaded: LoadedModel) -> str:
+    """What a model lacks to answer questions."""
+    return "" if isinstance(loaded.module, ClosedVQA | OpenVQA) else f"was not trained to answer {trained_with(loaded)}"
+
+
+TASK = Task(
+    settings.VQA,
+    evaluate,
+    lacks,
+    FineTuning(build_module, training_examples, labels=answers_of, check=check_no_decoder),
+    predict,
+)

@@ -11,6 +11,7 @@ from diptych.data.sources.base import DataError, NoSplit
 from diptych.data.sources.copies import byte_range, same_bytes
 from diptych.data.sources.paths import Folder
 from diptych.data.sources.splits import counted, drawn_splits, file_split, split_of
+from diptych.utils.terminal import echo
 
 
 class Row(NamedTuple):
@@ -112,3 +113,22 @@ def _copies(rows: Sequence[Row], images: Sequence[Any], splits: Sequence[str]) -
     return (
         f"; WARNING: {len(shared)} images are in two splits as copies ({next(iter(shared.values()))})" if shared else ""
     )
+
+
+def division_of(source: Any) -> str:
+    """One line on how the data was divided into splits; "" if it was not divided.
+
+    Args:
+        source: a source, or examples or a wrapper of one (with an attribute `pairs` or `source`).
+    """
+    while not hasattr(source, "division"):
+        source = getattr(source, "pairs", None) or getattr(source, "source", None)
+        if source is None:
+            return ""
+    return source.division
+
+
+def say_division(source: Any, but: str = "") -> None:
+    """Prints `division_of(source)` unless it is empty or the line `but`, which was printed before."""
+    if (line := division_of(source)) and line != but:
+        echo(line)

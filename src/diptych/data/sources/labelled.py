@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -77,13 +77,29 @@ def _held_out(pixels: np.ndarray) -> list[str]:
     return ["val" if place % HELD_OUT == HELD_OUT - 1 else "train" for place in places]
 
 
+@runtime_checkable
+class LabelledImages(Protocol):
+    """One split of images with one class each."""
+
+    name: str
+    split: str
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Pillow.Image: ...
+
+    def label(self, index: int) -> int: ...
+
+    def where(self, index: int) -> str: ...
+
+
 class LabelledExamples:
     """One example per image. Labels: ``class`` int64 ``(b,)``.
 
     With `mirrored` (in training) images are flipped horizontally with probability 0.5, drawn by (seed, step, id).
     """
 
-    def __init__(self, source: Labelled, images: ImageSettings | ImageLoader, mirrored: bool = False):
+    def __init__(self, source: LabelledImages, images: ImageSettings | ImageLoader, mirrored: bool = False):
         self.source, self.loader, self.mirrored = source, image_loader(images), mirrored
 
     def __len__(self) -> int:

@@ -23,7 +23,7 @@ from diptych.checkpoints.mapping import CONV_AS_LINEAR, SQUEEZED, TRANSPOSED, Ke
 from diptych.checkpoints.official_config import OfficialConfig, stated
 from diptych.checkpoints.positions import AbsolutePositions
 from diptych.checkpoints.read import WeightsError
-from diptych.models.blip.config import BLIPConfig
+from diptych.models.blip.config import LABEL_SMOOTHING, BLIPConfig
 from diptych.models.vit.checkpoint import BLOCK, PATCHES, encoder_shape
 from diptych.modules.position import resize_bicubic_plain
 from diptych.objectives.contrastive_logits import within_modality_logits
@@ -151,7 +151,6 @@ def names(arguments: Arguments, task: str) -> KeyMapping:
     return {"caption": image | decoder, "vqa": _encoders(arguments, "model.") | decoder}[task]
 
 
-SMOOTHING = 0.1  # label smoothing of the official losses
 PROMPT = 4  # tokens that every caption begins with: [DEC] a picture of
 
 
@@ -206,16 +205,16 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     """The training step of a checkpoint (`state` under our names), with a momentum teacher if it has one."""
     model = config_of(BLIPConfig, arguments).build()
     if task == "caption":
-        return Captioning(model, PROMPT, SMOOTHING)
+        return Captioning(model, PROMPT, LABEL_SMOOTHING)
     if task == "nlvr2":
         return NLVR2Joint(model, model.dim)
     if task == "vqa":
-        return OpenVQA(model, SMOOTHING)
+        return OpenVQA(model, LABEL_SMOOTHING)
     if task == "matching":
         return without_temperature(Pretraining(model, model.pretraining_heads(), [ITCLoss(), HardNegativeITMLoss()]))
     objectives: list[Objective] = [ITCLoss()]
     objectives += (
-        [HardNegativeITMLoss(uniform_mix=1e-4), LMLoss(label_smoothing=SMOOTHING)]
+        [HardNegativeITMLoss(uniform_mix=1e-4), LMLoss(label_smoothing=LABEL_SMOOTHING)]
         if task == "pretraining"
         else [HardNegativeITMLoss(compare=within_modality_logits)]
     )

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from diptych.models.blip.model import BLIP
 
 
+LABEL_SMOOTHING = 0.1
+"""Label smoothing of the losses of captions and answers (official code; not in the paper)."""
+
+
 @settings("model")
 class BLIPConfig:
     """Settings of BLIP. The defaults are those of pre-training with ViT-B."""

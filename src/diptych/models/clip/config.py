@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from diptych.config.published import CheckpointFile, Published
 from diptych.config.validation import (
@@ -62,6 +62,8 @@ class CLIPConfig:
 @settings("model")
 class CLIPResNetConfig:
     """Settings of CLIP with a ResNet, which is imported and exported but has no recipe. The defaults are RN50."""
+
+    patch_size: ClassVar[int] = 32  # pixels along a side of a cell of the last feature map
 
     dim: Annotated[int, Range(2, 2**16)] = 64  # channels of the first stage
     depths: Annotated[tuple[Depth, ...], MaxItems(8)] = (3, 4, 6, 3)  # blocks of each stage

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from diptych.config.data import ImageSettings
 from diptych.config.run import Finetune
+from diptych.config.tasks import NoOptions
 from diptych.config.training import Optimizer, Training
 from diptych.models.crossvit.config import CrossViTConfig
 
@@ -24,6 +25,7 @@ def small() -> Finetune:
     )
     optimizer = Optimizer(learning_rate=5e-4, weight_decay=0.05, warmup=0.1, schedule="cosine")
     return Finetune(
+        options=NoOptions(),
         task="classification",
         model=model,
         images=ImageSettings(shorter_side=32, square=True),

@@ -20,8 +20,7 @@ from diptych.checkpoints.adapter import Arguments, Exported, State, config_of, c
 from diptych.checkpoints.huggingface.rules import hf_activation
 from diptych.checkpoints.mapping import KeyMapping, prefixed, weight_and_bias
 from diptych.checkpoints.read import WeightsError
-from diptych.models.blip.checkpoint import SMOOTHING
-from diptych.models.blip.config import BLIPConfig
+from diptych.models.blip.config import LABEL_SMOOTHING, BLIPConfig
 
 CLASSES = {
     "caption": "BlipForConditionalGeneration",
@@ -102,7 +101,7 @@ def blip(arguments: Arguments, task: str, official: State) -> Exported:
         "hidden_act": hf_activation(sizes["activation"]),
         "hidden_dropout_prob": sizes["dropout"],
         "attention_probs_dropout_prob": 0.0,
-        "label_smoothing": SMOOTHING,
+        "label_smoothing": LABEL_SMOOTHING,
         "bos_token_id": sizes["bos_token_id"],
         "eos_token_id": SEP,
         "sep_token_id": SEP,

@@ -14,6 +14,7 @@ from diptych.config.objectives import (
     WordRegionMasking,
 )
 from diptych.config.run import Finetune, Pretrain
+from diptych.config.tasks import RetrievalOptions
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import CNN_FEATURE_DIM, INIT_SCALE, NUM_CNN_CLASSES, on_frozen_features, vqa_v2
 from diptych.models.vilbert.config import ViLBERTConfig
@@ -101,5 +102,5 @@ def retrieval() -> Finetune:
         training=training,
         recipe="vilbert.retrieval",
         embedders=run.embedders,
-        negative_texts=3,
+        options=RetrievalOptions(negative_texts=3),
     )

@@ -8,6 +8,7 @@ from diptych.config.data import ImageSettings
 from diptych.config.datasets import epochs_to_steps
 from diptych.config.objectives import ITM, MLM, WPA, Objectives
 from diptych.config.run import Finetune, Pretrain
+from diptych.config.tasks import RetrievalOptions
 from diptych.config.training import Optimizer, Training
 from diptych.models.common_recipes import INIT_SCALE, on_frozen_features, vqa_v2
 from diptych.models.vilt.config import ViLTConfig
@@ -119,5 +120,5 @@ def retrieval() -> Finetune:
         images=run.images,
         training=training,
         recipe="vilt.retrieval",
-        negative_texts=15,
+        options=RetrievalOptions(),
     )

@@ -24,8 +24,8 @@ from diptych.data.sources.captions import open_captions
 from diptych.models.configs import CoCaConfig
 from diptych.models.vilt import recipes as vilt
 from diptych.runs.build import build
-from diptych.runs.scoring.captioning import captioning
-from diptych.runs.scoring.gallery import open_gallery
+from diptych.tasks.captioning import evaluate
+from diptych.tasks.gallery import open_gallery
 from tests.runs.tiny_runs import loaded_from
 
 IMAGES, CAPTIONS = 7, 3
@@ -170,7 +170,7 @@ def test_all_captions_of_an_image_are_its_references(folder: Path, write: Writer
     module, draw = build(run).eval(), random.Random(2)
 
     def scored(data: str) -> dict[str, float]:
-        return captioning(loaded_from(run, module), replace(CONFIG, data=data)).metrics
+        return evaluate(loaded_from(run, module), replace(CONFIG, data=data)).metrics
 
     expected, rows = scored(merged(folder, [], draw)), pairs()
     draw.shuffle(rows)

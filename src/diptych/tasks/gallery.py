@@ -18,9 +18,9 @@ from diptych.data.loader import SkipCounter, Skipped, evaluation_loader
 from diptych.data.sources.ablations import ShuffledCaptions
 from diptych.data.sources.base import BadSample, Captioned, DataError
 from diptych.data.sources.captions import open_captions
+from diptych.data.sources.division import say_division
 from diptych.data.sources.subsets import CaptionSubset, Deduplicated
 from diptych.inference.loaded_model import LoadedModel
-from diptych.runs.training_data import say_division
 
 
 def open_gallery(config: GalleryEvaluation, min_side: int) -> Captioned:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from diptych.config.tasks import Evaluation
 from diptych.inference.loaded_model import LoadedModel
 from diptych.models.configs import ImageOnlyModel, model_name
-from diptych.objectives.definition import losses_that_train
-from diptych.protocols import DualEncoder, FusionEncoder, PartlySupported, TextDecoder, UnsupportedOperation
-from diptych.runs.scoring.retrieval import dual_encoder_scorer, pair_scorer
-from diptych.tasks.classification import Classification
-from diptych.tasks.vqa import ClosedVQA, OpenVQA
+from diptych.protocols import DualEncoder, FusionEncoder, PartlySupported, UnsupportedOperation
+from diptych.tasks import captioning, classification, retrieval, vqa
+from diptych.tasks.definition import Predict, tasks, trained_with
+from diptych.tasks.pair_scores import dual_encoder_scorer, pair_scorer
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,19 @@ def check_operation(loaded: LoadedModel, operation: str) -> None:
         raise UnsupportedOperation(why)
 
 
-def _losses(loaded: LoadedModel) -> str:
-    """What the model was trained with, in brackets."""
-    return f"(trained with {', '.join(sorted(loaded.losses)) or 'no objective'})"
+def predicted_task(loaded: LoadedModel) -> tuple[type[Evaluation], Predict]:
+    """The task that a model was fine-tuned for, by its settings, and the function that computes its outputs.
+
+    Raises UnsupportedOperation if there is none.
+    """
+    task = tasks().get(loaded.saved.task)
+    if task is None or task.predict is None or task.lacks(loaded):
+        known = ", ".join(name for name, one in tasks().items() if one.predict is not None)
+        raise UnsupportedOperation(
+            f"predict: this {model_name(loaded.saved.model)} is a model for {loaded.saved.task}; models that diptych "
+            f"finetune trained for a task have it ({known}); of others use caption, score or embed"
+        )
+    return task.settings, task.predict
 
 
 def _lacks_image_embedding(loaded: LoadedModel) -> str:
@@ -65,7 +75,7 @@ def _lacks_text_embedding(loaded: LoadedModel) -> str:
 
 def _lacks_embedding(loaded: LoadedModel, what: str) -> str:
     if dual_encoder_scorer(loaded) is None:
-        return f"was not trained to embed {what} in a joint space of images and texts {_losses(loaded)}"
+        return f"was not trained to embed {what} in a joint space of images and texts {trained_with(loaded)}"
     return (
         ""
         if isinstance(loaded.model, DualEncoder)
@@ -75,35 +85,14 @@ def _lacks_embedding(loaded: LoadedModel, what: str) -> str:
 
 def _lacks_similarity(loaded: LoadedModel) -> str:
     return (
-        "" if dual_encoder_scorer(loaded) else f"was not trained with a contrastive or triplet loss {_losses(loaded)}"
+        ""
+        if dual_encoder_scorer(loaded)
+        else f"was not trained with a contrastive or triplet loss {trained_with(loaded)}"
     )
 
 
 def _lacks_pair_score(loaded: LoadedModel) -> str:
-    return "" if pair_scorer(loaded) else f"has no trained ITM or ranking head {_losses(loaded)}"
-
-
-def _lacks_either_score(loaded: LoadedModel) -> str:
-    return (
-        _lacks_similarity(loaded) and _lacks_pair_score(loaded) and f"has no trained score of pairs {_losses(loaded)}"
-    )
-
-
-_CAPTION_LOSSES = losses_that_train("captioning") | {"caption"}  # "caption": captioning as a task
-
-
-def _lacks_caption_decoder(loaded: LoadedModel) -> str:
-    if not isinstance(loaded.model, TextDecoder):
-        return "has no text decoder"
-    return "" if loaded.losses & _CAPTION_LOSSES else f"was not trained to generate captions {_losses(loaded)}"
-
-
-def _lacks_answers(loaded: LoadedModel) -> str:
-    return "" if isinstance(loaded.module, ClosedVQA | OpenVQA) else f"was not trained to answer {_losses(loaded)}"
-
-
-def _lacks_classes(loaded: LoadedModel) -> str:
-    return "" if isinstance(loaded.module, Classification) else f"has no trained image classifier {_losses(loaded)}"
+    return "" if pair_scorer(loaded) else f"has no trained ITM or ranking head {trained_with(loaded)}"
 
 
 def _lacks_fusion(loaded: LoadedModel) -> str:
@@ -121,7 +110,7 @@ OPERATIONS: dict[str, Operation] = {
     "features": Operation(lambda _: "", ""),
     "fuse": Operation(_lacks_fusion, "ViLT, ALBEF, VLMo, BLIP and BEiT-3 fuse them: diptych pretrain vilt.small"),
     "score": Operation(
-        _lacks_either_score,
+        retrieval.lacks,
         "models trained with itc, itm or triplet can: diptych pretrain clip.small, albef.small or vilt.small",
     ),
     "itc": Operation(
@@ -133,15 +122,15 @@ OPERATIONS: dict[str, Operation] = {
         "its other score use method 'itc', if can('itc')",
     ),
     "caption": Operation(
-        _lacks_caption_decoder,
+        captioning.lacks,
         "models trained with lm or masked_captions can: diptych pretrain blip.small, coca.small or "
         "beit3.small_captions, or import a BLIP for captioning",
     ),
     "answer": Operation(
-        _lacks_answers, "runs of diptych finetune vqa can, and imported ViLT, ALBEF and BLIP for VQA"
+        vqa.lacks, "runs of diptych finetune vqa can, and imported ViLT, ALBEF and BLIP for VQA"
     ),
     "classify": Operation(
-        _lacks_classes, "runs of diptych finetune classification can, and imported ViTs with a classifier"
+        classification.lacks, "runs of diptych finetune classification can, and imported ViTs with a classifier"
     ),
 }  # fmt: skip
 """By name: what `VLM.can` answers, and what `UnsupportedOperation` says."""

@@ -24,8 +24,8 @@ from diptych.modules.tokens import Tokens
 from diptych.report import CaptionExample
 from diptych.runs.build import build
 from diptych.runs.qualitative_examples import read_examples, write_examples
-from diptych.runs.scoring.captioning import captioning
-from diptych.runs.scoring.gallery import open_gallery
+from diptych.tasks.captioning import evaluate
+from diptych.tasks.gallery import open_gallery
 from tests.runs.tiny_runs import loaded_from
 
 CAPTIONS = Objectives(lm=LM())
@@ -44,7 +44,7 @@ def loaded_model(objectives: Objectives = CAPTIONS) -> LoadedModel:
 
 @torch.no_grad()
 def test_generated_captions_are_scored_and_their_files_are_read_by_pycocotools(tmp_path: Path):
-    result = captioning(loaded_model(), CONFIG)
+    result = evaluate(loaded_model(), CONFIG)
     captions = [str(row["caption"]) for row in result.predictions]
     source = open_gallery(CONFIG, 80)
     assert [row["references"] for row in result.predictions] == [list(source.captions(i)) for i in range(5)]
@@ -82,17 +82,17 @@ def test_true_captions_score_full_marks_and_shuffled_references_do_not(monkeypat
         return GenerationOutput(text.ids, torch.zeros(len(context)))
 
     monkeypatch.setattr("diptych.tasks.captioning.beam_search", true_captions)
-    result = captioning(loaded, config)
+    result = evaluate(loaded, config)
     assert (
         result.metrics["BLEU-4"] == pytest.approx(1)
         and result.metrics["CIDEr-D"] > 2
         and len(result.make_examples()) == 12
     )
     images = iter(range(99))
-    control = captioning(loaded, replace(config, shuffle_captions=True))
+    control = evaluate(loaded, replace(config, shuffle_captions=True))
     assert control.metrics["CIDEr-D"] < result.metrics["CIDEr-D"] / 2 and not control.make_examples()
 
 
 def test_captioning_a_run_without_a_captioning_loss_raises():
     with pytest.raises(RunError, match="not trained to generate captions"):
-        captioning(loaded_model(Objectives(itc=ITC())), CONFIG)
+        evaluate(loaded_model(Objectives(itc=ITC())), CONFIG)

@@ -23,9 +23,9 @@ from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, TrainStep
 from diptych.runs.build import build
 from diptych.runs.run_folder import RUN_FILE, read_run
-from diptych.runs.scoring.base import Result
-from diptych.runs.scoring.gallery import open_gallery
 from diptych.runs.train import ratios, sums
+from diptych.tasks.definition import Result
+from diptych.tasks.gallery import open_gallery
 from diptych.utils.state_dict import named_weights
 
 BATCH = 64

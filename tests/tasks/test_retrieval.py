@@ -22,15 +22,9 @@ from diptych.models.vlmo import recipes as vlmo
 from diptych.modules.heads import ITCHead
 from diptych.objectives.pretraining import Pretraining
 from diptych.runs.pretrain import build
-from diptych.runs.scoring.gallery import Gallery, GalleryImages, open_gallery, readable_gallery
-from diptych.runs.scoring.retrieval import (
-    RetrievalScores,
-    dual_encoder_scorer,
-    retrieval,
-    score_by_fusion,
-    score_by_similarity,
-)
-from diptych.tasks.retrieval import FILL, Scores, score_pairs
+from diptych.tasks.gallery import Gallery, GalleryImages, open_gallery, readable_gallery
+from diptych.tasks.pair_scores import FILL, dual_encoder_scorer, score_pairs
+from diptych.tasks.retrieval import RetrievalScores, Scores, evaluate, score_by_fusion, score_by_similarity
 from tests.runs.tiny_runs import loaded_from
 
 CONFIG = tasks.Retrieval(
@@ -98,9 +92,9 @@ def at_once(loaded: LoadedModel) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.fixture
 def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diptych.runs.scoring.retrieval.IMAGE_BATCH", 3)
-    monkeypatch.setattr("diptych.runs.scoring.retrieval.FUSION_IMAGE_BATCH", 3)
-    monkeypatch.setattr("diptych.runs.scoring.retrieval.TEXT_BATCH", 5)
+    monkeypatch.setattr("diptych.tasks.retrieval.IMAGE_BATCH", 3)
+    monkeypatch.setattr("diptych.tasks.retrieval.FUSION_IMAGE_BATCH", 3)
+    monkeypatch.setattr("diptych.tasks.retrieval.TEXT_BATCH", 5)
 
 
 @pytest.mark.parametrize("ranked_by", ["itm", "sum", "product"])
@@ -169,7 +163,7 @@ def test_reranking_all_pairs_equals_fusing_all_pairs(in_parts: None):
 )  # fmt: skip
 def test_reranking_requires_a_run_trained_with_itm(objectives: Objectives, candidates: int, is_reranked: bool):
     with torch.no_grad():
-        metrics = retrieval(loaded_model(objectives), replace(CONFIG, rerank=candidates)).metrics
+        metrics = evaluate(loaded_model(objectives), replace(CONFIG, rerank=candidates)).metrics
     assert ("image to text R@1, before re-ranking" in metrics) is is_reranked
     assert (metrics["images"], metrics["texts"], metrics["text to image R@1, chance"]) == (7, 14, pytest.approx(1 / 7))
     assert dual_encoder_scorer(loaded_model(Objectives(itm=ITM()))) is None
@@ -218,9 +212,9 @@ def test_true_similarities_score_full_marks_and_chance_with_shuffled_captions(mo
         scores = torch.eye(20)[:, [image_of_text[text] for text in gallery.texts]]
         return RetrievalScores(gallery, Scores(scores, scores.T))
 
-    monkeypatch.setattr("diptych.runs.scoring.retrieval.score_by_similarity", true_scores)
-    assert retrieval(loaded, config).metrics["image to text R@1"] == 1
-    control = retrieval(loaded, replace(config, shuffle_captions=True)).metrics
+    monkeypatch.setattr("diptych.tasks.retrieval.score_by_similarity", true_scores)
+    assert evaluate(loaded, config).metrics["image to text R@1"] == 1
+    control = evaluate(loaded, replace(config, shuffle_captions=True)).metrics
     assert control["image to text R@1"] <= 0.1 and control["text to image R@1"] <= 0.1
 
 
@@ -232,10 +226,10 @@ def test_recall_of_each_direction_is_of_its_own_scores(monkeypatch: pytest.Monke
 
     def asymmetric(scores: Scores) -> dict[str, float]:
         monkeypatch.setattr(
-            "diptych.runs.scoring.retrieval.score_by_similarity",
+            "diptych.tasks.retrieval.score_by_similarity",
             lambda loaded, config, scorer, gallery, counter: RetrievalScores(gallery, scores, right),
         )
-        return retrieval(loaded, config).metrics
+        return evaluate(loaded, config).metrics
 
     for scores, to_text, to_image in ((Scores(right, wrong.T), 1.0, 0.0), (Scores(wrong, right.T), 0.0, 1.0)):
         metrics = asymmetric(scores)

@@ -1,0 +1,223 @@
+"""Scores of image-text pairs: by the similarity of separately encoded images and texts, and by fusing every pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from diptych.batch import Image, Text
+from diptych.inference.loaded_model import LoadedModel
+from diptych.modules.heads import ITCHead, RankingHead
+from diptych.modules.tokens import Tokens
+from diptych.protocols import DualEncoder, FusionEncoder, SimilarityModel
+
+IMAGE_BATCH, TEXT_BATCH = 64, 512
+"""Images and texts encoded at once; also the sides of the blocks in which pairs are compared and fused."""
+SCORES = {"itc": ("itc",), "itm": ("itm",), "both": ("itc", "itm")}
+"""The operations that each method of scoring needs; see `tasks.operations`."""
+
+FILL = -100.0
+"""The score of a pair that is not a candidate (official codes)."""
+
+PairScorer = Callable[[Tensor], Tensor]
+"""A function from pooled pairs (pairs, d) to their scores (pairs,)."""
+
+
+def score_matrix(
+    model: FusionEncoder, summary: PairScorer, images: Image, texts: Text, pairs: int = 256
+) -> Float[Tensor, "images texts"]:
+    """The score of every image with every text. Each is encoded once; `pairs` pairs are fused at a time."""
+    with torch.no_grad():
+        text, image = model.encode_text(texts), model.encode_image(images)
+    return score_all_pairs(model, summary, image, text, pairs)
+
+
+def score_all_pairs(
+    model: FusionEncoder, summary: PairScorer, image: Tokens, text: Tokens, pairs: int = 256
+) -> Float[Tensor, "images texts"]:
+    """The score of every encoded image with every encoded text; `pairs` pairs are fused at a time."""
+    index = torch.arange(len(image) * len(text), device=text.mask.device)
+    scores = score_pairs(model, summary, image, text, index // len(text), index % len(text), pairs)
+    return scores.view(len(image), len(text))
+
+
+@torch.no_grad()
+def score_pairs(
+    model: FusionEncoder,
+    summary: PairScorer,
+    image: Tokens,
+    text: Tokens,
+    image_index: Int[Tensor, " k"],
+    text_index: Int[Tensor, " k"],
+    pairs: int = 256,
+) -> Float[Tensor, " k"]:
+    """The scores of pairs of images and texts, selected by index, `pairs` of them fused at a time.
+
+    Scores are computed in fp32 even if fusion runs in bf16: rounding would make ties, which rank last.
+    """
+    parts = zip(image_index.split(pairs), text_index.split(pairs), strict=True)
+    return torch.cat(
+        [_exact(summary, model.fuse(text.index_samples(t), image.index_samples(i)).pooled) for i, t in parts]
+    )
+
+
+def _exact(summary: PairScorer, pooled: Tensor) -> Float[Tensor, " pairs"]:
+    with torch.autocast(pooled.device.type, enabled=False):
+        return summary(pooled.float())
+
+
+def candidates(
+    similarities: Float[Tensor, "queries keys"], k: int
+) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
+    """Row and column indices of the `k` largest entries of each row."""
+    best = similarities.topk(min(k, similarities.shape[1]), 1).indices
+    return torch.arange(len(best), device=best.device).repeat_interleave(best.shape[1]), best.flatten()
+
+
+@dataclass(frozen=True)
+class DualEncoderScorer:
+    """How images and texts are compared without fusion: features of either side's tokens, and their similarity.
+
+    `scale`: the inverse temperature of the contrastive head (1 if it has none). `scale` · cosine is, up to a constant,
+    the log-probability of a pair among the others.
+    """
+
+    image_features: Callable[[Tokens], Any]
+    text_features: Callable[[Tokens], Any]
+    similarity: Callable[[Any, Any], Float[Tensor, "images texts"]]
+    scale: float = 1.0
+
+    def with_pair_scores(
+        self,
+        pair_scores: Float[Tensor, "images texts"],
+        similarities: Float[Tensor, "images texts"],
+        by: Literal["itm", "sum", "product"],
+    ) -> Float[Tensor, "images texts"]:
+        """The scores that pairs are ranked by: ITM log-odds, and the similarity with the weight that `by` gives it.
+
+        - "itm": the ITM log-odds;
+        - "sum": the log-odds plus the cosine (BLIP's official code);
+        - "product": the product of the probabilities by ITM and by contrast, as the sum of their logarithms up to a
+          constant: the log-odds plus `scale` · cosine.
+
+        Differs: the product is in neither paper. An ITM head trained with hard negatives, which are drawn in proportion
+        to the contrastive probabilities, estimates a ratio to these; by itself, after training on little data, it ranks
+        worse than contrast, and the product does not.
+        """
+        return pair_scores + {"itm": 0.0, "sum": 1.0, "product": self.scale}[by] * similarities
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """A batch of images or of texts: its tokens, and the features that are compared."""
+
+    tokens: Tokens
+    features: Any
+
+
+def dual_encoder_scorer(loaded: LoadedModel) -> DualEncoderScorer | None:
+    """How the run compares images and texts without fusion; None if it was trained with neither of the losses below.
+
+    After training with a triplet loss: the model's own similarity. After a contrastive loss: the cosine of the
+    contrastive head's features (of the first ITC branch, if there are several).
+    """
+    model = loaded.model
+    if "triplet" in loaded.losses and isinstance(model, SimilarityModel):
+        return DualEncoderScorer(_identity, _identity, model.similarity)
+    head = _trained_projection(loaded)
+    if head is None or not isinstance(model, DualEncoder):
+        return None
+    pooled_features = model.pooled_features
+    return DualEncoderScorer(
+        lambda tokens: head.project_image(pooled_features(tokens)[0]),
+        lambda tokens: head.project_text(pooled_features(tokens)[0]),
+        _cosines,
+        head.scale().item() if hasattr(head, "scale") else 1.0,
+    )
+
+
+def _identity(tokens: Tokens) -> Tokens:
+    return tokens
+
+
+def _cosines(image: Float[Tensor, "a e"], text: Float[Tensor, "b e"]) -> Float[Tensor, "a b"]:
+    """Cosines of unit vectors in fp32: rounding to bf16 would make ties, which rank last."""
+    with torch.autocast(image.device.type, enabled=False):
+        return image.float() @ text.float().T
+
+
+def pair_scorer(loaded: LoadedModel) -> PairScorer | None:
+    """The score of a pooled pair: a ranking head's output or the ITM log-odds; None if neither was trained."""
+    if (ranking_head := _ranking_head(loaded)) is not None:
+        return ranking_head
+    head = dict(loaded.heads.items()).get("itm")
+    if head is None or "itm" not in loaded.losses or not isinstance(loaded.model, FusionEncoder):
+        return None
+    return lambda pooled: (logits := head(pooled))[:, 1] - logits[:, 0]
+
+
+def _ranking_head(loaded: LoadedModel) -> RankingHead | None:
+    """The head of a model that was fine-tuned for retrieval."""
+    head = getattr(loaded.module, "rank", None)
+    return head if isinstance(head, RankingHead) else None
+
+
+class TextScorer:
+    """Scores of images with texts that are encoded once, by each of `methods` (see SCORES).
+
+    "itc": the similarity; "itm": the probability of a match, or a ranking head's output; "both": see
+    `DualEncoderScorer.with_pair_scores`, "product".
+
+    Args:
+        texts: batches of encoded texts.
+    """
+
+    def __init__(self, loaded: LoadedModel, texts: Sequence[Tokens], methods: Sequence[str]):
+        operations = {operation for method in methods for operation in SCORES[method]}
+        self.loaded, self.methods = loaded, methods
+        self.dual = dual_encoder_scorer(loaded) if "itc" in operations else None
+        self.pair_score = pair_scorer(loaded) if "itm" in operations else None
+        self.texts = [EncodedBatch(text, self.dual and self.dual.text_features(text)) for text in texts]
+
+    def __call__(self, image: Tokens) -> dict[str, Float[Tensor, "images texts"]]:
+        """The scores of a batch of encoded images with all texts, float32 on the CPU, by method."""
+        encoded = EncodedBatch(image, self.dual and self.dual.image_features(image))
+        blocks = [self._block(encoded, text) for text in self.texts]
+        return {method: torch.cat([block[method].float().cpu() for block in blocks], 1) for method in self.methods}
+
+    def _block(self, image: EncodedBatch, text: EncodedBatch) -> dict[str, Float[Tensor, "images texts"]]:
+        scores = {}
+        if self.dual:
+            scores["itc"] = self.dual.similarity(image.features, text.features).float()
+        if self.pair_score:
+            logits = score_all_pairs(self.loaded.model, self.pair_score, image.tokens, text.tokens)
+            scores["itm"] = logits if _ranking_head(self.loaded) else logits.sigmoid()
+            if self.dual:
+                scores["both"] = self.dual.with_pair_scores(logits, scores["itc"], "product")
+        return scores
+
+
+def image_embedding(loaded: LoadedModel, image: Tokens) -> Float[Tensor, "b e"]:
+    """Unit-norm image embeddings: projected as for ITC if trained, else the pooled features, else the mean token."""
+    if not isinstance(loaded.model, DualEncoder):
+        return F.normalize(image.mean().float(), dim=-1)
+    pooled, head = loaded.model.pooled_features(image)[0], _trained_projection(loaded)
+    return F.normalize(pooled.float(), dim=-1) if head is None else head.project_image(pooled).float()
+
+
+def text_embedding(loaded: LoadedModel, text: Tokens) -> Float[Tensor, "b e"]:
+    """Unit-norm text embeddings, in the space of `image_embedding`, of a dual encoder."""
+    pooled, head = loaded.model.pooled_features(text)[0], _trained_projection(loaded)
+    return F.normalize(pooled.float(), dim=-1) if head is None else head.project_text(pooled).float()
+
+
+def _trained_projection(loaded: LoadedModel) -> ITCHead | None:
+    """The ITC head (of the first branch, if there are several); None if it was not trained."""
+    head = dict(loaded.heads.items()).get("itc")
+    return head if isinstance(head, ITCHead) and "itc" in loaded.losses else None
