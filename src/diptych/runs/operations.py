@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from diptych.config.tasks import Evaluation, GalleryEvaluation, Matching, Retrieval
 from diptych.models.configs import ImageOnlyModel, model_name
 from diptych.objectives.definition import losses_that_train
 from diptych.protocols import DualEncoder, FusionEncoder, PartlySupported, TextDecoder, UnsupportedOperation
@@ -46,6 +47,29 @@ def check_operation(loaded: LoadedModel, operation: str) -> None:
     """Raises UnsupportedOperation if a model cannot do an operation."""
     if why := why_unsupported(loaded, operation):
         raise UnsupportedOperation(why)
+
+
+def settings_without_effect(loaded: LoadedModel, evaluation: Evaluation) -> dict[str, str]:
+    """The settings of an evaluation that change nothing for this model and these other settings, each with the reason."""
+    unused: dict[str, str] = {}
+    if isinstance(evaluation, Retrieval):
+        unused |= _unused_in_retrieval(loaded, evaluation)
+    if isinstance(evaluation, GalleryEvaluation) and not isinstance(evaluation, Matching):
+        unused |= {} if evaluation.shuffle_captions else {"seed": "only shuffle_captions is random in this evaluation"}
+    elif not isinstance(evaluation, Matching):
+        unused["seed"] = "nothing is random in this evaluation"
+    return unused
+
+
+def _unused_in_retrieval(loaded: LoadedModel, evaluation: Retrieval) -> dict[str, str]:
+    """Settings of re-ranking that have no effect. `rerank` 0 is not among them where nothing could be re-ranked."""
+    model = model_name(loaded.settings.model)
+    if lacks := _lacks_pair_score(loaded):
+        rerank_by = {"rerank_by": f"this {model} {lacks}"}
+        return rerank_by | ({"rerank": rerank_by["rerank_by"]} if evaluation.rerank else {})
+    if lacks := _lacks_similarity(loaded):
+        return dict.fromkeys(("rerank", "rerank_by"), f"this {model} {lacks}, and all pairs are scored by fusion")
+    return {} if evaluation.rerank else {"rerank_by": "rerank is 0"}
 
 
 def _losses(loaded: LoadedModel) -> str:
