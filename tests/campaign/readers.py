@@ -440,7 +440,7 @@ def run_folder(file: str, words: Callable[[Path], list[str]], folder: Path) -> R
         b"recipe",
         b"step",
         b"itm",
-        b"rest",
+        b"training_state",
         b"F32",
     )
     return Reader(f"run/{file}", [content], place, read, (Refused,), tokens, crafted=crafted)
