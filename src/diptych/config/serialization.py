@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from diptych.config.validation import allows_none, dataclasses_of
+from diptych.config.validation import allows_none, dataclasses_of, preview
 
 KIND = "kind"
 RECORD = {"kind": str, "run": dict, "facts": dict, "versions": dict, "machine": str, "command": str}
@@ -45,7 +45,7 @@ def from_json(annotation: Any, value: Any, where: str = "run") -> Any:
         annotation, value = _member(members, value, where)
     if is_dataclass(annotation) and isinstance(annotation, type):
         if not isinstance(value, dict):
-            raise ValueError(f"{where}: expected an object with fields, got {_preview(value)}")
+            raise ValueError(f"{where}: expected an object with fields, got {preview(value)}")
         hints = get_type_hints(annotation)
         unknown = set(value) - set(hints)
         if unknown:
@@ -58,7 +58,7 @@ def from_json(annotation: Any, value: Any, where: str = "run") -> Any:
     if get_origin(annotation) is tuple:
         inner = get_args(annotation)
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{where}: expected a list, got {_preview(value)}")
+            raise ValueError(f"{where}: expected a list, got {preview(value)}")
         annotations = inner[:1] * len(value) if inner[1:] == (...,) else inner
         if len(annotations) != len(value):
             raise ValueError(f"{where}: expected {len(annotations)} values, got {len(value)}")
@@ -78,10 +78,10 @@ def check_record(record: Any, version: str) -> None:
     for name, kind in RECORD.items():
         value = record.get(name) if isinstance(record, dict) else record
         if not isinstance(record, dict) or not isinstance(value, kind):
-            raise ValueError(f"{name}: expected {TYPE_NAMES[kind]}, got {_preview(value)}")
+            raise ValueError(f"{name}: expected {TYPE_NAMES[kind]}, got {preview(value)}")
     written = record["versions"].get("diptych")
     if not isinstance(written, str) or not re.fullmatch(r"\d{1,9}(\.\d{1,9})*\S{0,40}", written):
-        raise ValueError(f"versions.diptych: expected a version such as {version}, got {_preview(written)}")
+        raise ValueError(f"versions.diptych: expected a version such as {version}, got {preview(written)}")
     if _release(written) > _release(version):
         raise ValueError(f"written by Diptych {written}, and this is {version}: install the later version")
     check_facts(record["facts"])
@@ -91,21 +91,21 @@ def check_facts(facts: dict[str, Any]) -> None:
     """Raises ValueError if a fact measured from the training data has the wrong type or range."""
     for name, value in facts.items():
         if name in STRING_LIST_FACTS and not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
-            raise ValueError(f"facts.{name}: expected a list of texts, got {_preview(value)}")
+            raise ValueError(f"facts.{name}: expected a list of texts, got {preview(value)}")
         if name in ("system", "task") and not isinstance(value, str):
-            raise ValueError(f"facts.{name}: expected text, got {_preview(value)}")
+            raise ValueError(f"facts.{name}: expected text, got {preview(value)}")
         if name == "precision" and value not in ("fp32", "bf16"):
-            raise ValueError(f"facts.precision: expected fp32 or bf16, got {_preview(value)}")
+            raise ValueError(f"facts.precision: expected fp32 or bf16, got {preview(value)}")
         if name == "frozen_features" and not (
             isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
         ):
-            raise ValueError(f"facts.frozen_features: expected names and texts, got {_preview(value)}")
+            raise ValueError(f"facts.frozen_features: expected names and texts, got {preview(value)}")
     for name, minimum in MIN_FACTS.items():
         if name in facts and not (_is_number(facts[name]) and facts[name] >= minimum):
-            raise ValueError(f"facts.{name}: expected a number of at least {minimum}, got {_preview(facts[name])}")
+            raise ValueError(f"facts.{name}: expected a number of at least {minimum}, got {preview(facts[name])}")
     prior = facts.get("prior")
     if prior is not None and not (isinstance(prior, list) and all(_is_number(p) and 0 <= p <= 1 for p in prior)):
-        raise ValueError(f"facts.prior: expected a list of numbers in [0, 1], got {_preview(prior)}")
+        raise ValueError(f"facts.prior: expected a list of numbers in [0, 1], got {preview(prior)}")
     num_answers = len(facts.get("answers", []))
     if prior is not None and len(prior) != num_answers:
         raise ValueError(f"facts.prior: expected one value for each of {num_answers} answers, got {len(prior)}")
@@ -120,10 +120,6 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", f"{version}.0.0")[:3]))
 
 
-def _preview(value: Any) -> str:
-    return f"{value!r:.60}"
-
-
 def _member(members: tuple[type, ...], value: Any, where: str) -> tuple[type, Any]:
     """The dataclass among `members` that `value` names (one alone needs no name), and its fields. Raises ValueError."""
     if len(members) == 1:
@@ -131,7 +127,7 @@ def _member(members: tuple[type, ...], value: Any, where: str) -> tuple[type, An
     by_name = {kind.__name__: kind for kind in members}
     named = value.get(KIND) if isinstance(value, dict) else None
     if named not in list(by_name):
-        got = f"{KIND} {_preview(named)}" if isinstance(value, dict) else _preview(value)
+        got = f"{KIND} {preview(named)}" if isinstance(value, dict) else preview(value)
         raise ValueError(f"{where}: expected one of {', '.join(by_name)}, got {got}")
     return by_name[named], {name: part for name, part in value.items() if name != KIND}
 
