@@ -19,9 +19,8 @@ from diptych.data.tokenizers.bpe import byte_pairs
 from diptych.data.tokenizers.sentencepiece import sentencepieces
 from diptych.data.tokenizers.tokenizer_json import vocabulary_of_tokenizer_json
 from diptych.data.tokenizers.vocabulary import Vocabulary
-from diptych.data.tokenizers.word_vocabulary import word_list
+from diptych.data.tokenizers.word_vocabulary import distinct_json, word_list
 from diptych.data.tokenizers.wordpiece import wordpiece
-from diptych.utils.io import decode_json
 
 BERT = "bert-base-uncased"  # BERT's WordPiece vocabulary
 SCENES = "scenes"  # the subset of it that occurs in the built-in world, in the same order
@@ -92,7 +91,7 @@ def _read(name: str, data: bytes, where: str) -> Vocabulary:
     try:
         if name.endswith(SENTENCEPIECE_SUFFIXES):
             return sentencepieces(name, data)
-        if name.endswith(".json") and isinstance(content := decode_json(data), dict) and "model" in content:
+        if name.endswith(".json") and isinstance(content := distinct_json(data), dict) and "model" in content:
             return vocabulary_of_tokenizer_json(name, content)
         if name.endswith(WORD_VOCABULARY_SUFFIXES):
             return word_list(name, data)
