@@ -134,7 +134,7 @@ def needs_of(objectives: Objectives) -> dict[str, Needs]:
 
 
 def any_needs(objectives: Objectives, need: Callable[[Needs], object]) -> bool:
-    """Whether `need` is true of what any objective of a run needs: ``any_needs(objectives, lambda needs: needs.text)``."""
+    """Whether `need` (``lambda needs: needs.text``) is true of what any objective of a run needs."""
     return any(need(needs) for needs in needs_of(objectives).values())
 
 

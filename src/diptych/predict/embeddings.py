@@ -97,7 +97,8 @@ class EmbeddingFile:
             with self.part.open("r+b") as file:
                 if (dim := self._dimension(file)) != vectors.shape[1]:
                     raise DamagedFile(
-                        f"{self.part}: expected vectors of dimension {vectors.shape[1]}, got {dim}; remove it and {self.rows.path} to compute them again"
+                        f"{self.part}: expected vectors of dimension {vectors.shape[1]}, got {dim}; remove it and "
+                        f"{self.rows.path} to compute them again"
                     )
                 end = HEADER + self.number * dim * vectors.itemsize
                 file.truncate(end)  # vectors of rows whose write was interrupted
@@ -105,7 +106,7 @@ class EmbeddingFile:
                 file.write(vectors.tobytes())
 
     def _dimension(self, file: BinaryIO) -> int:
-        """The dimension of the vectors in ``FILE.part``; then reads on at the first. Raises DamagedFile if some lack."""
+        """The dimension of the vectors in ``FILE.part``, read up to the first. Raises DamagedFile if some are missing."""
         size = file.seek(0, 2)
         file.seek(0)
         dim = int.from_bytes(file.read(HEADER), "little")

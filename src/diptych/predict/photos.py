@@ -33,7 +33,7 @@ Predict = Callable[[list[int], OnError], list[list[Row]]]
 
 @dataclass
 class Summary:
-    """What a command did: its number of items, those done earlier, those tried again, and those that it could not read."""
+    """Numbers of a command's items: all, those done earlier, those tried again; and those that could not be read."""
 
     number: int
     earlier: int = 0

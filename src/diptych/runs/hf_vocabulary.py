@@ -55,8 +55,8 @@ def _custom_byte_pairs(folder: Path) -> Path | None:
         return None
     if known.sep != known.size - 1:
         raise WeightsError(
-            f"{folder / TOKENIZER}: its end token is {known.sep} of {known.size:,}; expected the last: the model finds the "
-            "end of a text by its largest id"
+            f"{folder / TOKENIZER}: its end token is {known.sep} of {known.size:,}; expected the last: the model finds "
+            "the end of a text by its largest id"
         )
     return folder / TOKENIZER
 

@@ -50,7 +50,7 @@ def check_operation(loaded: LoadedModel, operation: str) -> None:
 
 
 def settings_without_effect(loaded: LoadedModel, evaluation: Evaluation) -> dict[str, str]:
-    """The settings of an evaluation that change nothing for this model and these other settings, each with the reason."""
+    """The settings of an evaluation that change nothing, for this model and its other settings, each with the reason."""
     unused: dict[str, str] = {}
     if isinstance(evaluation, Retrieval):
         unused |= _unused_in_retrieval(loaded, evaluation)

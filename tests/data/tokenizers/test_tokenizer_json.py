@@ -1,4 +1,4 @@
-"""Vocabularies read from tokenizer.json: the ids of transformers' tokenizers, and every other setting refused by name."""
+"""Vocabularies read from tokenizer.json: ids equal to transformers', and every other setting refused by name."""
 
 from __future__ import annotations
 
@@ -126,6 +126,16 @@ def test_what_no_tokenizer_here_does_is_refused(change: dict[str, Any], message:
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change))
     with pytest.raises(DataError, match=message):
+        read_vocabulary(path)
+
+
+def test_a_token_that_occurs_twice_is_refused(tmp_path: Path):
+    saved("WordPiece", tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"[UNK]": 1', '"[UNK]": 1, "[UNK]": 1', 1), encoding="utf-8"
+    )
+    with pytest.raises(DataError, match=r"'\[UNK\]' occurs twice"):
         read_vocabulary(path)
 
 

@@ -1,4 +1,4 @@
-"""Vocabularies in a tokenizer.json of Hugging Face's tokenizers: BERT's uncased WordPiece and CLIP's byte-pair encoding.
+"""Vocabularies in a tokenizer.json of Hugging Face: BERT's uncased WordPiece and CLIP's byte-pair encoding.
 
 Whatever in the file changes how texts are tokenized must be as the tokenizers of this folder have it.
 """
