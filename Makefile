@@ -23,7 +23,7 @@ demo: .venv/ready
 
 # Every system trained and scored on Flickr8k, in one table; resumes where it stopped: see `diptych benchmark --help`.
 benchmark: .venv/ready
-	env -u OMP_NUM_THREADS $(BIN)/diptych benchmark --data $(DIPTYCH_DATA)/flickr8k $(BENCHMARK)
+	$(BIN)/diptych benchmark --data $(DIPTYCH_DATA)/flickr8k $(BENCHMARK)
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2

@@ -20,8 +20,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from diptych.batch import Text
-from diptych.config.data import ImageSettings
-from diptych.config.run import BOXES
+from diptych.config.data import BOXES, ImageSettings
 from diptych.data.images.loading import ImageLoader
 from diptych.data.sources.captions import open_captions
 from diptych.data.tokenizers.tokenizer import Tokenizer

@@ -163,6 +163,99 @@ def test_a_broken_image_is_named(blip: diptych.VLM, photos: list[Path], tmp_path
         blip.embed_images(photos, batch_size=0)
 
 
+@pytest.fixture(scope="module")
+def calls(blip: diptych.VLM, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A call of every method that takes images: of images and further arguments."""
+    folder = tmp_path_factory.mktemp("tasks")
+    vqa = diptych.load(answering_run(folder / "vqa", toy(recipe("vilt.base")).model, ANSWERS), device="cpu")
+    vit = toy(recipe("vit.distilled"))
+    classifier = replace(vit.model, num_classes=3)
+    run = Finetune(
+        task="classification",
+        options=NoOptions(),
+        model=classifier,
+        images=vit.images,
+        training=vit.training,
+        data="scenes:8",
+    )
+    labels = ("a", "b", "c")
+    write_model(folder / "vit", run, amplified(finetune.build(run, Labels(labels))), labels)
+    vit = diptych.load(folder / "vit", device="cpu")
+    return {
+        "embed_images": lambda images, **more: blip.embed_images(images, batch_size=2, **more),
+        "features": lambda images, **more: blip.features(images, "a red square", **more).pooled,
+        "score": lambda images, **more: blip.score(images, TEXTS, "both", **more),
+        "scorer": lambda images, **more: blip.scorer(TEXTS, ["itm"])(images, **more)["itm"],
+        "caption": lambda images, **more: blip.caption(images, max_length=9, **more),
+        "answer": lambda images, **more: vqa.answer(images, "is it red?", **more),
+        "classify": lambda images, **more: vit.classify(images, top_k=2, **more),
+        "predict": lambda images, **more: vit.predict(images, **more),
+    }
+
+
+def texts_of(result: Any) -> list[str]:
+    """The texts of a caption, an answer or the classes of an image."""
+    if isinstance(result, dict):
+        return [result["class"]]
+    return (
+        [result] if isinstance(result, str) else [result.text] if hasattr(result, "text") else [c.text for c in result]
+    )
+
+
+def test_every_method_goes_on_without_images_that_cannot_be_read(
+    calls: dict[str, Any], photos: list[Path], tmp_path: Path
+):
+    public = {name: value for name, value in vars(diptych.VLM).items() if not name.startswith("_")}
+    methods = {name for name, value in public.items() if "images" in getattr(value, "__annotations__", {})}
+    assert calls.keys() == methods | {"scorer"}
+    for i, path in enumerate(photos):
+        (tmp_path / f"{i}.png").write_bytes(path.read_bytes())
+    (tmp_path / "1 broken.png").write_bytes(photos[0].read_bytes()[:100])
+    (tmp_path / "0 notes.txt").write_text("no photograph")
+    paths = diptych.list_images(tmp_path)
+    assert [Path(path).name for path in paths] == ["0 notes.txt", "0.png", "1 broken.png", "1.png", "2.png"]
+    readable = [1, 3, 4]
+    for name, call in calls.items():
+        with pytest.raises(BadSample, match=r"notes.txt: .*; to go on without it, pass on_error, as on_error=print"):
+            call(tmp_path)
+        errors: list[diptych.Skipped] = []
+        results, expected = call(tmp_path, on_error=errors.append), call([paths[i] for i in readable])
+        assert [(one.id, one.where) for one in errors] == [(0, paths[0]), (2, paths[2])], name
+        assert "not a readable image" in errors[0].why and len(results) == 5
+        if isinstance(results, torch.Tensor):
+            torch.testing.assert_close(results[readable], expected)
+            assert results[[0, 2]].isnan().all() and not results[readable].isnan().any()
+        else:
+            assert results[0] is results[2] is None
+            assert [texts_of(results[i]) for i in readable] == [texts_of(one) for one in expected]
+        errors.clear()
+        if name == "features":
+            with pytest.raises(DataError, match="none of 2 images can be read"):
+                call([paths[0], paths[2]], on_error=errors.append)
+        else:
+            nothing = call([paths[0], paths[2]], on_error=errors.append)
+            assert nothing == [None, None] if isinstance(nothing, list) else nothing.isnan().all()
+            assert len(nothing) == 2 and (isinstance(nothing, list) or nothing.shape[1:] == expected.shape[1:])
+        assert [one.id for one in errors] == [0, 1]
+
+
+def test_an_image_that_is_paired_with_several_texts_is_reported_once(
+    blip: diptych.VLM, calls: dict[str, Any], photos: list[Path], tmp_path: Path
+):
+    (tmp_path / "broken.png").write_bytes(photos[0].read_bytes()[:100])
+    errors: list[diptych.Skipped] = []
+    features = blip.features([photos[0], tmp_path / "broken.png"], TEXTS[:2], on_error=errors.append)
+    assert [one.where for one in errors] == [str(tmp_path / "broken.png")]
+    for states in (features.image, features.text, features.fused_text):
+        assert states is not None and states.mask.any(1).tolist() == [True, False] and not states.values[1].any()
+    with pytest.raises(BadSample, match=r"broken\.png: [^;]*$"):  # the only image: there is nothing to go on with
+        blip.features(tmp_path / "broken.png", TEXTS)
+    errors.clear()
+    with pytest.raises(DataError, match="none of"):
+        blip.features(tmp_path / "broken.png", TEXTS * 20, on_error=errors.append)  # of several batches
+    assert len(errors) == 1
+
+
 def test_texts_are_of_any_length_but_valid_unicode(blip: diptych.VLM):
     with pytest.raises(ValueError, match=r"texts\[0\]: not valid Unicode"):
         blip.embed_texts("\ud800")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from diptych.checkpoints.digests import CheckpointError
     from diptych.checkpoints.read import WeightsError
     from diptych.config.tasks import VQA, Captioning, Classification, Evaluation, Matching, Retrieval
-    from diptych.data.sources.base import BadSample, DataError
+    from diptych.data.sources.base import BadSample, DataError, Skipped
     from diptych.inference.saved_model import RunError
     from diptych.inference.token_states import Features, TokenStates
     from diptych.protocols import UnsupportedOperation
@@ -33,6 +33,7 @@ __all__ = [
     "Prediction",
     "Retrieval",
     "RunError",
+    "Skipped",
     "TokenStates",
     "UnsupportedOperation",
     "WeightsError",
@@ -57,6 +58,7 @@ _MODULES = {
     "Matching": "diptych.config.tasks",
     "Retrieval": "diptych.config.tasks",
     "RunError": "diptych.inference.saved_model",
+    "Skipped": "diptych.data.sources.base",
     "TokenStates": "diptych.inference.token_states",
     "UnsupportedOperation": "diptych.protocols",
     "WeightsError": "diptych.checkpoints.read",

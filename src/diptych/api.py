@@ -9,31 +9,32 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, overload, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diptych.batch import Batch, Image, Regions, Text
+from diptych.batch import Batch, Image, Text
 from diptych.checkpoints.huggingface.folder import CONFIG_FILE, WEIGHT_FILES, find_weights
 from diptych.config.spelling import suggest_name
 from diptych.config.tasks import Evaluation, check_settings_of_task, evaluation_of
 from diptych.data.examples import MAX_TEXT_CHARS
 from diptych.data.images.loading import with_images
+from diptych.data.sources.base import DataError
 from diptych.data.sources.pairs import PREFIX, read_pairs
 from diptych.data.sources.photos import ImageInput, Photos, open_photos
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.inference.embedders import input_embeddings
 from diptych.inference.folder import write_config
-from diptych.inference.image_processor import ImageProcessor
+from diptych.inference.image_processor import ImageProcessor, OnError
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import RunError, is_saved
-from diptych.inference.token_states import Features, features_of, joined
+from diptych.inference.token_states import Features, features_of, joined, placed
 from diptych.modules.init import scale_init
 from diptych.modules.tokens import Tokens, packing
 from diptych.runs import recipes
@@ -73,6 +74,13 @@ class Prediction(NamedTuple):
     probability: float
 
 
+@runtime_checkable
+class ImageScorer(Protocol):
+    """A function from images to their scores with texts, by method. See `VLM.scorer`."""
+
+    def __call__(self, images: Images, on_error: OnError = None) -> dict[str, Float[Tensor, "images texts"]]: ...
+
+
 class VLM:
     """A trained vision-language model with its text tokenizer and image processor. `load` makes one.
 
@@ -83,8 +91,13 @@ class VLM:
         loaded: the model, on its device.
         dtype: None or torch.float32, or torch.bfloat16 for autocast.
 
-    An image that cannot be read raises BadSample, whose message names it; an operation that this model cannot do raises
-    UnsupportedOperation, whose message says what it lacks and which models can.
+    An image that cannot be read raises BadSample, whose message names it. To go on without such images, pass
+    `on_error`, a function that is called with each, a `Skipped` (its index, name and reason): ``errors = []``, then
+    ``model.caption("photos/", on_error=errors.append)``. Results stay in the order of the images: None in a list, NaN
+    in a tensor, stands for an image that cannot be read.
+
+    An operation that this model cannot do raises UnsupportedOperation, whose message says what it lacks and which
+    models can.
     """
 
     def __init__(self, loaded: LoadedModel, dtype: torch.dtype | None = None):
@@ -119,29 +132,35 @@ class VLM:
         return ImageProcessor(self.loaded)
 
     def can(self, operation: str) -> bool:
-        """Whether the model can do an operation: "caption", "answer", "itm" … (`diptych.runs.operations.OPERATIONS`).
+        """Whether the model can do an operation: "caption", "answer", "itm" … (`diptych.tasks.operations.OPERATIONS`).
 
         Raises ValueError for an operation that does not exist.
         """
         return not any(why_unsupported(self.loaded, part) for part in SCORES.get(operation, (operation,)))
 
-    def embed_images(self, images: Images, batch_size: int = 64) -> Float[Tensor, "n d"]:
+    def embed_images(self, images: Images, batch_size: int = 64, *, on_error: OnError = None) -> Float[Tensor, "n d"]:
         """Unit-norm embeddings of images, float32 on the CPU.
 
         For models trained with a contrastive loss they lie in the space of `embed_texts`: the dot product is the
         cosine. Those of models of images only (ViT, MAE) are the mean of their tokens.
 
+        Args:
+            on_error: called with each image that cannot be read, whose row is then NaN.
+
         Raises UnsupportedOperation, DataError, BadSample.
         """
         check_operation(self.loaded, "embed_images")
         photos = self.image_processor.open(images)
-        if not len(photos):
-            if self.can("embed_texts"):  # of the same dimension
-                return self.embed_texts([])
-            return self.embed_images(np.zeros((32, 32, 3), np.uint8))[:0]
         with self._computing():
-            vectors = [image_embedding(self.loaded, x) for _, x in self._encoded_images(photos, batch_size)]
-        return nn.functional.normalize(torch.cat(vectors).float().cpu(), dim=-1)  # again: bf16's unit norm is rough
+            encoded = self._encoded_images(photos, batch_size, on_error)
+            parts = [(places, image_embedding(self.loaded, image)) for places, image in encoded]
+        if parts:
+            dim = parts[0][1].shape[1]
+        elif self.can("embed_texts"):
+            dim = self.embed_texts("").shape[1]
+        else:
+            dim = self.embed_images(np.zeros((32, 32, 3), np.uint8)).shape[1]
+        return nn.functional.normalize(_placed((len(photos), dim), parts), dim=-1)  # again: bf16's unit norm is rough
 
     def embed_texts(self, texts: str | Sequence[str], batch_size: int = 512) -> Float[Tensor, "n d"]:
         """Unit-norm embeddings of texts, float32 on the CPU. Raises UnsupportedOperation."""
@@ -155,13 +174,20 @@ class VLM:
             vectors = [text_embedding(self.loaded, x) for x in self._encoded_texts(strings, batch_size)]
         return nn.functional.normalize(torch.cat(vectors).float().cpu(), dim=-1)  # again: bf16's unit norm is rough
 
-    def features(self, images: Images | None = None, texts: str | Sequence[str] | None = None) -> Features:
+    def features(
+        self, images: Images | None = None, texts: str | Sequence[str] | None = None, *, on_error: OnError = None
+    ) -> Features:
         """The states of all tokens: of images, of texts, and of pairs after fusion.
 
         With images and texts, image i is fused with text i; a single image is paired with every text, and a single text
         with every image. Models without fusion give the states before it only.
 
-        Raises ValueError for another number of images than of texts, UnsupportedOperation, DataError, BadSample.
+        Args:
+            on_error: called with each image that cannot be read. The states of its samples, those of their texts
+                included, are then padding, and their pooled vectors NaN.
+
+        Raises ValueError for another number of images than of texts, UnsupportedOperation, DataError (also if no image
+        can be read), BadSample.
         """
         if images is None and texts is None:
             raise ValueError("features needs images, texts or both")
@@ -170,23 +196,31 @@ class VLM:
         fuses = photos is not None and strings is not None and self.can("fuse")
         if photos is not None and strings is not None:
             rows, columns = _paired(len(photos), len(strings), "texts")
-            photos, strings = photos.select(rows), [strings[i] for i in columns]
-        number = len(photos) if photos is not None else len(strings or ())
+            strings = [strings[i] for i in columns]
+        else:
+            rows = list(range(len(photos or strings or ())))
+        number = len(rows)
         if not number:
             raise ValueError("features needs at least one image or text, got none")
         text = None if strings is None else self._encode(strings)
-        parts = []
+        parts, readable = list[Features](), list[int]()
         with self._computing():
-            for start in range(0, number, BATCH):
-                indices = range(start, min(start + BATCH, number))
-                of_image = None if photos is None else self._encode_image(self.image_processor.stack(photos, indices))
-                of_text = None if text is None else self.loaded.model.encode_text(text[indices.start : indices.stop])
-                parts.append(
-                    features_of(of_image, of_text, self.loaded.model.fuse(of_text, of_image) if fuses else None)
-                )
-        return joined(parts)
+            batches: Iterable[tuple[list[int], Tokens | None]]
+            if photos is None:
+                batches = ((list(range(at, min(at + BATCH, number))), None) for at in range(0, number, BATCH))
+            else:
+                batches = self._encoded_images(photos, BATCH, on_error, rows)
+            for places, image in batches:
+                of_text = None if text is None else self.loaded.model.encode_text(text[torch.tensor(places)])
+                parts.append(features_of(image, of_text, self.loaded.model.fuse(of_text, image) if fuses else None))
+                readable += places
+        if not parts:
+            raise DataError(f"none of {number} images can be read, so that the shapes of features are unknown")
+        return placed(joined(parts), readable, number)
 
-    def score(self, images: Images, texts: str | Sequence[str], method: str = "itc") -> Float[Tensor, "images texts"]:
+    def score(
+        self, images: Images, texts: str | Sequence[str], method: str = "itc", *, on_error: OnError = None
+    ) -> Float[Tensor, "images texts"]:
         """The score of every image with every text, float32 on the CPU.
 
         Args:
@@ -195,15 +229,14 @@ class VLM:
                 of its ranking head. Every pair is fused, so this takes long for many.
                 "both": what `diptych evaluate` ranks by if it re-ranks all pairs (`rerank_by` "product"): the log of
                 the product of both probabilities, up to a constant.
+            on_error: called with each image that cannot be read, whose scores are then NaN.
 
         Raises UnsupportedOperation, DataError, BadSample.
         """
-        return self.scorer(texts, [method])(images)[method]
+        return self.scorer(texts, [method])(images, on_error)[method]
 
-    def scorer(
-        self, texts: str | Sequence[str], methods: Sequence[str]
-    ) -> Callable[[Images], dict[str, Float[Tensor, "images texts"]]]:
-        """A function from images to their scores with the texts by each method of `score`.
+    def scorer(self, texts: str | Sequence[str], methods: Sequence[str]) -> ImageScorer:
+        """A function of images, and `on_error`, that gives their scores with the texts by each method of `score`.
 
         Texts are encoded once, for all calls of the function; images once, for all methods.
 
@@ -219,15 +252,42 @@ class VLM:
         with self._computing():
             score_images = TextScorer(self.loaded, list(self._encoded_texts(strings, TEXT_BATCH)), methods)
 
-        def score(images: Images) -> dict[str, Float[Tensor, "images texts"]]:
+        def score(images: Images, on_error: OnError = None) -> dict[str, Float[Tensor, "images texts"]]:
             photos = self.image_processor.open(images)
-            if not len(photos) or not strings:
-                return {method: torch.zeros(len(photos), len(strings)) for method in methods}
+            shape = len(photos), len(strings)
             with self._computing():
-                parts = [score_images(image) for _, image in self._encoded_images(photos, IMAGE_BATCH)]
-            return {method: torch.cat([part[method] for part in parts]) for method in methods}
+                encoded = self._encoded_images(photos, IMAGE_BATCH, on_error) if strings else ()
+                parts = [(places, score_images(image)) for places, image in encoded]
+            return {method: _placed(shape, [(places, part[method]) for places, part in parts]) for method in methods}
 
         return score
+
+    @overload
+    def caption(
+        self,
+        images: Images,
+        prompt: str = "",
+        num_beams: int = 3,
+        top_p: float | None = None,
+        num_captions: int = 1,
+        max_length: int = 30,
+        *,
+        seed: int | Sequence[int] = 0,
+    ) -> list[str] | list[list[str]]: ...
+
+    @overload
+    def caption(
+        self,
+        images: Images,
+        prompt: str = "",
+        num_beams: int = 3,
+        top_p: float | None = None,
+        num_captions: int = 1,
+        max_length: int = 30,
+        *,
+        seed: int | Sequence[int] = 0,
+        on_error: OnError,
+    ) -> list[str | None] | list[list[str] | None]: ...
 
     def caption(
         self,
@@ -239,7 +299,8 @@ class VLM:
         max_length: int = 30,
         *,
         seed: int | Sequence[int] = 0,
-    ) -> list[str] | list[list[str]]:
+        on_error: OnError = None,
+    ) -> list[Any]:
         """A generated caption of each image; with `num_captions` above 1, a list of captions of each.
 
         Args:
@@ -250,12 +311,14 @@ class VLM:
             max_length: maximum number of tokens, start token, prompt and end token included.
             seed: of nucleus sampling; the same seed gives the same captions. One for each image: captions that do not
                 depend on the image's place among the others.
+            on_error: called with each image that cannot be read, in whose place is then None.
 
         Raises UnsupportedOperation, DataError, BadSample, and ValueError for an argument out of range.
         """
         check_operation(self.loaded, "caption")
         options = CaptionOptions(_texts(prompt)[0], num_beams, top_p, num_captions, max_length)
-        photos, captions = self.image_processor.open(images), []
+        photos = self.image_processor.open(images)
+        captions: list[Any] = [None] * len(photos)
         seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(photos)
         if len(seeds) != len(photos):
             raise ValueError(
@@ -264,18 +327,40 @@ class VLM:
         places = [0] * len(photos) if isinstance(seed, Sequence) else range(len(photos))
         longest = min(max_length, self.tokenizer.max_length)
         with self._computing():
-            for indices, image in self._encoded_images(photos, BATCH):
+            for indices, image in self._encoded_images(photos, BATCH, on_error):
                 drawn = [
                     np.concatenate([uniform(seeds[i], k, [places[i]], "caption", longest) for i in indices])
                     for k in range(num_captions)
                 ]
                 draws = [torch.from_numpy(numbers).float() for numbers in drawn]
-                captions += generate_captions(self.loaded.model, image, self.tokenizer, options, draws)
-        return captions if num_captions > 1 else [caption for (caption,) in captions]
+                texts = generate_captions(self.loaded.model, image, self.tokenizer, options, draws)
+                for i, of_image in zip(indices, texts, strict=True):
+                    captions[i] = of_image if num_captions > 1 else of_image[0]
+        return captions
 
+    @overload
     def answer(
         self, images: Images, questions: str | Sequence[str], candidates: Sequence[str] | None = None
-    ) -> list[Prediction]:
+    ) -> list[Prediction]: ...
+
+    @overload
+    def answer(
+        self,
+        images: Images,
+        questions: str | Sequence[str],
+        candidates: Sequence[str] | None = None,
+        *,
+        on_error: OnError,
+    ) -> list[Prediction | None]: ...
+
+    def answer(
+        self,
+        images: Images,
+        questions: str | Sequence[str],
+        candidates: Sequence[str] | None = None,
+        *,
+        on_error: OnError = None,
+    ) -> list[Any]:
         """The answer to each question about its image, with its probability.
 
         Question i is about image i; a single image is asked every question, and a single question of every image.
@@ -285,6 +370,7 @@ class VLM:
                 config.json), and gives the probability of each by itself; a model with an answer decoder takes any
                 texts, and gives the probability among them. None: all answers of the run, else a generated answer with
                 the probability of its tokens.
+            on_error: called with each image that cannot be read; in the place of each of its answers is then None.
 
         Raises UnsupportedOperation, DataError, BadSample, and ValueError for another number of images than of questions
         and for an unknown candidate.
@@ -292,18 +378,27 @@ class VLM:
         check_operation(self.loaded, "answer")
         photos, texts = self.image_processor.open(images), _texts(questions)
         rows, columns = _paired(len(photos), len(texts), "questions")
-        predictions: list[Prediction] = []
+        predictions: list[Prediction | None] = [None] * len(rows)
         with self._computing():
             predict, size = self._answerer(None if candidates is None else _texts(candidates))
-            for start in range(0, len(rows), size):
-                image = self.image_processor.stack(photos, rows[start : start + size])
-                text = self._encode([texts[i] for i in columns[start : start + size]])
+            for places, image in self.image_processor.batches(photos, size, on_error, rows):
+                text = self._encode([texts[columns[place]] for place in places])
                 batch = with_images(Batch(0, 0, torch.arange(len(text)), text=text), image)
-                predictions += predict(batch.to(self.device))
+                for place, prediction in zip(places, predict(batch.to(self.device)), strict=True):
+                    predictions[place] = prediction
         return predictions
 
-    def classify(self, images: Images, top_k: int = 5) -> list[list[Prediction]]:
+    @overload
+    def classify(self, images: Images, top_k: int = 5) -> list[list[Prediction]]: ...
+
+    @overload
+    def classify(self, images: Images, top_k: int = 5, *, on_error: OnError) -> list[list[Prediction] | None]: ...
+
+    def classify(self, images: Images, top_k: int = 5, *, on_error: OnError = None) -> list[Any]:
         """The most probable classes of each image with their probabilities, at most `top_k`.
+
+        Args:
+            on_error: called with each image that cannot be read, in whose place is then None.
 
         Raises UnsupportedOperation, DataError, BadSample.
         """
@@ -311,18 +406,30 @@ class VLM:
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1: got {top_k}")
         photos, classes = self.image_processor.open(images), self.loaded.saved.labels
-        predictions = []
+        predictions: list[list[Prediction] | None] = [None] * len(photos)
         with self._computing():
-            for _, image in self.image_processor.batches(photos, BATCH):
-                for top in top_classes(self.loaded, image.to(self.device), top_k):
-                    predictions.append([Prediction(classes[i], value) for i, value in top])
+            for places, image in self.image_processor.batches(photos, BATCH, on_error):
+                tops = top_classes(self.loaded, image.to(self.device), top_k)
+                for place, top in zip(places, tops, strict=True):
+                    predictions[place] = [Prediction(classes[i], value) for i, value in top]
         return predictions
 
-    def predict(self, images: Images, texts: str | Sequence[str] | None = None) -> list[dict[str, Any]]:
+    @overload
+    def predict(self, images: Images, texts: str | Sequence[str] | None = None) -> list[dict[str, Any]]: ...
+
+    @overload
+    def predict(
+        self, images: Images, texts: str | Sequence[str] | None = None, *, on_error: OnError
+    ) -> list[dict[str, Any] | None]: ...
+
+    def predict(
+        self, images: Images, texts: str | Sequence[str] | None = None, *, on_error: OnError = None
+    ) -> list[Any]:
         """The output of the task that the model was fine-tuned for, for each image: the fields of a row of JSON.
 
         Args:
             texts: for tasks with texts, as questions: one for each image, or one for all, or several of one image.
+            on_error: called with each image that cannot be read; in the place of each of its outputs is then None.
 
         Raises UnsupportedOperation, DataError, BadSample, and ValueError if texts are missing, or for another number of
         images than of texts.
@@ -334,14 +441,13 @@ class VLM:
             raise ValueError(f"texts: {task.task} {what}")
         strings = _texts(texts or "")
         rows, columns = _paired(len(photos), len(strings), f"{name}s")
-        outputs: list[dict[str, Any]] = []
+        outputs: list[dict[str, Any] | None] = [None] * len(rows)
         with self._computing():
-            for start in range(0, len(rows), BATCH):
-                part = slice(start, start + BATCH)
-                image = self.image_processor.stack(photos, rows[part])
-                text = self._encode([strings[i] for i in columns[part]]) if name else None
-                batch = with_images(Batch(0, 0, torch.arange(len(rows[part])), text=text), image)
-                outputs += predict(self.loaded, batch.to(self.device))
+            for places, image in self.image_processor.batches(photos, BATCH, on_error, rows):
+                text = self._encode([strings[columns[place]] for place in places]) if name else None
+                batch = with_images(Batch(0, 0, torch.arange(len(places)), text=text), image)
+                for place, output in zip(places, predict(self.loaded, batch.to(self.device)), strict=True):
+                    outputs[place] = output
         return outputs
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -364,13 +470,12 @@ class VLM:
         with torch.no_grad(), packing(), torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             yield
 
-    def _encode_image(self, image: Image | Regions) -> Tokens:
-        return self.loaded.model.encode_image(image.to(self.device))
-
-    def _encoded_images(self, photos: Photos, batch_size: int) -> Iterator[tuple[range, Tokens]]:
-        """Image tokens of a batch at a time, with the indices of its images."""
-        for indices, image in self.image_processor.batches(photos, batch_size):
-            yield indices, self._encode_image(image)
+    def _encoded_images(
+        self, photos: Photos, batch_size: int, on_error: OnError, indices: Sequence[int] | None = None
+    ) -> Iterator[tuple[list[int], Tokens]]:
+        """Image tokens of a batch at a time; see `ImageProcessor.batches`."""
+        for places, image in self.image_processor.batches(photos, batch_size, on_error, indices):
+            yield places, self.loaded.model.encode_image(image.to(self.device))
 
     def _encode(self, texts: list[str]) -> Text:
         return self.tokenizer.encode(texts).to(self.device)
@@ -502,7 +607,8 @@ def evaluate(folder: str | os.PathLike[str], evaluation: Evaluation | str = "", 
     Args:
         evaluation: `Retrieval(rerank=32)`, `Captioning`, `VQA`, `Matching` or `Classification`; or the task's name; "":
             the run's own task.
-        settings: fields of the evaluation, as `data="photos/"`, `split="test"`, `rerank=32`.
+        settings: fields of the evaluation, as `data="photos/"`, `split="test"`, `rerank=32`. Those that have no effect
+            on this model are named in a printed line.
 
     Raises DataError, RunError, and ValueError for an unknown setting.
     """
@@ -512,13 +618,16 @@ def evaluate(folder: str | os.PathLike[str], evaluation: Evaluation | str = "", 
     chosen = recipes.with_settings(evaluation, settings)
     if not chosen.data and data_of(Path(folder)).startswith(PREFIX):
         raise RunError(f"{folder} was trained on pairs passed from Python, which are not kept: give data, a path")
-    return evaluate_run(Path(folder), chosen)
+    explicit = {
+        field.name for field in fields(chosen) if getattr(chosen, field.name) != field.default
+    } | settings.keys()
+    return evaluate_run(Path(folder), chosen, explicit)
 
 
 def list_images(images: Images) -> list[str]:
     """The paths of the images that a folder, a glob or a list stands for, in the order of `VLM.embed_images`.
 
-    Files that are no images are among them; an image that is no file has the path "".
+    Files that are no images are among them, as results have a place for each; an image that is no file has the path "".
     Raises DataError for a path that does not exist.
     """
     photos = open_photos(images)
@@ -545,6 +654,14 @@ def _texts(texts: str | Sequence[str]) -> list[str]:
         if not text.isascii() and text != text.encode(errors="ignore").decode():
             raise ValueError(f"texts[{i}]: not valid Unicode (a lone surrogate); decode it again from its source")
     return [text[:MAX_TEXT_CHARS] for text in strings]
+
+
+def _placed(shape: tuple[int, int], parts: Sequence[tuple[list[int], Tensor]]) -> Tensor:
+    """The rows of all parts at their places, float32 on the CPU; NaN elsewhere."""
+    rows = torch.full(shape, torch.nan)
+    for places, values in parts:
+        rows[places] = values.float().cpu()
+    return rows
 
 
 def _paired(images: int, texts: int, what: str) -> tuple[list[int], list[int]]:

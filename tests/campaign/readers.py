@@ -451,7 +451,7 @@ def run_folder(file: str, words: Callable[[Path], list[str]], folder: Path) -> R
         b"recipe",
         b"step",
         b"itm",
-        b"rest",
+        b"training_state",
         b"F32",
     )
     return Reader(f"run/{file}", seeds, place, read, (Refused,), tokens, crafted=crafted)

@@ -119,8 +119,10 @@ def batch(run: Pretrain) -> Batch:
     text = Text(ids, torch.ones_like(ids, dtype=torch.bool))
     image = Image.from_full(torch.randn(B, 3, 32, 32, generator=draw))
     labels = {"image": torch.arange(B)}
-    inputs = Batch(0, 0, torch.arange(B), text=text if any_needs(run.objectives, "text") else None, labels=labels)
-    if not any_needs(run.objectives, "image"):
+    inputs = Batch(
+        0, 0, torch.arange(B), text=text if any_needs(run.objectives, lambda needs: needs.text) else None, labels=labels
+    )
+    if not any_needs(run.objectives, lambda needs: needs.image):
         return inputs
     matched = torch.tensor([True, False, True, False])
     if not reads_regions(run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,23 @@ class Stopped(Exception):
     """The process ends here."""
 
 
-def row(name: str) -> dict[str, Any]:
+def row(name: str, broken: Collection[str]) -> dict[str, Any]:
     """The row of an image: a vector that depends on its name, or an error."""
-    if name.startswith("broken"):
+    if name in broken:
         return {"image": name, "error": "broken"}
     return {"image": name, "vector": np.full(DIM, int(name), np.float32)}
 
 
-def embed(out: Path, names: list[str], batch: int = 2, stop_after: int | None = None) -> None:
+def embed(
+    out: Path, names: list[str], batch: int = 2, stop_after: int | None = None, broken: Collection[str] = ("broken",)
+) -> None:
     with open_embeddings(str(out), SETTINGS, "image") as file:
         left = left_to_do(names, file)
         for number, start in enumerate(range(0, len(left), batch)):
             if number == stop_after:
                 raise Stopped
-            file.write([row(names[i]) for i in left[start : start + batch]])
+            file.write([row(names[i], broken) for i in left[start : start + batch]])
+        file.arrange(names)
         file.finish()
 
 
@@ -44,8 +48,13 @@ def content(out: Path) -> tuple[list[str], np.ndarray]:
     """The names with vectors by the rows beside a file, and the vectors in it."""
     rows = [json.loads(line) for line in rows_file(out).read_text().splitlines()]
     named = [row for row in rows if "row" in row]
-    assert [row["row"] for row in named] == list(range(len(named)))
-    return [row["image"] for row in named], load_vectors(out)
+    assert sorted(row["row"] for row in named) == list(range(len(named)))
+    vectors = load_vectors(out)
+    assert sum("error" in row for row in rows) == len(rows) - len(vectors)
+    if out.suffix == ".npz":
+        with np.load(out) as arrays:
+            assert all(arrays["images"][row["row"]] == row["image"] for row in named)
+    return [row["image"] for row in named], vectors[[row["row"] for row in named]]
 
 
 NAMES = ["1", "2", "broken", "3", "4", "5"]
@@ -97,7 +106,22 @@ def test_new_images_are_added_to_a_finished_file(tmp_path: Path):
     embed(out, NAMES)
     embed(out, ["0", *NAMES])
     names, vectors = content(out)
-    assert names == ["1", "2", "3", "4", "5", "0"] and vectors[:, 0].tolist() == [1, 2, 3, 4, 5, 0]
+    assert names == ["0", "1", "2", "3", "4", "5"] and vectors[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert load_vectors(out)[:, 0].tolist() == [1, 2, 3, 4, 5, 0]  # which "row" says
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("stop_after", [None, 0, 1])
+def test_an_image_that_could_not_be_read_is_tried_again(tmp_path: Path, suffix: str, stop_after: int | None):
+    out = tmp_path / f"out{suffix}"
+    embed(out, NAMES, broken=["1", "4", "broken"])
+    assert content(out)[0] == ["2", "3", "5"]
+    if stop_after is not None:
+        with pytest.raises(Stopped):
+            embed(out, [*NAMES, "6"], 1, stop_after)
+    embed(out, [*NAMES, "6"])
+    names, vectors = content(out)
+    assert names == ["1", "2", "3", "4", "5", "6"] and vectors[:, 0].tolist() == [1, 2, 3, 4, 5, 6]
 
 
 def test_files_that_are_missing_or_not_ours_are_refused(tmp_path: Path):
@@ -119,7 +143,7 @@ def test_a_row_that_was_removed_is_noticed(tmp_path: Path):
     out = tmp_path / "out.npz"
     embed(out, NAMES)
     rows_file(out).write_text("".join(rows_file(out).read_text().splitlines(keepends=True)[1:]))
-    with pytest.raises(DamagedFile, match='expected "row" to count from 0'):
+    with pytest.raises(DamagedFile, match='expected each "row" from 0 to 3 once'):
         embed(out, NAMES)
 
 

@@ -14,11 +14,10 @@ import torch
 
 from diptych.api import load
 from diptych.config.predict import AnswerQuestion, CaptionPhotos, Embed, ScoreTexts
-from diptych.data.sources.base import BadSample, DataError
+from diptych.data.sources.base import DataError
 from diptych.inference.folder import write_config
 from diptych.inference.saved_model import RunError, read_config
 from diptych.predict.photos import (
-    _predicted,
     answer_question,
     caption_photos,
     embed,
@@ -87,8 +86,12 @@ def test_an_interrupted_command_is_continued_to_the_same_file(blip: str, folder:
     assert (folder / "cut.jsonl").read_bytes() == whole
     assert 0 < summary.earlier < summary.number == 7
     (folder / "5.jpg").write_bytes(image_bytes(5))
-    assert caption_photos(blip, [str(folder)], config).earlier == 7
-    assert lines(folder / "cut.jsonl")[-1]["image"] == str(folder / "5.jpg")
+    (folder / "2 broken.jpg").write_bytes(image_bytes(9))
+    summary = caption_photos(blip, [str(folder)], config)
+    assert (summary.number, summary.earlier, summary.retried, len(summary.unreadable)) == (8, 5, 2, 1)
+    rows = {Path(row["image"]).name: row for row in lines(folder / "cut.jsonl")}
+    assert list(rows) == ["0.jpg", "1.jpg", "2 broken.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg", "notes.txt"]
+    assert [name for name, row in rows.items() if "error" in row] == ["notes.txt"]
 
 
 @pytest.mark.slow
@@ -118,7 +121,8 @@ def test_scores_are_those_of_the_api(blip: str, folder: Path, tmp_path: Path):
     before = (tmp_path / "rows.jsonl").read_bytes()
     (tmp_path / "rows.jsonl").write_bytes(before[: -len(before) // 3])
     score_texts(blip, [str(folder)], texts, config)
-    assert lines(tmp_path / "rows.jsonl") == rows
+    for again, row in zip(lines(tmp_path / "rows.jsonl"), rows, strict=True):  # computed in other batches
+        assert again == {name: value if isinstance(value, str) else pytest.approx(value) for name, value in row.items()}
 
 
 def test_answers_are_those_of_the_api(vqa: str, folder: Path, capsys: pytest.CaptureFixture[str]):
@@ -186,24 +190,6 @@ def test_no_readable_photograph_is_an_error(blip: str, folder: Path, tmp_path: P
     with pytest.raises(DataError, match=r"none of 1 images can be read \(first: .*notes.txt: not a readable image"):
         caption_photos(blip, [str(folder / "notes.txt")], CaptionPhotos(out=str(out), **EXACT))
     assert "error" in lines(out)[0]
-
-
-@pytest.mark.parametrize("bad", [set(), {0}, {3, 4}, {0, 6}, set(range(7))])
-def test_unreadable_images_are_found_by_halving(bad: set[int]):
-    sizes = []
-
-    def predict(indices: list[int]) -> list[list[dict[str, Any]]]:
-        sizes.append(len(indices))
-        if unreadable := bad & set(indices):
-            raise BadSample(f"image {min(unreadable)}", "broken")
-        return [[{"caption": str(i)}] for i in indices]
-
-    results = _predicted(list(range(7)), predict)
-    assert [isinstance(result, BadSample) for result in results] == [i in bad for i in range(7)]
-    assert [result[0]["caption"] for result in results if isinstance(result, list)] == [
-        str(i) for i in range(7) if i not in bad
-    ]
-    assert sizes[0] == 7 and len(sizes) <= 1 + 6 * len(bad)
 
 
 def test_texts_are_read_one_a_line(tmp_path: Path):

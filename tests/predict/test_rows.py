@@ -23,7 +23,7 @@ SETTINGS = {"command": "caption", "model": "abc", "num_beams": 3}
 
 
 def append(path: Path, *rows: dict[str, Any], each: int = 1, **settings: Any) -> dict[str, int]:
-    """Appends rows; how many rows of each item were there before."""
+    """Appends rows; how many items of each name were done before."""
     with open_rows(str(path), SETTINGS | settings, each=each) as file:
         done = dict(file.done)
         if rows:
@@ -39,7 +39,9 @@ def test_rows_are_appended_and_counted(tmp_path: Path):
     out = tmp_path / "new" / "rows.jsonl"
     assert append(out, {"image": "a", "caption": "x"}) == {}
     assert append(out, {"image": "a", "caption": "y"}, {"image": "b", "error": "z"}) == {"a": 1}
-    assert append(out) == {"a": 2, "b": 1}
+    assert append(out) == {"a": 2}
+    with open_rows(str(out), SETTINGS) as file:
+        assert file.failed == {"b": 1}
     assert [row["image"] for row in lines(out)] == ["a", "a", "b"]
     assert json.loads(settings_file(out).read_text()) == SETTINGS
     assert sorted(path.name for path in out.parent.iterdir()) == ["rows.jsonl", "rows.jsonl.settings.json"]
@@ -90,7 +92,7 @@ def test_a_file_cut_at_any_byte_is_continued_to_the_same_rows(
 
     def continue_rows() -> None:
         with open_rows(str(out), SETTINGS, each=each) as file:
-            for i in left_to_do(names, file, each):
+            for i in left_to_do(names, file):
                 file.write([{"image": names[i], "number": k} for k in range(each)])
 
     continue_rows()
@@ -160,6 +162,52 @@ def test_items_that_occur_several_times_have_rows_for_each(tmp_path: Path):
     append(out, {"image": "a"}, {"image": "b"})
     with open_rows(str(out), SETTINGS) as file:
         assert left_to_do(["new", "b", "a", "a"], file) == [0, 3]
+
+
+@hypothesis_settings(max_examples=30)
+@given(st.integers(1, 2), st.data())
+def test_items_with_an_error_are_tried_again_to_the_rows_of_a_first_try(
+    tmp_path_factory: pytest.TempPathFactory, each: int, data: st.DataObject
+):
+    """Wherever the commands were interrupted, and whichever items could not be read at first."""
+    folder = tmp_path_factory.mktemp("rows")
+    names = data.draw(st.lists(st.sampled_from("abcde"), min_size=1, max_size=7))
+
+    def write(out: Path, names: list[str], broken: set[str], stop_after: int = 99) -> None:
+        with open_rows(str(out), SETTINGS, each=each) as file:
+            for i in left_to_do(names, file)[:stop_after]:
+                result = {"error": "broken"} if names[i] in broken else {"caption": names[i].upper()}
+                file.write([{"image": names[i], "number": k} | result for k in range(each)])
+            if stop_after == 99:
+                file.arrange(names)
+
+    out = folder / "again.jsonl"
+    for _ in range(data.draw(st.integers(1, 3))):
+        broken = data.draw(st.sets(st.sampled_from("abcde")))
+        write(out, names, broken, data.draw(st.sampled_from([0, 1, 3, 99])))
+        if out.exists():
+            whole = out.read_bytes()
+            with out.open("r+b") as file:
+                file.truncate(data.draw(st.integers(max(0, len(whole) - 30), len(whole))))
+    write(out, names, set())
+    write(folder / "first.jsonl", names, set())
+    assert out.read_bytes() == (folder / "first.jsonl").read_bytes()
+    write(out, names, set("abcde"))
+    assert out.read_bytes() == (folder / "first.jsonl").read_bytes()
+
+
+def test_an_item_that_fails_again_has_one_row_with_the_latest_error(tmp_path: Path):
+    out = tmp_path / "rows.jsonl"
+    append(out, {"image": "other", "error": "x"}, {"image": "b", "error": "1"}, {"image": "a"}, {"image": "b"})
+    append(out, {"image": "c", "error": "1"})
+    with open_rows(str(out), SETTINGS) as file:
+        assert left_to_do(["c", "b", "a"], file) == [0]
+        file.write([{"image": "c", "error": "2"}])
+        file.arrange(["c", "b", "a"])
+        file.write([{"image": "d"}])
+    assert lines(out) == [
+        {"image": "other", "error": "x"}, {"image": "c", "error": "2"}, {"image": "b"}, {"image": "a"}, {"image": "d"},
+    ]  # fmt: skip
 
 
 def test_a_line_is_ascii_and_has_no_nan():

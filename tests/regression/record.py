@@ -73,7 +73,7 @@ class one_thread:
 
 def _pretraining(name: str, folder: Path) -> dict[str, Any]:
     run = test_first_step.toy(recipe(name))
-    if any_needs(run.objectives, "visual_tokenizer"):
+    if any_needs(run.objectives, lambda needs: needs.visual_tokenizer):
         run = replace(run, visual_tokenizer=_tokenizer(folder / "tokenizer"))
     batch = test_first_step.batch(run)
     module = building.with_teacher(building.build(run), run)

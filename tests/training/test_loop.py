@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from diptych.checkpoints.digests import CheckpointError
 from diptych.data.sources.base import DataError, WorkerDied
-from diptych.training.checkpoint import CHECKPOINT, MODEL, PREVIOUS, read_training_state
+from diptych.training.checkpoint import CHECKPOINT, MODEL, PREVIOUS, STATE, read_training_state
 from diptych.training.diagnostics import Diverged
 from diptych.training.log import TIME_FIELDS
 from diptych.training.loop import fit
@@ -363,7 +363,7 @@ def test_a_damaged_training_state_is_a_one_line_error(tmp_path):
     tensors = load_file(tmp_path / CHECKPOINT)
     (tmp_path / PREVIOUS).unlink()
     for state in ("", "[]", '{"step": "1"}', "[" * 5000, '{"step": 20}'):
-        save_file(tensors, tmp_path / CHECKPOINT, {"rest": state})  # without a digest, as older versions wrote it
+        save_file(tensors, tmp_path / CHECKPOINT, {STATE: state})  # without a digest, as older versions wrote it
         with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors, its state: ") as error:
             run(tmp_path, Toy(), settings())
         assert "\n" not in str(error.value)

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from diptych.checkpoints.mapping import KeyMapping, strip_prefix
-from diptych.checkpoints.official_config import ARGUMENTS, OfficialConfig, nearest, stated
+from diptych.checkpoints.official_config import ARGUMENTS, OfficialConfig, stated
 from diptych.checkpoints.positions import Positions
 from diptych.checkpoints.read import WeightsError
-from diptych.config.validation import check_fields
+from diptych.config.spelling import suggest_name
+from diptych.config.validation import check_fields, preview
 
 State = Mapping[str, Tensor]
 Arguments = Mapping[str, Any]
@@ -123,7 +124,7 @@ def infer_num_heads(dim: int, config: OfficialConfig, argument: str, *keys: str,
     if heads is None:
         raise WeightsError(f"{argument} cannot be inferred: width {dim} is not a multiple of 64; {advice}")
     if not isinstance(heads, int) or isinstance(heads, bool):
-        raise WeightsError(f"{argument}, the number of attention heads, is {heads!r:.60}; expected an integer")
+        raise WeightsError(f"{argument}, the number of attention heads, is {preview(heads)}; expected an integer")
     if heads < 1 or dim % heads:
         raise WeightsError(f"{argument}: width {dim} does not divide into {heads} heads; {advice}")
     return heads
@@ -219,14 +220,12 @@ def explicit_arguments(config: OfficialConfig, config_class: type[Any]) -> dict[
     """
     arguments = config.get(ARGUMENTS, {})
     if not isinstance(arguments, Mapping):
-        raise WeightsError(f"config: {ARGUMENTS} is {arguments!r:.60}; expected an object of names and values")
+        raise WeightsError(f"config: {ARGUMENTS} is {preview(arguments)}; expected an object of names and values")
     explicit = {name: _with_tuples(value) for name, value in arguments.items()}
     names = [field.name for field in fields(config_class)]
     for name in explicit:
         if name not in names:
-            raise WeightsError(
-                f"config: {ARGUMENTS}.{name}: the model has no such setting; did you mean {nearest(name, names, 0)}?"
-            )
+            raise WeightsError(f"config: {ARGUMENTS}.{name}: the model has no such setting{suggest_name(name, names)}")
     try:
         check_fields(config_class, explicit, ARGUMENTS)
     except ValueError as error:

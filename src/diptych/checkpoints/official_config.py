@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from diptych.checkpoints.read import WeightsError
+from diptych.config.spelling import nearest_names
+from diptych.config.validation import preview
 
 OfficialConfig = Mapping[str, Any]
 """Settings that cannot be inferred from shapes (num_heads, grid): from the official config, or from the user."""
@@ -14,7 +15,7 @@ OfficialConfig = Mapping[str, Any]
 ARGUMENTS = "arguments"
 """The key under which a config states constructor arguments of the model by their own names."""
 SIMILAR = 0.9
-"""Similarity (difflib's ratio) from which an unused key is taken for a misspelled one."""
+"""Similarity (`config.spelling.nearest_names`) from which an unused key is taken for a misspelled one."""
 
 
 class RecordedConfig(Mapping[str, Any]):
@@ -70,15 +71,8 @@ class RecordedConfig(Mapping[str, Any]):
             if key in self.looked_up:
                 if key in self.parts and (path or key != ARGUMENTS):
                     self.parts[key].check_spelling(f"{path}{key}.")
-            elif name := nearest(key, absent, SIMILAR):
-                raise WeightsError(f"{path}{key} is no key of this config; did you mean {path}{name}?")
-
-
-def nearest(key: str, names: list[str], similarity: float = 0.6) -> str | None:
-    """The most similar of `names`, whatever their case and underscores; None below `similarity`."""
-    plain = {name.replace("_", "").lower(): name for name in names}
-    near = get_close_matches(key.replace("_", "").lower(), list(plain), 1, similarity)
-    return plain[near[0]] if near else None
+            elif near := nearest_names(key, absent, similarity=SIMILAR):
+                raise WeightsError(f"{path}{key} is no key of this config; did you mean {path}{near[0]}?")
 
 
 def stated(config: OfficialConfig, argument: str, *keys: str) -> Any:
@@ -104,4 +98,4 @@ def check_fixed(config: OfficialConfig, fixed: Mapping[str, tuple[Any, ...]]) ->
     for key, values in fixed.items():
         if (value := _nested(config, key)) is not None and value not in values:
             expected = " or ".join(map(repr, values))
-            raise WeightsError(f"config: {key} is {value!r:.60}; expected {expected}: nothing else is supported")
+            raise WeightsError(f"config: {key} is {preview(value)}; expected {expected}: nothing else is supported")

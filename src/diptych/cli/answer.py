@@ -16,8 +16,9 @@ Examples:
                    for a file that is no readable image "error" in place of the answer. Without --out the rows are
                    printed
 
-The same command, given again, adds the photographs that have no row yet: after an interruption, or when the folder has
-new ones. Rows of another model, question or candidates are refused.
+The same command, given again, adds the photographs that have no row yet, after an interruption or when the folder has
+new ones, and tries those again whose row has an error. The rows are then in the order of the photographs. Rows of
+another model, question or candidates are refused.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import tyro
 from diptych.cli.errors import UsageError, find_misspelt
 from diptych.config.choices import DEFAULT, Words, choose, chosen_members, fill, help_of_choice, walk
 from diptych.config.spelling import suggest_name, suggest_setting
-from diptych.config.validation import MAX_REPR_CHARS, check
+from diptych.config.validation import MAX_REPR_CHARS, check, preview
 from diptych.runs.recipes import recipes, unprefixed, without_prefix
 from diptych.utils.terminal import echo
 
@@ -82,7 +82,7 @@ def parse_int(text: str, flag: str, kind: Any) -> int:
     """An integer within the range of `kind` (such as `config.validation.Seed`). Raises UsageError."""
     digits = text.strip().removeprefix("-")
     if not (digits.isascii() and digits.isdecimal()) or len(digits) > 4000:
-        raise UsageError(f"{flag} must be an integer: got {text[:MAX_REPR_CHARS]!r}")
+        raise UsageError(f"{flag} must be an integer: got {preview(text)}")
     try:
         check(kind, int(text), flag)
     except ValueError as error:

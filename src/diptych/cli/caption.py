@@ -15,8 +15,9 @@ Examples:
                    "captions", a list; for a file that is no readable image "error" in its place. Without --out the
                    rows are printed
 
-The same command, given again, adds the photographs that have no row yet: after an interruption, or when the folder has
-new ones. Rows of another model or of other options are refused. To compute a row again, remove it from the file.
+The same command, given again, adds the photographs that have no row yet, after an interruption or when the folder has
+new ones, and tries those again whose row has an error. The rows are then in the order of the photographs. Rows of
+another model or of other options are refused. To compute a row again, remove it from the file.
 """
 
 from __future__ import annotations

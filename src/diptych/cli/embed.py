@@ -15,8 +15,9 @@ Examples:
                    .safetensors: the tensor "vectors". Beside it, FILE.jsonl has one row for each photograph or text:
                    {"image": path, "row": index of its vector}, or "error" for a file that is no readable image
 
-The same command, given again, adds the photographs that have no vector yet: after an interruption, or when the folder
-has new ones. Vectors of another model are refused.
+The same command, given again, adds the photographs that have no vector yet, after an interruption or when the folder
+has new ones, and tries those again whose row has an error. The rows are then in the order of the photographs; vectors
+are added at the end. Vectors of another model are refused.
 """
 
 from __future__ import annotations

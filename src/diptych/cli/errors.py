@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from difflib import get_close_matches
 
-from diptych.config.spelling import OTHER_NAMES, bare
+from diptych.config.spelling import OTHER_NAMES, bare, nearest_names
 
 
 class UsageError(Exception):
@@ -49,4 +48,4 @@ def find_misspelt(flag: str, args: Iterable[str]) -> str:
     """The flag among `args` that probably stands for `flag`; ``""`` if none does."""
     flags = [word.partition("=")[0] for word in args if word.startswith("--")]
     same = [word for word in flags if bare(word) in OTHER_NAMES.get(bare(flag), "").split()]
-    return next(iter(same or get_close_matches(flag, flags, 1)), "")
+    return next(iter(same or nearest_names(flag, flags)), "")

@@ -23,6 +23,8 @@ Examples:
   --ablate PART    vqa: hide the image or the text of every question
   --shuffle_captions True  control: captions are shuffled between images, so every score must fall to chance
 
+A setting that is given and has no effect on this model, as --rerank without an ITM head, is named in one line.
+
 diptych evaluate --task TASK --help lists all options of a task.
 """
 
@@ -32,7 +34,7 @@ from pathlib import Path
 
 from diptych.cli.arguments import apply_overrides, list_tasks, pop_option, pop_positional, show_help, wants_help
 from diptych.cli.errors import UsageError
-from diptych.config.spelling import suggest_name
+from diptych.config.spelling import bare, suggest_name
 from diptych.config.tasks import EVALUATIONS, Evaluation, check_settings_of_task, evaluation_of
 from diptych.inference.saved_model import check_saved
 from diptych.runs.check_inputs import check_data, data_of, task_of
@@ -54,13 +56,14 @@ def evaluate_command(args: list[str]) -> None:
         raise UsageError(
             f"--task: expected one of {', '.join(EVALUATIONS)}, got {task!r}{suggest_name(task, EVALUATIONS)}"
         )
-    check_settings_of_task(task, [word[2:].partition("=")[0] for word in args if word.startswith("--")], "--")
+    explicit = [bare(word.partition("=")[0]) for word in args if word.startswith("--")]
+    check_settings_of_task(task, explicit, "--")
     evaluation = apply_overrides(evaluation_of(task), args, f"evaluate DIR --task {task}")
     check_saved(folder)
     check_data(evaluation.data or data_of(folder))
     from diptych.runs.evaluate import evaluate
 
-    metrics = evaluate(folder, evaluation)
+    metrics = evaluate(folder, evaluation, explicit)
     width = max([32, *map(len, metrics)])
     for name, value in metrics.items():
         echo(f"{name:{width}} {value:.4g}")

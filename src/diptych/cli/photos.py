@@ -36,6 +36,7 @@ def pop_text(words: list[str], name: str, usage: str) -> str:
 def print_summary(summary: Summary, out: str, what: str = "photograph") -> None:
     """Prints the numbers of items done, and those that cannot be read; to standard error if the rows were printed."""
     earlier = f", {summary.earlier:,} of them earlier" if summary.earlier else ""
+    earlier += f", {summary.retried:,} tried again" if summary.retried else ""
     if out:
         done, number = summary.number - len(summary.unreadable), f"{summary.number:,}"
         of_all = f"{done:,} of {number}" if summary.unreadable else number

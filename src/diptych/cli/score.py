@@ -16,8 +16,9 @@ Examples:
                    probability that they match (of a finetune retrieval run its ranking score); a model has one or
                    both. For a file that is no readable image "error" in their place. Without --out the rows are printed
 
-The same command, given again, adds the photographs that have no rows yet: after an interruption, or when the folder has
-new ones. Rows of another model or of other texts are refused.
+The same command, given again, adds the photographs that have no rows yet, after an interruption or when the folder has
+new ones, and tries those again whose rows have an error. The rows are then in the order of the photographs. Rows of
+another model or of other texts are refused.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from textwrap import wrap
 from typing import Any, TypeVar, get_type_hints
 
 from diptych.config.spelling import suggest_name
-from diptych.config.validation import MAX_REPR_CHARS, allows_none, dataclasses_of
+from diptych.config.validation import allows_none, dataclasses_of, preview
 
 T = TypeVar("T")
 Words = Mapping[str, type | None]
@@ -95,7 +95,7 @@ def _unknown_word(flag: str, value: str, words: Words) -> str:
     only = words.get(DEFAULT)
     inner = [f"{flag}.{field.name}" for field in fields(only)] if only else []
     settings = f" (its settings: {', '.join(inner)})" if inner else ""
-    got = f"got {value[:MAX_REPR_CHARS]!r}{suggest_name(value, words)}" if value else "got nothing"
+    got = f"got {preview(value)}{suggest_name(value, words)}" if value else "got nothing"
     return f"{flag}: expected {' or '.join(words)}, {got}{settings}"
 
 

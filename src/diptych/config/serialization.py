@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from diptych.config.validation import allows_none, dataclasses_of
+from diptych.config.validation import allows_none, dataclasses_of, preview
 
 KIND = "kind"
 RECORD = {"kind": str, "run": dict, "facts": dict, "versions": dict, "machine": str, "command": str}
@@ -44,7 +44,7 @@ def from_json(annotation: Any, value: Any, where: str = "run") -> Any:
         annotation, value = _member(members, value, where)
     if is_dataclass(annotation) and isinstance(annotation, type):
         if not isinstance(value, dict):
-            raise ValueError(f"{where}: expected an object with fields, got {_preview(value)}")
+            raise ValueError(f"{where}: expected an object with fields, got {preview(value)}")
         hints = get_type_hints(annotation)
         unknown = set(value) - set(hints)
         if unknown:
@@ -57,7 +57,7 @@ def from_json(annotation: Any, value: Any, where: str = "run") -> Any:
     if get_origin(annotation) is tuple:
         inner = get_args(annotation)
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{where}: expected a list, got {_preview(value)}")
+            raise ValueError(f"{where}: expected a list, got {preview(value)}")
         annotations = inner[:1] * len(value) if inner[1:] == (...,) else inner
         if len(annotations) != len(value):
             raise ValueError(f"{where}: expected {len(annotations)} values, got {len(value)}")
@@ -77,7 +77,7 @@ def check_record(record: Any, version: str) -> None:
     for name, kind in RECORD.items():
         value = record.get(name) if isinstance(record, dict) else record
         if not isinstance(record, dict) or not isinstance(value, kind):
-            raise ValueError(f"{name}: expected {TYPE_NAMES[kind]}, got {_preview(value)}")
+            raise ValueError(f"{name}: expected {TYPE_NAMES[kind]}, got {preview(value)}")
     check_version(record["versions"].get("diptych"), version)
     check_facts(record["facts"])
 
@@ -85,7 +85,7 @@ def check_record(record: Any, version: str) -> None:
 def check_version(written: Any, version: str) -> None:
     """Raises ValueError unless `written` is a version, and not later than `version`, this package's."""
     if not isinstance(written, str) or not re.fullmatch(r"\d{1,9}(\.\d{1,9})*\S{0,40}", written):
-        raise ValueError(f"version: expected a version such as {version}, got {_preview(written)}")
+        raise ValueError(f"version: expected a version such as {version}, got {preview(written)}")
     if _release(written) > _release(version):
         raise ValueError(f"written by Diptych {written}, and this is {version}: install the later version")
 
@@ -94,12 +94,12 @@ def check_facts(facts: dict[str, Any]) -> None:
     """Raises ValueError if a fact measured from the training data has the wrong type or range."""
     for name, value in facts.items():
         if name == "precision" and value not in ("fp32", "bf16"):
-            raise ValueError(f"facts.precision: expected fp32 or bf16, got {_preview(value)}")
+            raise ValueError(f"facts.precision: expected fp32 or bf16, got {preview(value)}")
         if name == "chance_losses" and not (isinstance(value, dict) and all(map(_is_level, value.values()))):
-            raise ValueError(f"facts.chance_losses: expected a value and a name of each, got {_preview(value)}")
+            raise ValueError(f"facts.chance_losses: expected a value and a name of each, got {preview(value)}")
     for name, minimum in MIN_FACTS.items():
         if name in facts and not (_is_number(facts[name]) and facts[name] >= minimum):
-            raise ValueError(f"facts.{name}: expected a number of at least {minimum}, got {_preview(facts[name])}")
+            raise ValueError(f"facts.{name}: expected a number of at least {minimum}, got {preview(facts[name])}")
 
 
 def _is_level(value: Any) -> bool:
@@ -116,10 +116,6 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", f"{version}.0.0")[:3]))
 
 
-def _preview(value: Any) -> str:
-    return f"{value!r:.60}"
-
-
 def _member(members: tuple[type, ...], value: Any, where: str) -> tuple[type, Any]:
     """The dataclass among `members` that `value` names (one alone needs no name), and its fields. Raises ValueError."""
     if len(members) == 1:
@@ -127,7 +123,7 @@ def _member(members: tuple[type, ...], value: Any, where: str) -> tuple[type, An
     by_name = {kind.__name__: kind for kind in members}
     named = value.get(KIND) if isinstance(value, dict) else None
     if named not in list(by_name):
-        got = f"{KIND} {_preview(named)}" if isinstance(value, dict) else _preview(value)
+        got = f"{KIND} {preview(named)}" if isinstance(value, dict) else preview(value)
         raise ValueError(f"{where}: expected one of {', '.join(by_name)}, got {got}")
     return by_name[named], {name: part for name, part in value.items() if name != KIND}
 

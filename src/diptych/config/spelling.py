@@ -1,9 +1,14 @@
-"""Suggestions for names that do not exist: other libraries' names of settings, and the nearest spelling."""
+"""Suggestions for names that do not exist: other libraries' names of settings, and the nearest spelling.
+
+Every message that suggests a name takes it from here.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from itertools import islice
 
 OTHER_NAMES = {
     "optimizer.learning_rate": "lr learning_rate base_lr peak_lr max_lr",
@@ -52,10 +57,29 @@ OTHER_NAMES = {
 """Our settings, and their names in other libraries. For suggestions only: the other names are not accepted."""
 
 
+SIMILARITY = 0.4
+"""Share of letters in common (difflib's ratio) from which a name is suggested."""
+MAX_NAMES, MAX_CHARS = 5000, 200  # names that are compared, and characters of each: a folder may have millions of files
+
+
+def nearest_names(name: str, known: Iterable[str], max_names: int = 1, similarity: float = SIMILARITY) -> list[str]:
+    """The names of `known` most similar to `name`, the nearest first; case, "_" and "-" are ignored."""
+    spelled: dict[str, str] = {}
+    for candidate in islice(known, MAX_NAMES):
+        spelled.setdefault(_letters(candidate), candidate)
+    return [spelled[match] for match in get_close_matches(_letters(name), list(spelled), max_names, similarity)]
+
+
+def _letters(name: str) -> str:
+    return re.sub("[_-]", "", name[:MAX_CHARS]).lower()
+
+
 def suggest_name(name: str, known: Iterable[str], max_names: int = 1) -> str:
-    """``"; did you mean …?"`` with the names nearest to `name`, case ignored; ``""`` if none is near."""
-    spelled = {candidate.lower(): candidate for candidate in known}
-    near = [spelled[match] for match in get_close_matches(name.lower(), list(spelled), max_names, 0.3)]
+    """``"; did you mean …?"`` with the names nearest to `name`; ``""`` if none is near.
+
+    A name of other characters than letters, digits and ``._-*/`` is quoted, so that none acts on a terminal.
+    """
+    near = [each if re.fullmatch(r"[\w.*/-]+", each) else repr(each) for each in nearest_names(name, known, max_names)]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 

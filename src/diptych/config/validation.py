@@ -211,12 +211,15 @@ def shown(value: Any) -> str:
     return " ".join(map(shown, value)) if isinstance(value, tuple) else str(value)
 
 
+def preview(value: Any) -> str:
+    """A value as messages repeat it: its representation, cut to MAX_REPR_CHARS."""
+    text = repr(value)
+    return text if len(text) <= MAX_REPR_CHARS else f"{text[:MAX_REPR_CHARS]}..."
+
+
 def _raise_invalid(name: str, expected: str, value: Any) -> None:
     """Raises ValueError with the name of a setting, what it must be, and the start of its value."""
-    text = repr(value)
-    raise ValueError(
-        f"{name} must be {expected}: got {text if len(text) <= MAX_REPR_CHARS else text[:MAX_REPR_CHARS] + '...'}"
-    )
+    raise ValueError(f"{name} must be {expected}: got {preview(value)}")
 
 
 def _dotted(prefix: str, field: str) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from diptych.batch import Image, Regions
 from diptych.config.data import ImageSettings
 from diptych.data.images.loading import image_loader
 from diptych.data.regions.frozen_features import RegionLoader
+from diptych.data.sources.base import BadSample, Skipped
 from diptych.data.sources.photos import Photos, open_photos
 from diptych.inference.loaded_model import LoadedModel
 from diptych.models.configs import model_name
 from diptych.protocols import UnsupportedOperation
+
+OnError = Callable[[Skipped], object] | None
+"""What is called with each image that cannot be read, which is then left out; None: BadSample is raised."""
 
 
 class ImageProcessor:
@@ -29,7 +34,7 @@ class ImageProcessor:
     def __call__(self, images: object) -> Image | Regions:
         """The image input of the model, on the CPU. Raises DataError, BadSample, UnsupportedOperation."""
         photos = self.open(images)
-        return self.stack(photos, range(len(photos)))
+        return self._loader.stack([self._loader.load(photos, i, None) for i in range(len(photos))])
 
     def open(self, images: object) -> Photos:
         """The images, not read yet; an empty list gives none.
@@ -53,15 +58,36 @@ class ImageProcessor:
                 f"{self._regions} by the name of the image file: pass paths of images whose regions are in there"
             )
 
-    def stack(self, photos: Photos, indices: Sequence[int]) -> Image | Regions:
-        """The images of these indices, which may recur, as one batch. Raises BadSample, which names the image."""
-        loaded = {i: self._loader.load(photos, i, None) for i in dict.fromkeys(indices)}
-        return self._loader.stack([loaded[i] for i in indices])
+    def batches(
+        self, photos: Photos, batch_size: int, on_error: OnError = None, indices: Sequence[int] | None = None
+    ) -> Iterator[tuple[list[int], Image | Regions]]:
+        """Images in batches, each with the places of its images in `indices`.
 
-    def batches(self, photos: Photos, batch_size: int) -> Iterator[tuple[range, Image | Regions]]:
-        """All images in batches, with their indices. Raises BadSample, and ValueError for a batch size below 1."""
+        Args:
+            on_error: called once with each image that cannot be read, which its batch then lacks; a batch without any
+                image is left out. None: BadSample is raised.
+            indices: of `photos`, any of which may recur; None: all.
+
+        Raises BadSample, and ValueError for a batch size below 1.
+        """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1: got {batch_size}")
-        for start in range(0, len(photos), batch_size):
-            indices = range(start, min(start + batch_size, len(photos)))
-            yield indices, self.stack(photos, indices)
+        indices, skipped = range(len(photos)) if indices is None else indices, set[int]()
+        for start in range(0, len(indices), batch_size):
+            loaded: dict[int, Any] = {}
+            for i in dict.fromkeys(indices[start : start + batch_size]):
+                try:
+                    loaded[i] = self._loader.load(photos, i, None)
+                except BadSample as bad:
+                    if on_error is None:
+                        raise _with_advice(bad) if len(photos) > 1 else bad from None
+                    if i not in skipped:
+                        on_error(Skipped(i, bad.where, bad.why))
+                    skipped.add(i)
+            places = [start + k for k, i in enumerate(indices[start : start + batch_size]) if i in loaded]
+            if places:
+                yield places, self._loader.stack([loaded[indices[place]] for place in places])
+
+
+def _with_advice(bad: BadSample) -> BadSample:
+    return BadSample(bad.where, f"{bad.why}; to go on without it, pass on_error, as on_error=print")

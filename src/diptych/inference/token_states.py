@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +69,24 @@ def joined(parts: list[Features]) -> Features:
     }
     pooled = [part.pooled for part in parts if part.pooled is not None]
     return Features(**states, pooled=torch.cat(pooled) if pooled else None)
+
+
+def placed(features: Features, places: Sequence[int], number: int) -> Features:
+    """The features of some of `number` samples at their places; the other samples are padding, their `pooled` NaN."""
+    if len(places) == number:
+        return features
+
+    def at_places(x: Tensor, fill: float) -> Tensor:
+        rows = x.new_full((number, *x.shape[1:]), fill)
+        rows[places] = x
+        return rows
+
+    def states(part: TokenStates | None) -> TokenStates | None:
+        return part and TokenStates(at_places(part.values, 0), at_places(part.mask, False), part.spans)
+
+    image, text = states(features.image), states(features.text)
+    pooled = None if features.pooled is None else at_places(features.pooled, torch.nan)
+    return Features(image, text, states(features.fused_image), states(features.fused_text), pooled)
 
 
 def _joined_states(parts: list[TokenStates]) -> TokenStates:

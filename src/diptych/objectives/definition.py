@@ -133,9 +133,9 @@ def needs_of(objectives: Objectives) -> dict[str, Needs]:
     return {name: definitions()[name].needs(settings) for name, settings in objectives.present().items()}
 
 
-def any_needs(objectives: Objectives, need: str) -> bool:
-    """Whether any objective of a run has the field `need` of its `Needs` set."""
-    return any(getattr(needs, need) for needs in needs_of(objectives).values())
+def any_needs(objectives: Objectives, need: Callable[[Needs], object]) -> bool:
+    """Whether `need` (``lambda needs: needs.text``) is true of what any objective of a run needs."""
+    return any(need(needs) for needs in needs_of(objectives).values())
 
 
 def losses_of(objectives: Objectives, setup: Setup) -> Iterator[Objective]:

@@ -17,9 +17,8 @@ from diptych import protocols
 from diptych.batch import Image, Regions, Text
 from diptych.config.published import Published
 from diptych.config.run import Pretrain
-from diptych.models.configs import CLIPResNetConfig, CrossViTConfig, RegionModel, ViLBERTConfig
+from diptych.models.configs import CrossViTConfig, RegionModel, ViLBERTConfig
 from diptych.modules.tokens import FusedTokens, Tokens
-from diptych.runs.import_settings import RESNET_STRIDE
 
 NUM_REGIONS = 36  # of an image, for models of region features
 TEXT_TOKENS = 15  # a caption of typical length, with [CLS] and [SEP]
@@ -101,8 +100,7 @@ def _image(known: Published | Pretrain) -> Image | Regions:
             return _regions(NUM_REGIONS, model.feature_dim, isinstance(model, ViLBERTConfig))
         if isinstance(model, CrossViTConfig):
             return Image.from_full(torch.zeros(1, 3, *model.image_sizes[:1] * 2))
-        patch_size = RESNET_STRIDE if isinstance(model, CLIPResNetConfig) else model.patch_size
-        rows, columns = (side * patch_size for side in model.grid)
+        rows, columns = (side * model.patch_size for side in model.grid)
         return Image.from_full(torch.zeros(1, 3, rows, columns))
     if not known.regions:
         return Image.from_full(torch.zeros(1, 3, *known.image_size))

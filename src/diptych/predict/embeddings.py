@@ -25,26 +25,28 @@ HEADER = 4  # bytes at the beginning of FILE.part: the dimension of its vectors,
 class EmbeddingFile:
     """Rows with a "vector" (float32, ``(d,)``): the vectors go to one file, the rows to ``FILE.jsonl`` beside it.
 
-    There, "row" takes the vector's place: its index in the file. Rows with an "error" have none. Until `finish`, the
-    vectors are in ``FILE.part``. See `rows.RowFile` for what is continued and what is refused.
+    There, "row" takes the vector's place: its index in the file, where vectors are in the order in which they were
+    computed. Rows with an "error" have none. Until `finish`, the vectors are in ``FILE.part``. See `rows.RowFile` for
+    what is continued and what is refused.
 
     Raises:
-        RunError: vectors that ``FILE.jsonl`` lists are missing. DamagedFile: it does not number them in order.
+        RunError: vectors that ``FILE.jsonl`` lists are missing. DamagedFile: it does not list each once.
     """
 
     def __init__(self, path: Path, rows: RowFile):
         self.path, self.rows = path, rows
         self.part = part_file(path)
-        indices = [row.get("row") for row, _ in rows.rows() if "error" not in row]
-        if indices != list(range(len(indices))):
-            raise DamagedFile(f'{rows.path}: expected "row" to count from 0; restore it, or give another --out')
-        self.number = len(indices)
+        self.number = len(self._names())
         if self.number and not self.part.exists() and not path.exists():
             raise RunError(f"{path} is missing, whose vectors {rows.path} lists: restore it, or remove {rows.path}")
 
     @property
     def done(self) -> Counter[str]:
         return self.rows.done
+
+    @property
+    def failed(self) -> Counter[str]:
+        return self.rows.failed
 
     def write(self, rows: Sequence[Row]) -> None:
         vectors = [row["vector"] for row in rows if "vector" in row]
@@ -57,6 +59,10 @@ class EmbeddingFile:
             numbered.append({name: value for name, value in row.items() if name != "vector"} | index)
         self.rows.write(numbered)
 
+    def arrange(self, names: Sequence[str]) -> None:
+        """Arranges the rows as `RowFile.arrange` does; the vectors stay where they are."""
+        self.rows.arrange(names)
+
     def finish(self) -> None:
         """Writes the vectors, if some were added, as an array ``(n, d)`` into their file.
 
@@ -67,11 +73,20 @@ class EmbeddingFile:
         with self.part.open("rb") as file:
             dim = self._dimension(file)
             vectors = np.fromfile(file, "<f4", self.number * dim).reshape(self.number, dim)
-        key = self.rows.key
-        names = [row[key] for row, _ in self.rows.rows() if "error" not in row]
         with atomic_write(self.path) as partial:
-            _save(partial, self.path.suffix, vectors, f"{key}s", names)
+            _save(partial, self.path.suffix, vectors, f"{self.rows.key}s", self._names())
         self.part.unlink()
+
+    def _names(self) -> list[str]:
+        """The name of each vector, in their order. Raises DamagedFile unless the rows number them from 0, each once."""
+        numbered = [(row.get("row"), row[self.rows.key]) for row, _ in self.rows.rows() if "error" not in row]
+        names = {index: name for index, name in numbered if type(index) is int}
+        if names.keys() != set(range(len(numbered))):
+            raise DamagedFile(
+                f'{self.rows.path}: expected each "row" from 0 to {len(numbered) - 1} once; restore it, or give another '
+                "--out"
+            )
+        return [names[i] for i in range(len(numbered))]
 
     def _append(self, vectors: np.ndarray) -> None:
         with naming_write_errors(self.part):
@@ -82,7 +97,8 @@ class EmbeddingFile:
             with self.part.open("r+b") as file:
                 if (dim := self._dimension(file)) != vectors.shape[1]:
                     raise DamagedFile(
-                        f"{self.part}: expected vectors of dimension {vectors.shape[1]}, got {dim}; remove it and {self.rows.path} to compute them again"
+                        f"{self.part}: expected vectors of dimension {vectors.shape[1]}, got {dim}; remove it and "
+                        f"{self.rows.path} to compute them again"
                     )
                 end = HEADER + self.number * dim * vectors.itemsize
                 file.truncate(end)  # vectors of rows whose write was interrupted
@@ -90,7 +106,7 @@ class EmbeddingFile:
                 file.write(vectors.tobytes())
 
     def _dimension(self, file: BinaryIO) -> int:
-        """The dimension of the vectors in ``FILE.part``; then reads on at the first. Raises DamagedFile if some lack."""
+        """The dimension of the vectors in ``FILE.part``, read up to the first. Raises DamagedFile if some are missing."""
         size = file.seek(0, 2)
         file.seek(0)
         dim = int.from_bytes(file.read(HEADER), "little")

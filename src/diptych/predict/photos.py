@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
@@ -12,9 +13,10 @@ import torch
 
 from diptych.api import VLM, load
 from diptych.config.predict import AnswerQuestion, CaptionPhotos, Embed, PredictTask, ScoreTexts
-from diptych.data.sources.base import BadSample, DataError, first_skipped
+from diptych.data.sources.base import DataError, Skipped, first_skipped
 from diptych.data.sources.paths import read_text
 from diptych.data.sources.photos import Photos, open_photos
+from diptych.inference.image_processor import OnError
 from diptych.models.configs import ImageOnlyModel
 from diptych.predict.embeddings import open_embeddings, part_file, rows_file
 from diptych.predict.rows import PrintedRows, Row, RowWriter, left_to_do, open_rows, progress_bar, settings_file
@@ -25,16 +27,17 @@ from diptych.utils.feature_cache import digest
 Config = CaptionPhotos | AnswerQuestion | ScoreTexts | PredictTask | Embed
 CHANGEABLE = ("out", "batch_size", "device", "precision", "texts")  # settings that rows do not depend on
 METHODS = ("itc", "itm")  # of scoring, in the order of a row's fields
-Predict = Callable[[list[int]], list[list[Row]]]
-"""From the indices of items to the fields of the rows of each. Raises BadSample if one of them cannot be read."""
+Predict = Callable[[list[int], OnError], list[list[Row]]]
+"""From the indices of items, and what is called with those that cannot be read, to the fields of the rows of each."""
 
 
 @dataclass
 class Summary:
-    """What a command did: its number of items, of those done earlier, and the items that it could not read."""
+    """Numbers of a command's items: all, those done earlier, those tried again; and those that could not be read."""
 
     number: int
     earlier: int = 0
+    retried: int = 0  # items that had rows with an error
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # (name, why)
 
 
@@ -46,7 +49,7 @@ def caption_photos(run: str, images: Sequence[str], config: CaptionPhotos) -> Su
     photos, model = _photos(images, config), _load(run, config)
     check_operation(model.loaded, "caption")
 
-    def predict(indices: list[int]) -> list[list[Row]]:
+    def predict(indices: list[int], on_error: OnError) -> list[list[Row]]:
         captions = model.caption(
             photos.select(indices),
             config.prompt,
@@ -55,8 +58,10 @@ def caption_photos(run: str, images: Sequence[str], config: CaptionPhotos) -> Su
             config.num_captions,
             config.max_length,
             seed=[_seed(photos.path(i)) for i in indices],
+            on_error=on_error,
         )
-        return [[{"caption" if isinstance(part, str) else "captions": part}] for part in captions]
+        name = "caption" if config.num_captions == 1 else "captions"
+        return [[{name: of_image}] for of_image in captions]
 
     with open_rows(config.out, _settings("caption", model, config)) as rows:
         return _write_rows("captions", _paths(photos), predict, rows, config.batch_size)
@@ -68,9 +73,9 @@ def answer_question(run: str, images: Sequence[str], question: str, config: Answ
     check_operation(model.loaded, "answer")
     candidates = _candidates(config.candidates)
 
-    def predict(indices: list[int]) -> list[list[Row]]:
-        answers = model.answer(photos.select(indices), question, candidates)
-        return [[{"answer": answer.text, "probability": answer.probability}] for answer in answers]
+    def predict(indices: list[int], on_error: OnError) -> list[list[Row]]:
+        answers = model.answer(photos.select(indices), question, candidates, on_error=on_error)
+        return [[{"answer": a.text, "probability": a.probability}] if a else [] for a in answers]
 
     settings = _settings("answer", model, config) | {"question": question, "candidates": candidates}
     with open_rows(config.out, settings) as rows:
@@ -90,8 +95,8 @@ def score_texts(run: str, images: Sequence[str], texts: Sequence[str], config: S
     methods = [method for method in METHODS if model.can(method)]
     score = model.scorer(texts, methods)
 
-    def predict(indices: list[int]) -> list[list[Row]]:
-        scores = {method: values.tolist() for method, values in score(photos.select(indices)).items()}
+    def predict(indices: list[int], on_error: OnError) -> list[list[Row]]:
+        scores = {method: values.tolist() for method, values in score(photos.select(indices), on_error).items()}
         return [[{m: scores[m][i][k] for m in methods} for k in range(len(texts))] for i in range(len(indices))]
 
     settings = _settings("score", model, config) | {"texts": list(texts)}
@@ -106,8 +111,8 @@ def predict_task(run: str, images: Sequence[str], text: str | None, config: Pred
     name = predicted_task(model.loaded)[0].text
     constant = {name: text} if name else {}
 
-    def predict(indices: list[int]) -> list[list[Row]]:
-        return [[row] for row in model.predict(photos.select(indices), text)]
+    def predict(indices: list[int], on_error: OnError) -> list[list[Row]]:
+        return [[row] if row else [] for row in model.predict(photos.select(indices), text, on_error=on_error)]
 
     with open_rows(config.out, _settings("predict", model, config) | constant) as rows:
         return _write_rows("outputs", _paths(photos), predict, rows, config.batch_size, constant=[constant])
@@ -121,11 +126,11 @@ def embed(run: str, images: Sequence[str], config: Embed) -> Summary:
     model = _load(run, config)
     check_operation(model.loaded, f"embed_{key}s")
 
-    def predict(indices: list[int]) -> list[list[Row]]:
+    def predict(indices: list[int], on_error: OnError) -> list[list[Row]]:
         if photos is None:
             vectors = model.embed_texts([names[i] for i in indices])
         else:
-            vectors = model.embed_images(photos.select(indices), config.batch_size)
+            vectors = model.embed_images(photos.select(indices), config.batch_size, on_error=on_error)
         return [[{"vector": vector}] for vector in vectors.numpy()]
 
     with open_embeddings(config.out, _settings("embed", model, config), key) as embeddings:
@@ -204,7 +209,9 @@ def _write_rows(
     key: str = "image",
     constant: Sequence[Row] = ({},),
 ) -> Summary:
-    """Writes the rows of all items that have none yet, a batch at a time, with a progress bar.
+    """Writes the rows of all items that have none yet, or rows with an error, a batch at a time, with a progress bar.
+
+    The rows are then in the order of the items.
 
     Args:
         names: the name of each item, which its rows begin with.
@@ -212,29 +219,21 @@ def _write_rows(
 
     Raises DataError if there is no item that can be read.
     """
-    left = left_to_do(names, rows, len(constant))
-    summary = Summary(len(names), len(names) - len(left))
+    left = left_to_do(names, rows)
+    retried = Counter(names[i] for i in left) & rows.failed
+    summary = Summary(len(names), len(names) - len(left), retried.total())
     with progress_bar(title, len(names), summary.earlier, isinstance(rows, PrintedRows)) as advance:
         for start in range(0, len(left), batch_size):
-            batch, new = left[start : start + batch_size], list[Row]()
-            for i, result in zip(batch, _predicted(batch, predict), strict=True):
-                if isinstance(result, BadSample):
-                    summary.unreadable.append((names[i], result.why))
-                    result = [{"error": result.why}] * len(constant)
+            batch, skipped, new = left[start : start + batch_size], list[Skipped](), list[Row]()
+            results = predict(batch, skipped.append)
+            for one in skipped:
+                summary.unreadable.append((names[batch[one.id]], one.why))
+                results[one.id] = [{"error": one.why}] * len(constant)
+            for i, result in zip(batch, results, strict=True):
                 new += [{key: names[i]} | fixed | row for fixed, row in zip(constant, result, strict=True)]
             rows.write(new)
             advance(len(batch))
+    rows.arrange(names)
     if len(summary.unreadable) == summary.number:
         raise DataError(f"none of {summary.number} images can be read (first: {first_skipped(summary.unreadable)})")
     return summary
-
-
-def _predicted(indices: list[int], predict: Predict) -> list[list[Row] | BadSample]:
-    """The rows of each item; BadSample in place of those of an item that cannot be read, found by halving."""
-    try:
-        return list(predict(indices))
-    except BadSample as bad:
-        if len(indices) == 1:
-            return [bad]
-    middle = len(indices) // 2
-    return [*_predicted(indices[:middle], predict), *_predicted(indices[middle:], predict)]

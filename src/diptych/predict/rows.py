@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from diptych.config.validation import MAX_REPR_CHARS
+from diptych.config.validation import preview
 from diptych.inference.saved_model import RunError
 from diptych.utils.io import DamagedFile, atomic_write, naming_write_errors, parse_json, read_json
 from diptych.utils.lock import locked
@@ -31,11 +32,20 @@ class RowWriter(Protocol):
 
     @property
     def done(self) -> Counter[str]:
-        """How many rows of each item (an image, a text) are there already, by its name."""
+        """How many items (images, texts) of each name have their rows already, without an error."""
+        ...
+
+    @property
+    def failed(self) -> Counter[str]:
+        """How many items of each name have rows with an "error"."""
         ...
 
     def write(self, rows: Sequence[Row]) -> None:
         """Writes all rows of one or several items, whole lines, and flushes them."""
+        ...
+
+    def arrange(self, names: Sequence[str]) -> None:
+        """Puts the rows in the order of `names`, without the rows with an error that later ones replace."""
         ...
 
 
@@ -46,9 +56,26 @@ class PrintedRows:
     def done(self) -> Counter[str]:
         return Counter()
 
+    @property
+    def failed(self) -> Counter[str]:
+        return Counter()
+
     def write(self, rows: Sequence[Row]) -> None:
         for row in rows:
             echo(to_line(row))
+
+    def arrange(self, names: Sequence[str]) -> None:
+        """Printed rows stay as they are."""
+
+
+@dataclass(frozen=True)
+class _Item:
+    """The place of an item's rows in a file, in bytes, and whether one of them has an "error"."""
+
+    name: str
+    start: int
+    end: int
+    failed: bool
 
 
 class RowFile:
@@ -69,16 +96,20 @@ class RowFile:
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], key: str = "image", each: int = 1):
-        self.path, self.settings, self.key = path, settings, key
+        self.path, self.settings, self.key, self.each = path, settings, key, each
         self._check_settings()
-        self._done: Counter[str] = Counter()
-        self._end = 0
+        items = list(self._items())
+        self._done, self._failed = (Counter(item.name for item in items if item.failed == failed) for failed in (0, 1))
+        self._end = items[-1].end if items else 0
         self._file: FileIO | None = None
-        self._read(each)
 
     @property
     def done(self) -> Counter[str]:
         return self._done
+
+    @property
+    def failed(self) -> Counter[str]:
+        return self._failed
 
     def write(self, rows: Sequence[Row]) -> None:
         data = memoryview("".join(f"{to_line(row)}\n" for row in rows).encode())
@@ -89,11 +120,28 @@ class RowFile:
                 written += file.write(data[written:])
         self._end = end
 
+    def arrange(self, names: Sequence[str]) -> None:
+        """Puts the items in the order of `names`, after those that are not in `names`, which keep their order.
+
+        The rows with an error are removed of items that have later ones. Raises WriteError; the file is then unchanged.
+        """
+        self.close()
+        items = list(self._items())
+        arranged = _arranged(items, names)
+        if arranged == items:
+            return
+        with self.path.open("rb") as old, atomic_write(self.path) as partial, partial.open("wb") as new:
+            for item in arranged:
+                old.seek(item.start)
+                new.write(old.read(item.end - item.start))
+        self._end = sum(item.end - item.start for item in arranged)
+
     def close(self) -> None:
         """Closes the file; removes the last lines if their write was interrupted."""
         if self._file is not None:
             with self._file as file:
                 file.truncate(self._end)
+            self._file = None
 
     def rows(self) -> Iterator[tuple[Row, int]]:
         """The rows of the file and the length of each in bytes, without an incomplete last line. Raises DamagedFile."""
@@ -126,24 +174,39 @@ class RowFile:
         settings = json.loads(json.dumps(self.settings))
         for name in sorted(saved.keys() | settings.keys()):
             if saved.get(name) != settings.get(name):
-                before, now = (f"{values.get(name)!r:.{MAX_REPR_CHARS}}" for values in (saved, settings))
+                before, now = (preview(values.get(name)) for values in (saved, settings))
                 what = "of another model" if name == "model" else f"with {name} = {before}, not {now}"
                 raise RunError(f"{self.path} has rows {what}: give the same again, or another --out")
 
-    def _read(self, each: int) -> None:
-        """Counts the rows of whole items."""
-        item, size = list[Row](), 0
+    def _items(self) -> Iterator[_Item]:
+        """The whole items of the file, in its order. Raises DamagedFile if one has fewer rows than it must have."""
+        item, start, end = list[Row](), 0, 0
         for row, length in self.rows():
             item.append(row)
-            size += length
+            end += length
             if row[self.key] != item[0][self.key]:
                 raise DamagedFile(
-                    f"{self.path}: expected {each} rows of {item[0][self.key]!r}, got {len(item) - 1}; {_ADVICE}"
+                    f"{self.path}: expected {self.each} rows of {item[0][self.key]!r}, got {len(item) - 1}; {_ADVICE}"
                 )
-            if len(item) == each:
-                self._done[row[self.key]] += each
-                self._end += size
-                item, size = [], 0
+            if len(item) == self.each:
+                yield _Item(row[self.key], start, end, any("error" in row for row in item))
+                item, start = [], end
+
+
+def _arranged(items: Sequence[_Item], names: Sequence[str]) -> list[_Item]:
+    """The items in the order of `names`: of each name those without an error first, then the latest with one.
+
+    Items of other names, and a surplus without an error, come before them; a surplus with an error is left out.
+    """
+    by_name = defaultdict[str, list[_Item]](list)
+    for item in items:
+        by_name[item.name].append(item)
+    for name in set(names):
+        by_name[name].sort(key=lambda item: (item.failed, -item.start if item.failed else item.start))
+    placed = [by_name[name].pop(0) for name in names if by_name[name]]
+    known = set(names)
+    others = [item for of_name in by_name.values() for item in of_name if not (item.failed and item.name in known)]
+    return sorted(others, key=lambda item: item.start) + placed
 
 
 def to_line(row: Row) -> str:
@@ -179,10 +242,12 @@ def settings_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.settings.json")
 
 
-def left_to_do(names: Sequence[str], rows: RowWriter, each: int = 1) -> list[int]:
-    """Indices of the items that have no rows yet; a name that occurs several times has rows for each."""
-    done = Counter({name: count // each for name, count in rows.done.items()})
-    left = []
+def left_to_do(names: Sequence[str], rows: RowWriter) -> list[int]:
+    """Indices of the items that have no rows yet, or rows with an error: what could not be read may be repaired.
+
+    A name that occurs several times has rows for each.
+    """
+    done, left = Counter(rows.done), []
     for i, name in enumerate(names):
         if done[name]:
             done[name] -= 1

@@ -64,9 +64,9 @@ def build(run: Pretrain, statistics: Mapping[str, float] | None = None, guided: 
     scale_init(nn.ModuleList([model, heads]), run.init_scale)
     check_heads(run.objectives, model, heads)
     freeze(model, run.freeze)
-    needs_cnn = guided and any_needs(run.objectives, "frozen_cnn")
+    needs_cnn = guided and any_needs(run.objectives, lambda needs: needs.frozen_cnn)
     teacher = frozen_cnn().with_normalization(input_image_settings(run).mean_std) if needs_cnn else None
-    needs_codes = guided and any_needs(run.objectives, "visual_tokenizer")
+    needs_codes = guided and any_needs(run.objectives, lambda needs: needs.visual_tokenizer)
     visual_tokenizer = frozen_tokenizer(run) if needs_codes else None
     grad_cache_size = max((needs.grad_cache_size for needs in needs_of(run.objectives).values()), default=0)
     itc_heads = tuple(name for name in heads if name.startswith("itc"))

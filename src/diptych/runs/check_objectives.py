@@ -57,7 +57,7 @@ def check_no_leak(run: Pretrain, model: nn.Module) -> None:
     It does if the model embeds words itself; a decoder beside a whole frozen text embedding has its own word
     embeddings.
     """
-    causal = any_needs(run.objectives, "causal")
+    causal = any_needs(run.objectives, lambda needs: needs.causal)
     reads_words = any(isinstance(part, FrozenTextEmbedding) for part in model.modules())
     if causal and run.embedders.text == "minilm" and reads_words:
         raise RunError(

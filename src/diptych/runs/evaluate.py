@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,21 @@ from diptych.runs.matching import matching
 from diptych.runs.qualitative_examples import write_examples
 from diptych.runs.run_folder import RUN_FILE, read_run
 from diptych.tasks.definition import Result, tasks
+from diptych.tasks.operations import settings_without_effect
 from diptych.training.distributed import pick_device, uses_bf16
 from diptych.utils.feature_cache import digest
 from diptych.utils.io import atomic_write
 from diptych.utils.lock import locked
+from diptych.utils.terminal import echo
 
 
-def evaluate(folder: Path, settings: Evaluation) -> dict[str, float]:
+def evaluate(folder: Path, settings: Evaluation, explicit: Collection[str] = ()) -> dict[str, float]:
     """Metrics of the run in `folder` on one task.
 
     Writes a folder ``evaluate-…`` in it, then the run's report again. A report that fails is one printed line.
+
+    Args:
+        explicit: names of the settings that a person gave. For each that has no effect on this model a line is printed.
 
     Raises:
         DataError, RunError: the data or the run cannot be evaluated with these settings.
@@ -45,6 +50,9 @@ def evaluate(folder: Path, settings: Evaluation) -> dict[str, float]:
     settings = complete(settings, folder)
     device = pick_device(settings.device)
     loaded = load_model(folder, device)
+    for name, why in settings_without_effect(loaded, settings).items():
+        if name in explicit:
+            echo(f"{name} has no effect: {why}")
     bf16, out = uses_bf16(device, settings.precision), folder / name_of(settings, data_of(folder))
     with locked(out):
         with torch.no_grad(), packing(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):

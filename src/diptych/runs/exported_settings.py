@@ -19,7 +19,7 @@ from diptych.checkpoints.huggingface.folder import read_json_object
 from diptych.checkpoints.official_config import ARGUMENTS
 from diptych.checkpoints.read import WeightsError
 from diptych.data.sources.base import DataError
-from diptych.data.sources.paths import parse_json
+from diptych.data.sources.paths import data_in_json
 from diptych.inference.saved_model import ModelSettings
 from diptych.models.configs import RegionModel
 from diptych.models.importing import ADAPTERS, constructor_arguments
@@ -63,7 +63,7 @@ def read_exported_settings(file: Path) -> tuple[str, dict[str, Any]] | None:
         return None
     where = f"{file}, metadata {METADATA!r}"
     try:
-        settings = parse_json(text, Path(where))
+        settings = data_in_json(text, Path(where))
     except DataError as error:
         raise WeightsError(str(error)) from None
     if not isinstance(settings, dict):

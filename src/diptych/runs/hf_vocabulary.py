@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ from diptych.checkpoints.huggingface.folder import read_json_object
 from diptych.checkpoints.read import WeightsError
 from diptych.data.tokenizers.bpe import BytePairs
 from diptych.data.tokenizers.tokenizer import BERT, CLIP, vocabulary
+from diptych.data.tokenizers.tokenizer_json import CLIP_SPECIAL, vocabulary_of_tokenizer_json
 from diptych.data.tokenizers.vocabulary import Vocabulary
 from diptych.data.tokenizers.wordpiece import WordPieces
 
 LIST, PAIRS, TOKENIZER, OPTIONS = "vocab.txt", "vocab.json", "tokenizer.json", "tokenizer_config.json"
 MERGES = "merges.txt"
 ADDED = ("[DEC]", "[ENC]")  # BLIP's tokens after those of BERT's vocabulary: the model here adds them itself
-CLIP_SPECIAL = {"<|startoftext|>": "<start_of_text>", "<|endoftext|>": "<end_of_text>"}
 READS_CLIP, READS_BERT = ("clip", "open_clip"), ("vilt", "blip")
 
 
@@ -26,60 +27,53 @@ def custom_vocabulary(folder: Path, system: str) -> Path | None:
     Raises WeightsError if the folder's tokenizer works differently and cannot be used.
     """
     if system in READS_CLIP:
-        for name, ids in _token_ids(folder, (PAIRS, TOKENIZER)):
-            _check_clip(folder / name, {CLIP_SPECIAL.get(token, token): i for token, i in ids.items()})
-        return None
+        return _custom_byte_pairs(folder)
     if system not in READS_BERT:
         return None
     _check_options(folder)
     if (folder / LIST).is_file():
         lines = (folder / LIST).read_text(encoding="utf-8", errors="replace").splitlines()
-        if _equals_bundled(lines):
-            return None
-        return folder / LIST
-    for name, ids in _token_ids(folder, (TOKENIZER,)):
-        if not _equals_bundled(sorted(ids, key=lambda token: ids[token])):
-            raise WeightsError(
-                f"{folder / name}: its tokens are not those of {BERT}; write them in order, one per line, to a file "
-                "and give --vocabulary FILE"
-            )
-    return None
+        return None if _equals_bundled(lines) else folder / LIST
+    known = _tokenizer_json(folder, WordPieces)
+    return None if known is None or _equals_bundled(known.tokens) else folder / TOKENIZER
 
 
-def _equals_bundled(tokens: list[str]) -> bool:
+def _equals_bundled(tokens: Sequence[str]) -> bool:
     return [token for token in tokens if token not in ADDED] == list(vocabulary(BERT).tokens)
 
 
-def _token_ids(folder: Path, names: tuple[str, ...]) -> list[tuple[str, dict[str, int]]]:
-    """Name, and ids by token, of the first of some files that exists; an empty list if none does."""
-    for name in names:
-        path = folder / name
-        if not path.is_file():
-            continue
-        ids: Any = read_json_object(path)
-        if name == TOKENIZER:
-            ids = _model_vocabulary(path, ids)
-        if not isinstance(ids, dict) or not all(isinstance(i, int) for i in ids.values()):
-            raise WeightsError(f"{path}: expected tokens and their integer ids")
-        return [(name, ids)]
-    return []
-
-
-def _model_vocabulary(path: Path, content: dict[str, Any]) -> Any:
-    """The vocabulary of a tokenizer.json, added tokens included. Raises WeightsError unless it lower-cases text."""
-    model, normalizer = content.get("model"), content.get("normalizer")
-    if not isinstance(model, dict) or model.get("type") not in ("WordPiece", "BPE"):
+def _custom_byte_pairs(folder: Path) -> Path | None:
+    """The tokenizer.json of a vocabulary for CLIP's tokenizer that is not CLIP's. Raises WeightsError."""
+    known = _tokenizer_json(folder, BytePairs)
+    if known is None:
+        if (folder / PAIRS).is_file():
+            _check_clip(folder / PAIRS)
+        return None
+    own, clip = known.subwords, vocabulary(CLIP)
+    assert isinstance(own, BytePairs) and isinstance(clip.subwords, BytePairs)
+    if (known.tokens, own.merges) == (clip.tokens, clip.subwords.merges):
+        return None
+    if known.sep != known.size - 1:
         raise WeightsError(
-            f"{path}: model is {model.get('type') if isinstance(model, dict) else model!r}; expected WordPiece or BPE"
+            f"{folder / TOKENIZER}: its end token is {known.sep} of {known.size:,}; expected the last: the model finds "
+            "the end of a text by its largest id"
         )
-    if isinstance(normalizer, dict) and normalizer.get("lowercase") is False:
-        raise WeightsError(f"{path}: normalizer.lowercase is False; expected True: texts are lower-cased here")
-    ids, added = model.get("vocab"), content.get("added_tokens") or []
-    if isinstance(ids, dict) and all(
-        isinstance(token, dict) and isinstance(token.get("content"), str) for token in added
-    ):
-        return ids | {token["content"]: token.get("id") for token in added}
-    return ids
+    return folder / TOKENIZER
+
+
+def _tokenizer_json(folder: Path, kind: type) -> Vocabulary | None:
+    """The vocabulary of the folder's tokenizer.json; None if there is no such file. Raises WeightsError."""
+    path = folder / TOKENIZER
+    if not path.is_file():
+        return None
+    try:
+        known = vocabulary_of_tokenizer_json(TOKENIZER, read_json_object(path))
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    if not isinstance(known.subwords, kind):
+        expected, got = ("WordPiece", "BPE") if kind is WordPieces else ("BPE", "WordPiece")
+        raise WeightsError(f"{path}: model.type is {got!r}; expected {expected!r} for this model")
+    return known
 
 
 def _check_options(folder: Path) -> None:
@@ -91,15 +85,19 @@ def _check_options(folder: Path) -> None:
             raise WeightsError(f"{path}: {key} is {options[key]!r}; expected {expected!r}: nothing else is supported")
 
 
-def _check_clip(path: Path, ids: dict[str, int]) -> None:
-    """Raises WeightsError unless the tokens and their ids are those of CLIP's vocabulary."""
+def _check_clip(path: Path) -> None:
+    """Raises WeightsError unless the tokens and ids of a vocab.json are those of CLIP's vocabulary."""
+    read: Any = read_json_object(path)
+    if not all(isinstance(i, int) for i in read.values()):
+        raise WeightsError(f"{path}: expected tokens and their integer ids")
+    ids = {CLIP_SPECIAL.get(token, token): i for token, i in read.items()}
     clip_ids = {token: i for i, token in enumerate(vocabulary(CLIP).tokens)}
     wrong = next((token for token in clip_ids if ids.get(token) != clip_ids[token]), None)
     wrong = wrong or next((token for token in ids if token not in clip_ids), None)
     if wrong is not None:
         raise WeightsError(
-            f"{path}: has {wrong!r} at {ids.get(wrong)}, CLIP's vocabulary at {clip_ids.get(wrong)}: no other "
-            "byte pairs are supported"
+            f"{path}: has {wrong!r} at {ids.get(wrong)}, CLIP's vocabulary at {clip_ids.get(wrong)}: other byte pairs "
+            f"are read from a {TOKENIZER} only"
         )
 
 

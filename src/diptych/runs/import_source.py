@@ -23,7 +23,7 @@ from diptych.checkpoints.read import WeightsError
 from diptych.checkpoints.strict import differences_beyond_shapes
 from diptych.config.validation import check_fields
 from diptych.data.sources.base import DataError
-from diptych.data.sources.paths import parse_json, read_text
+from diptych.data.sources.paths import data_in_json, read_text
 from diptych.inference.saved_model import RunError, SavedModel, is_saved
 from diptych.models.configs import Model
 from diptych.models.huggingface.config import CONFIGS, HFConfig, are_placeholders, is_hf, read_config, system_of
@@ -205,7 +205,7 @@ def _check_truth(hf: HFConfig) -> None:
 def _listed(file: Path, count: int | None) -> list[str]:
     """The strings of a JSON list of length `count` (None: any). Raises RunError."""
     try:
-        answers = parse_json(read_text(file), file)
+        answers = data_in_json(read_text(file), file)
     except DataError as error:
         raise RunError(f"{error}; expected a JSON list of answers") from None
     if (

@@ -69,11 +69,11 @@ def make_examples(run: Pretrain, source: Captioned, augment: bool) -> Examples:
 
     Half of the images are replaced by those of other samples if an objective needs mismatched pairs.
     """
-    if not any_needs(run.objectives, "text"):
+    if not any_needs(run.objectives, lambda needs: needs.text):
         return ImageExamples(source, image_input(run, augment), cnn_feature_keys(run, augment))
-    if not any_needs(run.objectives, "image"):
+    if not any_needs(run.objectives, lambda needs: needs.image):
         return TextExamples(source, tokenizer_of(run))
-    mismatched = 0.5 if any_needs(run.objectives, "mismatched_pairs") else 0.0
+    mismatched = 0.5 if any_needs(run.objectives, lambda needs: needs.mismatched_pairs) else 0.0
     pairs = PairExamples(source, tokenizer_of(run), image_input(run, augment), mismatched)
     return MixedPairs(pairs, run.mixgen) if run.mixgen and augment else pairs
 
@@ -144,7 +144,7 @@ def pretrain(run: Pretrain, out: Path, pairs: PairTable | None = None) -> None:
             facts |= statistics(head.source, head.tokenizer)
         if run.objectives.itc:
             facts["candidates"] = run.training.batch_size // run.training.grad_accum + run.teacher.queue_size
-        if any_needs(run.objectives, "visual_tokenizer"):
+        if any_needs(run.objectives, lambda needs: needs.visual_tokenizer):
             facts["code_entropy"] = frozen_tokenizer(run).entropy()
         module = build(run, facts)
         if (unused := init_from_run(module, run)) and group.main:

@@ -114,7 +114,7 @@ def train(
             group=group,
         )
     if group.main:
-        if resumed and resumed["step"] >= settings.steps and not resumed.get("owes"):
+        if resumed and resumed["step"] >= settings.steps and not resumed.get("evaluation_pending"):
             echo(f"{out} has already finished its {settings.steps} steps: only the report is regenerated")
         _write_report(module, out)
 

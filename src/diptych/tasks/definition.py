@@ -102,6 +102,7 @@ class Task(Generic[Settings]):
         fine_tuning: None for tasks that are part of pre-training.
         predict: the output for each image of a batch, with its text if the task has one, as the fields of a row of JSON;
             `diptych predict` writes them. None for tasks of pre-trained models, which have commands of their own.
+        unused: the settings of its evaluation that have no effect on a model, each with the reason.
     """
 
     settings: type[Settings]
@@ -109,6 +110,7 @@ class Task(Generic[Settings]):
     lacks: Callable[[LoadedModel], str]
     fine_tuning: FineTuning | None = None
     predict: Predict | None = None
+    unused: Callable[[LoadedModel, Settings], Mapping[str, str]] = lambda loaded, settings: {}
 
 
 def trained_with(loaded: LoadedModel) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from diptych.config.tasks import Evaluation
+from diptych.config.tasks import Evaluation, GalleryEvaluation, Matching
 from diptych.inference.loaded_model import LoadedModel
 from diptych.models.configs import ImageOnlyModel, model_name
 from diptych.protocols import DualEncoder, FusionEncoder, PartlySupported, UnsupportedOperation
@@ -61,6 +61,17 @@ def predicted_task(loaded: LoadedModel) -> tuple[type[Evaluation], Predict]:
             f"finetune trained for a task have it ({known}); of others use caption, score or embed"
         )
     return task.settings, task.predict
+
+
+def settings_without_effect(loaded: LoadedModel, evaluation: Evaluation) -> dict[str, str]:
+    """The settings of an evaluation that change nothing, for this model and its other settings, each with the reason."""
+    task = tasks().get(evaluation.task)
+    unused = dict(task.unused(loaded, evaluation)) if task is not None else {}
+    if isinstance(evaluation, GalleryEvaluation) and not isinstance(evaluation, Matching):
+        unused |= {} if evaluation.shuffle_captions else {"seed": "only shuffle_captions is random in this evaluation"}
+    elif not isinstance(evaluation, Matching):
+        unused["seed"] = "nothing is random in this evaluation"
+    return unused
 
 
 def _lacks_image_embedding(loaded: LoadedModel) -> str:

@@ -434,6 +434,18 @@ def lacks(loaded: LoadedModel) -> str:
     return f"has no trained score of pairs {trained_with(loaded)}"
 
 
+def unused(loaded: LoadedModel, config: settings.Retrieval) -> dict[str, str]:
+    """Settings of re-ranking that have no effect. `rerank` 0 is not among them where nothing could be re-ranked."""
+    model = f"this {model_name(loaded.saved.model)}"
+    if pair_scorer(loaded) is None:
+        why = f"{model} has no trained ITM or ranking head {trained_with(loaded)}"
+        return {"rerank_by": why} | ({"rerank": why} if config.rerank else {})
+    if dual_encoder_scorer(loaded) is None:
+        why = f"{model} was not trained with a contrastive or triplet loss, and all pairs are scored by fusion"
+        return dict.fromkeys(("rerank", "rerank_by"), why)
+    return {} if config.rerank else {"rerank_by": "rerank is 0"}
+
+
 def predict(loaded: LoadedModel, batch: Batch) -> list[dict[str, Any]]:
     """The ranking score of each image with its text."""
     module: Any = loaded.module
@@ -447,4 +459,5 @@ TASK = Task(
     lacks,
     FineTuning(build_module, training_examples, initialize=rank_by_itm),
     predict,
+    unused,
 )

@@ -28,14 +28,15 @@ from diptych.utils.io import FINDING_SCHEMA, NUMBER, SKIPPED_SCHEMA, DamagedFile
 from diptych.utils.state_dict import load_state, mismatch, named_weights
 
 CHECKPOINT, MODEL = "checkpoint.safetensors", "model.safetensors"
+STATE = "training_state"  # the key in the header of checkpoint.safetensors
 PREVIOUS = "checkpoint.previous.safetensors"  # the checkpoint before, for when the last one is damaged
-MINIMAL_STATE = {"step": int, "seconds?": NUMBER, "cursor?": {str: [int]}, "owes?": bool}
+MINIMAL_STATE = {"step": int, "seconds?": NUMBER, "cursor?": {str: [int]}, "evaluation_pending?": bool}
 LOOP_STATE = MINIMAL_STATE | {
     "seconds": NUMBER,
     "sums": {str: NUMBER},
-    "summed": int,
-    "seen": int,
-    "bad": int,
+    "num_summed": int,
+    "num_samples": int,
+    "num_skipped": int,
     "skipped": SKIPPED_SCHEMA,
     "identity": {},
     "findings": [FINDING_SCHEMA],
@@ -76,7 +77,7 @@ def save(
     first = not (out / CHECKPOINT).exists()
     if not first:
         save_tensors(out / MODEL, weights)
-    save_tensors(out / CHECKPOINT, state, {"rest": json.dumps(training_state, allow_nan=False)}, out / PREVIOUS)
+    save_tensors(out / CHECKPOINT, state, {STATE: json.dumps(training_state, allow_nan=False)}, out / PREVIOUS)
     if first:
         save_tensors(out / MODEL, weights)
 
@@ -140,10 +141,10 @@ def read_training_state(out: Path, shape: Any = MINIMAL_STATE) -> dict[str, Any]
 def read_training_state_file(path: Path, shape: Any = MINIMAL_STATE) -> dict[str, Any]:
     """The training state of a checkpoint file. Raises Damaged, CheckpointError."""
     metadata = digests.header(path)
-    if "rest" not in metadata:
+    if STATE not in metadata:
         raise CheckpointError(f"{path} is not a training checkpoint; use another --out")
     try:
-        return parse_json(metadata["rest"], shape, f"{path}, its state", "remove it or use another --out")
+        return parse_json(metadata[STATE], shape, f"{path}, its state", "remove it or use another --out")
     except DamagedFile as error:
         raise Damaged(str(error)) from None
 

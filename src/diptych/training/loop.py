@@ -63,12 +63,12 @@ class TrainingRun:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from the training state of a checkpoint."""
-        self.done, self.seconds, self.sums, self.summed = (state[k] for k in ("step", "seconds", "sums", "summed"))
+        self.done, self.seconds, self.sums, self.summed = (state[k] for k in ("step", "seconds", "sums", "num_summed"))
         self.saved_step = self.done
-        self.skip_counter.num_samples, self.skip_counter.num_skipped = state["seen"], state["bad"]
+        self.skip_counter.num_samples, self.skip_counter.num_skipped = state["num_samples"], state["num_skipped"]
         self.skip_counter.skipped = {s["id"]: Skipped(**s) for s in state["skipped"]}
         self.diagnostics.restore(state["findings"])
-        self.evaluation_pending = state.get("owes", False)
+        self.evaluation_pending = state.get("evaluation_pending", False)
 
     def save(self) -> None:
         """Writes a checkpoint and skipped.json. Every rank must call it."""
@@ -79,13 +79,13 @@ class TrainingRun:
             "step": self.done,
             "seconds": self.seconds,
             "sums": self.sums,
-            "summed": self.summed,
-            "seen": self.skip_counter.num_samples,
-            "bad": self.skip_counter.num_skipped,
+            "num_summed": self.summed,
+            "num_samples": self.skip_counter.num_samples,
+            "num_skipped": self.skip_counter.num_skipped,
             "skipped": skipped,
             "identity": self.identity,
             "findings": self.diagnostics.parameter_findings(),
-            "owes": self.evaluation_pending,
+            "evaluation_pending": self.evaluation_pending,
         }
         if self.cursor:  # each rank has the position in its own part of a stream
             cursors = self.group.gather(self.cursor)

@@ -153,15 +153,36 @@ def read_json_lines(
         raise _unreadable(path, error) from None
 
 
+class InvalidJSON(ValueError):
+    """A text is not JSON, or nested too deeply; `line` and `column` count from 1, `column` is 0 where it is unknown."""
+
+    def __init__(self, why: str, line: int = 1, column: int = 0):
+        super().__init__(why)
+        self.line, self.column = line, column
+
+
+def decode_json(text: str | bytes) -> Any:
+    """The value of a JSON text (UTF-8 if it is bytes). Raises InvalidJSON."""
+    try:
+        value = json.loads(text.decode() if isinstance(text, bytes) else text)
+    except json.JSONDecodeError as error:
+        raise InvalidJSON(error.msg if text.strip() else "empty", error.lineno, error.colno) from None
+    except RecursionError:
+        raise InvalidJSON("nested too deeply") from None
+    except ValueError as error:  # not UTF-8; an integer of thousands of digits
+        raise InvalidJSON(str(error)) from None
+    return value
+
+
 def parse_json(text: str | bytes, schema: Schema, where: str, advice: str = "restore the file, or remove it") -> Any:
     """The JSON value in `text`, which must match `schema`. Raises DamagedFile, whose message begins with `where`."""
     try:
-        value = json.loads(text.decode() if isinstance(text, bytes) else text)
-        if why := "nested too deeply" if _deep(value) else schema_error(value, schema):
-            raise DamagedFile(f"{where}: {why}; {advice}")
-    except (ValueError, RecursionError) as error:
-        why = "nested too deeply" if isinstance(error, RecursionError) else "empty" if not text.strip() else f"{error}"
-        raise DamagedFile(f"{where}: not the JSON that was written there ({why}); {advice}") from None
+        value = decode_json(text)
+    except InvalidJSON as error:
+        at = f" at line {error.line}, column {error.column}" if error.column else ""
+        raise DamagedFile(f"{where}: not the JSON that was written there ({error}{at}); {advice}") from None
+    if why := "nested too deeply" if _deep(value) else schema_error(value, schema):
+        raise DamagedFile(f"{where}: {why}; {advice}")
     return value
 
 

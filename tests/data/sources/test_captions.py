@@ -173,12 +173,12 @@ def test_splits_in_file_names(name, split):
 
 def test_a_wrong_column_suggests_the_nearest(tmp_path):
     path = write_table(tmp_path, "image,captoin\n000.jpg,hello\n")
-    assert_data_error(path, f"{path}, line 2", "no 'caption'", "nearest: 'captoin'")
+    assert_data_error(path, f"{path}, line 2", "no 'caption'", "did you mean captoin?")
 
 
 def test_a_missing_image_names_file_row_and_nearest(tmp_path):
     path = write_table(tmp_path, "image,caption\n000.jpg,a\n01.jpg,b\n")
-    assert_data_error(path, f"{path}, line 3", "'01.jpg' is missing", "nearest: '001.jpg'")
+    assert_data_error(path, f"{path}, line 3", "'01.jpg' is missing", "did you mean 001.jpg?")
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_karpathy_keys_of_the_wrong_kind(karpathy):
     content = json.loads(path.read_text())
     content["images"][4]["sentences"][1] = {"row": "typo"}
     path.write_text(json.dumps(content))
-    assert_data_error(karpathy, "images[4], sentences[1]", "no 'raw'", "nearest: 'row'")
+    assert_data_error(karpathy, "images[4], sentences[1]", "no 'raw'", "did you mean row?")
     content["images"][4]["sentences"] = "text"
     path.write_text(json.dumps(content))
     assert_data_error(karpathy, "images[4], 'sentences'", "expected a list, got a text")

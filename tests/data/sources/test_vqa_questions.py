@@ -136,7 +136,7 @@ def test_tables_of_questions(tmp_path):
     source = open_questions(str(tmp_path), "val")
     assert [source.question(i).answers for i in range(2)] == [("3",), ("x", "y")]
     (tmp_path / "test.csv").write_text("image,qestion,answer\na.jpg,what?,cat\n")
-    with pytest.raises(DataError, match=r"test\.csv, line 2: no 'question'.*nearest: 'qestion'"):
+    with pytest.raises(DataError, match=r"test\.csv, line 2: no 'question'.*did you mean qestion"):
         open_questions(str(tmp_path), "test")
 
 

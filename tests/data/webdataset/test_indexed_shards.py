@@ -86,7 +86,7 @@ def test_shards_without_a_split_are_divided_by_key(tmp_path):
         ({"1.txt": b"x"}, r"1: no image"),
         ({"1.jpg": b"x", "1.txt": b"caf\xe9"}, "not UTF-8 at byte 3"),
         ({"1.jpg": b"x", "1.json": b"{\n]"}, "line 2"),
-        ({"1.jpg": b"x", "1.json": b'{"captoin": "x"}'}, "nearest: 'captoin'"),
+        ({"1.jpg": b"x", "1.json": b'{"captoin": "x"}'}, "did you mean captoin?"),
         (
             {"1.jpg": b"x", "1.json": b'{"caption": [1]}'},
             r"'caption', \[0\]: expected a caption, got an integer",

@@ -10,7 +10,7 @@ from torch import Tensor
 from diptych.checkpoints.nested_state_dicts import StateInFile
 from diptych.checkpoints.read import WeightsError, load_all_state_dicts, load_state_dict
 from diptych.data.sources.base import DataError
-from diptych.data.sources.paths import parse_json, read_text
+from diptych.data.sources.paths import data_in_json, read_text
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -44,7 +44,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise WeightsError(f"{path}: {path.stat().st_size:,} bytes of JSON; expected at most {MAX_BYTES:,}")
-        content = parse_json(read_text(path), path)
+        content = data_in_json(read_text(path), path)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except DataError as error:

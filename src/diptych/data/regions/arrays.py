@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from diptych.batch import Regions
+from diptych.config.validation import preview
 from diptych.data.sources.base import BadSample, DataError
 
 SCALES = ((1.0, 1.0, 1), (0.5, 1.0, 3), (1.0, 0.5, 3), (0.6, 0.6, 2), (0.4, 0.4, 3), (0.3, 0.3, 4))
@@ -114,7 +115,7 @@ def positive_integer(cell: Any, where: str) -> int:
     else:
         number = 0
     if not 0 < number < 2**20:
-        raise BadSample(where, f"must be an integer in [1, 2**20): got {value!r:.40}")
+        raise BadSample(where, f"must be an integer in [1, 2**20): got {preview(value)}")
     return number
 
 

@@ -39,7 +39,7 @@ class BadSample(Exception):
 
 @dataclass(frozen=True)
 class Skipped:
-    """A sample that could not be used."""
+    """A sample or image that could not be used: its index, its name (a path, or a place in a list), and why."""
 
     id: int
     where: str

@@ -13,7 +13,7 @@ from diptych.data.sources.base import Captioned, DataError, NoSplit
 from diptych.data.sources.copies import byte_range, same_bytes
 from diptych.data.sources.division import Row, divide
 from diptych.data.sources.formats import Columns, Entry
-from diptych.data.sources.paths import APART, Folder, data_folders, parse_json, read_text
+from diptych.data.sources.paths import APART, Folder, data_folders, data_in_json, read_text
 from diptych.data.sources.splits import SEVERAL, named_split, requested_split
 
 TABLES = (".csv", ".tsv", ".jsonl")
@@ -107,7 +107,7 @@ def _read(path: Path, columns: Columns) -> tuple[Iterable[Row], Callable[[Row], 
         raise DataError(f"{path}: no such file or folder; check --data")
     if path.suffix not in (".json", *TABLES):
         raise DataError(f"{path}: {path.suffix or 'no suffix'} is none of .json, {', '.join(TABLES)}, .tar")
-    content = parse_json(read_text(path), path) if path.suffix == ".json" else None
+    content = data_in_json(read_text(path), path) if path.suffix == ".json" else None
     if content is None or isinstance(content, list):
         rows = formats.table(path, columns, content)
         return rows, lambda row: cells.captions(row.content, columns.caption, row.where)

@@ -11,6 +11,7 @@ import json
 import re
 from typing import Any
 
+from diptych.config.validation import preview
 from diptych.data.sources.base import DataError
 from diptych.data.sources.paths import MAX_FILE_BYTES, kind_of, need
 
@@ -71,7 +72,7 @@ def answers(row: Any, key: str, where: str) -> tuple[str, ...]:
     if isinstance(value, str) and _BRACKETED.fullmatch(value.strip()):
         value = _json(value)
         if not isinstance(value, list | dict):
-            raise DataError(f"{where}: {_preview(row[key])} is not a JSON list; {_ADVICE}")
+            raise DataError(f"{where}: {preview(row[key])} is not a JSON list; {_ADVICE}")
     if isinstance(value, list):
         result = tuple(_answer(item, f"{where}, [{i}]") for i, item in enumerate(value))
     else:
@@ -109,7 +110,7 @@ def _string(value: Any, where: str) -> str:
 def _plain(value: str, where: str) -> str:
     if _PRINTED.fullmatch(value.strip()):
         raise DataError(
-            f"{where}: {_preview(value)} looks like a printed value of a program; write a text, or a JSON list of texts"
+            f"{where}: {preview(value)} looks like a printed value of a program; write a text, or a JSON list of texts"
         )
     return value
 
@@ -127,7 +128,3 @@ def _json(value: str) -> Any:
         return json.loads(value)
     except (ValueError, RecursionError):
         return None
-
-
-def _preview(value: str) -> str:
-    return repr(value if len(value) <= 40 else f"{value[:40]}...")

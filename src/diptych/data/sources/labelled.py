@@ -13,6 +13,7 @@ from PIL import Image as Pillow
 
 from diptych.batch import Batch
 from diptych.config.data import ImageSettings
+from diptych.config.validation import preview
 from diptych.data.images.loading import ImageLoader, image_loader, with_images
 from diptych.data.sources.base import DataError, NoSplit
 from diptych.data.sources.splits import counted, requested_split
@@ -47,7 +48,7 @@ class Labelled:
             )
         wrong = [x for x in labels if type(x) is not int or not 0 <= x < len(self.classes)]
         if wrong:
-            raise DataError(f"{self.path}: label {wrong[0]!r:.20} is none of the {len(self.classes)} classes")
+            raise DataError(f"{self.path}: label {preview(wrong[0])} is none of the {len(self.classes)} classes")
         splits = ["test"] * len(labels) if split == "test" else _held_out(pixels)
         self.rows = [row for row, own in enumerate(splits) if own == split]
         how = "" if split == "test" else f", every {HELD_OUT}th image of it as val"

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image as Pillow
 
+from diptych.config.validation import preview
 from diptych.data.sources.base import DataError, NoSplit
 from diptych.data.sources.photos import Photos, open_photos
 from diptych.data.sources.splits import counted, drawn_splits
@@ -132,7 +133,7 @@ def _checked(pair: Any, where: str) -> tuple[Any, tuple[str, ...]]:
     image, captions = pair
     captions = (captions,) if isinstance(captions, str) else captions
     if not isinstance(captions, tuple | list) or not captions or not all(isinstance(text, str) for text in captions):
-        raise DataError(f"{where}: expected a caption or a list of captions, got {captions!r:.60}")
+        raise DataError(f"{where}: expected a caption or a list of captions, got {preview(captions)}")
     _photo(image, where)
     return image, tuple(captions)
 
@@ -144,5 +145,5 @@ def _photo(image: Any, where: str, min_side: int | None = None) -> Photos:
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     if len(photos) != 1:
-        raise DataError(f"{where}: expected one image, got {len(photos)} from {image!r:.60}: pass its file")
+        raise DataError(f"{where}: expected one image, got {len(photos)} from {preview(image)}: pass its file")
     return photos

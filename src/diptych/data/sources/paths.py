@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import io
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from diptych.config.spelling import suggest_name
 from diptych.data.sources.base import DataError
+from diptych.utils.io import InvalidJSON, decode_json
 
 MAX_FILE_BYTES = 2**63  # integers from here on are rejected everywhere in data files
 _TYPE_NAMES = {str: "a text", int: "an integer", list: "a list", dict: "a record"}
@@ -54,8 +53,8 @@ class Folder:
                         f"{where}: {name!r} is a link that leads outside {self.root}; copy the file instead"
                     )
                 return file
-        hint = nearest(os.path.basename(names[0]), self._listing(os.path.dirname(names[-1])))
-        raise DataError(f"{where}: image {names[0]!r} is missing under {self.root}{hint}; add the file or drop the row")
+        near = suggest_name(os.path.basename(names[0]), self._listing(os.path.dirname(names[-1])))
+        raise DataError(f"{where}: image {names[0]!r} is missing under {self.root}: add the file or drop the row{near}")
 
     def seek(self, names: Iterable[str]) -> str | None:
         """Like `find`, but None if that raises."""
@@ -113,12 +112,6 @@ def _printable(name: str) -> bool:
         return False
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """A hint such as `` (nearest: 'x')``; empty if no name is similar."""
-    near = difflib.get_close_matches(name, list(islice(names, 5000)), 1)
-    return f" (nearest: {near[0]!r})" if near else ""
-
-
 def read_text(path: Path) -> str:
     """Text of a UTF-8 file. Raises DataError with the line of the first invalid byte."""
     try:
@@ -134,15 +127,14 @@ def read_text(path: Path) -> str:
         ) from None
 
 
-def parse_json(text: str, path: Path, line: int = 1) -> Any:
+def data_in_json(text: str, path: Path, line: int = 1) -> Any:
     """Value of JSON that starts at `line` of `path`. Raises DataError with the line of the first error."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        at = f"{path}, line {line + error.lineno - 1}, column {error.colno}"
-        raise DataError(f"{at}: not JSON ({error.msg}); repair the file") from None
-    except (RecursionError, ValueError) as error:
-        raise DataError(f"{path}, line {line}: JSON that cannot be read ({error}); repair the file") from None
+        return decode_json(text)
+    except InvalidJSON as error:
+        column = f", column {error.column}" if error.column else ""
+        at = f"{path}, line {line + error.line - 1}{column}"
+        raise DataError(f"{at}: not JSON ({error}); repair the file") from None
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -151,7 +143,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if path.suffix == ".jsonl":
         for line, row in enumerate(text.split("\n"), 1):
             if row.strip():
-                value = parse_json(row, path, line)
+                value = data_in_json(row, path, line)
                 if not isinstance(value, dict):
                     raise DataError(f"{path}, line {line}: expected a record, got {kind_of(value)}; repair the row")
                 yield f"{path}, line {line}", value
@@ -207,8 +199,8 @@ def need(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
     if not isinstance(row, dict):
         raise DataError(f"{where}: expected a record with {key!r}, got {kind_of(row)}; correct it")
     if key not in row:
-        hint = nearest(key, (k for k in row if isinstance(k, str)))
-        raise DataError(f"{where}: no {key!r} among {sorted(row)[:12]}{hint}; rename the column or key")
+        near = suggest_name(key, (k for k in row if isinstance(k, str)))
+        raise DataError(f"{where}: no {key!r} among {sorted(row)[:12]}: rename the column or key{near}")
     if not isinstance(row[key], kinds) or isinstance(row[key], bool):
         expected = " or ".join(_TYPE_NAMES.get(k, k.__name__) for k in kinds)
         raise DataError(f"{where}, {key!r}: expected {expected}, got {kind_of(row[key])}; correct it")

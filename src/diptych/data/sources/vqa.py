@@ -17,7 +17,7 @@ from diptych.data.sources.cells import answers as answers_in
 from diptych.data.sources.cells import optional_text, text
 from diptych.data.sources.division import Row, divide
 from diptych.data.sources.formats import Columns, check_split_columns, table
-from diptych.data.sources.paths import Folder, need, parse_json, read_rows, read_text
+from diptych.data.sources.paths import Folder, data_in_json, need, read_rows, read_text
 from diptych.data.sources.splits import known_split, named_split, requested_split
 
 OWN = ("test-dev", "test-std")  # splits that only VQA has, whose answers are withheld
@@ -98,7 +98,7 @@ def open_questions(
     folder = Folder.of(file)
     if file.suffix not in (".json", *TABLES):
         raise DataError(f"{file}: {file.suffix or 'no suffix'} is none of .json, {', '.join(TABLES)}")
-    content = parse_json(read_text(file), file) if file.suffix == ".json" else None
+    content = data_in_json(read_text(file), file) if file.suffix == ".json" else None
     tabular = content is None or isinstance(content, list)
     rows = table(file, columns or Columns(), content) if tabular else _vqa(file, folder, content)
     divided = divide(file, rows, folder, split, seed, OWN)
@@ -168,7 +168,7 @@ def _annotations(questions: Path, folder: Folder) -> dict[int, tuple[tuple[str, 
         raise DataError(f"{questions}: {files[0].name} and {files[1].name} may both annotate it; move one away")
     notes: dict[int, tuple[tuple[str, ...], str]] = {}
     file = files[0]
-    for i, row in enumerate(need(parse_json(read_text(file), file), "annotations", list, str(file))):
+    for i, row in enumerate(need(data_in_json(read_text(file), file), "annotations", list, str(file))):
         where = f"{file}, annotations[{i}]"
         need(row, "answers", list, where)
         id = need(row, "question_id", int, where)

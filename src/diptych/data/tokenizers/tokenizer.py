@@ -17,8 +17,9 @@ from diptych.batch import Text
 from diptych.data.sources.base import DataError
 from diptych.data.tokenizers.bpe import byte_pairs
 from diptych.data.tokenizers.sentencepiece import sentencepieces
+from diptych.data.tokenizers.tokenizer_json import vocabulary_of_tokenizer_json
 from diptych.data.tokenizers.vocabulary import Vocabulary
-from diptych.data.tokenizers.word_vocabulary import word_list
+from diptych.data.tokenizers.word_vocabulary import distinct_json, word_list
 from diptych.data.tokenizers.wordpiece import wordpiece
 
 BERT = "bert-base-uncased"  # BERT's WordPiece vocabulary
@@ -28,7 +29,9 @@ SIZES = {BERT: 30522, SCENES: 114, CLIP: 49408}
 """Vocabulary sizes, so that a model's vocabulary is known by its size without reading any."""
 
 WORDPIECE_SUFFIXES, SENTENCEPIECE_SUFFIXES, WORD_VOCABULARY_SUFFIXES = (".txt",), (".model", ".spm"), (".json", ".pkl")
-"""Suffixes of vocabulary files: BERT's list, a token per line; a SentencePiece model; SCAN's and VSE++'s words."""
+"""Suffixes of vocabulary files: BERT's list, a token per line; a SentencePiece model; SCAN's and VSE++'s words, or a
+tokenizer.json of Hugging Face.
+"""
 MAX_BYTES = 16 * 2**20
 _DIGEST = re.compile(r"vocabulary-([0-9a-f]{16})")
 
@@ -58,8 +61,8 @@ def vocabulary_in(file: Path) -> bytes:
     """Bytes of a vocabulary file. Raises DataError for an unknown suffix or a file that is too large."""
     if file.suffix not in WORDPIECE_SUFFIXES + SENTENCEPIECE_SUFFIXES + WORD_VOCABULARY_SUFFIXES:
         raise DataError(
-            f"{file}: expected a list of tokens (.txt), a SentencePiece model (.model, .spm), or SCAN's or VSE++'s "
-            "words (.json, .pkl)"
+            f"{file}: expected a list of tokens (.txt), a SentencePiece model (.model, .spm), SCAN's or VSE++'s words "
+            "(.json, .pkl), or a tokenizer.json of Hugging Face"
         )
     try:
         with file.open("rb") as opened:
@@ -88,6 +91,8 @@ def _read(name: str, data: bytes, where: str) -> Vocabulary:
     try:
         if name.endswith(SENTENCEPIECE_SUFFIXES):
             return sentencepieces(name, data)
+        if name.endswith(".json") and isinstance(content := distinct_json(data), dict) and "model" in content:
+            return vocabulary_of_tokenizer_json(name, content)
         if name.endswith(WORD_VOCABULARY_SUFFIXES):
             return word_list(name, data)
         return wordpiece(name, _lines(data))

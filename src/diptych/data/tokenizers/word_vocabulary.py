@@ -43,7 +43,7 @@ def word_list(name: str, data: bytes) -> Vocabulary:
 
     There is no [MASK]: the start token is used for it, because it occurs nowhere else in a text. Raises ValueError.
     """
-    fields = read_plain(data, CLASSES) if name.endswith(".pkl") else _json(data)
+    fields = read_plain(data, CLASSES) if name.endswith(".pkl") else distinct_json(data)
     ids = fields.get("word2idx") if isinstance(fields, dict) else None
     if not isinstance(ids, dict) or not all(isinstance(word, str) for word in ids):
         raise ValueError("it has no word2idx, the id of each word")
@@ -56,7 +56,8 @@ def word_list(name: str, data: bytes) -> Vocabulary:
     return Vocabulary(name, tokens, ids[PAD], ids[UNKNOWN], start, ids[END], start, WordList(tokens))
 
 
-def _json(data: bytes) -> Any:
+def distinct_json(data: bytes) -> Any:
+    """The value of a JSON text. Raises ValueError, also for a repeated key."""
     try:
         return json.loads(data, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from diptych.data.sources.base import DataError
 from diptych.data.sources.cells import captions, captions_in_text
-from diptych.data.sources.paths import parse_json
+from diptych.data.sources.paths import data_in_json
 from diptych.data.sources.splits import known_split, named_split
 
 T = TypeVar("T")
@@ -200,7 +200,7 @@ def captions_in(content: str, suffix: str, caption: str, shard: Path, where: str
     Raises DataError, also for a .json that names a different split than its tar.
     """
     if suffix == "json":
-        record = parse_json(content, Path(where))
+        record = data_in_json(content, Path(where))
         split = record.get("split") if isinstance(record, dict) else None
         if isinstance(split, str) and known_split(split) not in (None, named_split(shard)):
             raise DataError(
