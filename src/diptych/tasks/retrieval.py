@@ -7,7 +7,7 @@ ranking head; `RerankedRetrieval` fuses and scores only the candidates with the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -16,13 +16,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image, Text
+from diptych.modules.attention import SharedContext
 from diptych.modules.heads import ITCHead, ITMHead, RankingHead
 from diptych.modules.init import init_transformer
 from diptych.modules.tokens import Tokens
 from diptych.objectives.itc import ITCLoss
 from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
-from diptych.protocols import ChanceLoss, ComparisonPool, DualEncoder, FusionEncoder
+from diptych.protocols import ChanceLoss, ComparisonPool, CrossAttentionEncoder, DualEncoder, FusionEncoder
 from diptych.tasks.common import encode_images, required, sample_counts
 
 
@@ -141,12 +142,9 @@ def score_all_pairs(
     model: FusionEncoder, summary: PairScorer, image: Tokens, text: Tokens, pairs: int = 256
 ) -> Float[Tensor, "images texts"]:
     """The score of every encoded image with every encoded text; `pairs` pairs are fused at a time."""
-    index = torch.arange(len(image) * len(text), device=text.mask.device)
-    scores = score_pairs(model, summary, image, text, index // len(text), index % len(text), pairs)
-    return scores.view(len(image), len(text))
+    return CrossEncoder(model, summary, [text], pairs).score_all(image)
 
 
-@torch.no_grad()
 def score_pairs(
     model: FusionEncoder,
     summary: PairScorer,
@@ -156,19 +154,99 @@ def score_pairs(
     text_index: Int[Tensor, " k"],
     pairs: int = 256,
 ) -> Float[Tensor, " k"]:
-    """The scores of pairs of images and texts, selected by index, `pairs` of them fused at a time.
+    """The scores of pairs of images and texts, selected by index, `pairs` of them fused at a time."""
+    return CrossEncoder(model, summary, [text], pairs).score(image, image_index, text_index)
+
+
+class CrossEncoder:
+    """Scores of images with texts by fusion.
+
+    If texts cross-attend to the image (`protocols.CrossAttentionEncoder`), the keys and values of an image are computed
+    once for all its texts, and the part of fusion that depends on the text alone once for all images. Other models fuse
+    each pair from the start.
 
     Scores are computed in fp32 even if fusion runs in bf16: rounding would make ties, which rank last.
+
+    Args:
+        summary: the score of a pooled pair.
+        texts: batches of encoded texts; `text_index` counts through all of them.
+        pairs: how many pairs are fused at a time.
     """
-    parts = zip(image_index.split(pairs), text_index.split(pairs), strict=True)
-    return torch.cat(
-        [_exact(summary, model.fuse(text.index_samples(t), image.index_samples(i)).pooled) for i, t in parts]
-    )
+
+    @torch.no_grad()
+    def __init__(self, model: FusionEncoder, summary: PairScorer, texts: Sequence[Tokens], pairs: int = 256):
+        self.model, self.summary, self.pairs = model, summary, pairs
+        if isinstance(model, CrossAttentionEncoder):
+            texts = [model.before_image(part) for text in texts for part in _batches(text, pairs)]
+        self.text = Tokens.concat_samples(*texts)
+
+    def score_all(self, image: Tokens) -> Float[Tensor, "images texts"]:
+        """The score of every image with every text."""
+        num_texts = len(self.text)
+        index = torch.arange(len(image) * num_texts, device=image.mask.device)
+        return self.score(image, index // num_texts, index % num_texts).view(len(image), num_texts)
+
+    @torch.no_grad()
+    def score(
+        self, image: Tokens, image_index: Int[Tensor, " k"], text_index: Int[Tensor, " k"]
+    ) -> Float[Tensor, " k"]:
+        """The scores of pairs of images and texts, selected by index."""
+        if len(image_index) == 0:
+            return torch.zeros(0, device=image.mask.device)
+        if not isinstance(self.model, CrossAttentionEncoder):
+            parts = zip(image_index.split(self.pairs), text_index.split(self.pairs), strict=True)
+            fused = (self.model.fuse(self.text.index_samples(t), image.index_samples(i)) for i, t in parts)
+            return torch.cat([self._summarize(pair.pooled) for pair in fused])
+        order = image_index.argsort(stable=True)  # the pairs of an image next to each other
+        scores = torch.cat(list(self._score_by_image(self.model, image, image_index[order], text_index[order])))
+        return torch.empty_like(scores).index_copy(0, order, scores)
+
+    def _score_by_image(
+        self, model: CrossAttentionEncoder, image: Tokens, image_index: Tensor, text_index: Tensor
+    ) -> Iterator[Float[Tensor, " pairs"]]:
+        """The scores of pairs in ascending order of their image, a group of images at a time."""
+        images, counts = image_index.unique_consecutive(return_counts=True)
+        for first, past in image_groups(counts.tolist(), self.pairs):
+            owner = torch.arange(past - first, device=counts.device).repeat_interleave(counts[first:past])
+            context = SharedContext(image.index_samples(images[first:past]), owner)
+            here, text_index = text_index.tensor_split([len(owner)])
+            samples = torch.arange(len(owner), device=counts.device)
+            for text, part in zip(here.split(self.pairs), samples.split(self.pairs), strict=True):
+                pooled = model.pooled_pairs(self.text.index_samples(text), context.index_samples(part))
+                yield self._summarize(pooled)
+
+    def _summarize(self, pooled: Tensor) -> Float[Tensor, " pairs"]:
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.summary(pooled.float())
 
 
-def _exact(summary: PairScorer, pooled: Tensor) -> Float[Tensor, " pairs"]:
-    with torch.autocast(pooled.device.type, enabled=False):
-        return summary(pooled.float())
+MIN_PAIRS_PER_IMAGE = 8
+"""Limits the images whose keys and values are kept at once, to this fraction of the pairs fused at once."""
+
+
+def image_groups(counts: Sequence[int], pairs: int) -> Iterator[tuple[int, int]]:
+    """Groups of consecutive images, as the index of the first and one past the last.
+
+    A group has at most `pairs` pairs, or is one image with more.
+
+    Args:
+        counts: the number of each image's pairs.
+    """
+    first = total = 0
+    for i, count in enumerate(counts):
+        if i > first and (total + count > pairs or i - first >= max(1, pairs // MIN_PAIRS_PER_IMAGE)):
+            yield first, i
+            first = i
+            total = 0
+        total += count
+    if counts:
+        yield first, len(counts)
+
+
+def _batches(tokens: Tokens, size: int) -> Iterator[Tokens]:
+    """The samples, `size` at a time."""
+    for samples in torch.arange(len(tokens), device=tokens.mask.device).split(size):
+        yield tokens.index_samples(samples)
 
 
 FILL = -100.0
@@ -213,22 +291,17 @@ class RerankedRetrieval(nn.Module):
         text, image = self.model.encode_text(texts), self.model.encode_image(images)
         of_text = self.contrast.project_text(self.model.pooled_features(text)[0])
         cosines = (self.contrast.project_image(self.model.pooled_features(image)[0]) @ of_text.T).float()
-        image_of, text_of = candidates(cosines, self.num_candidates)
-        of_texts = torch.full_like(cosines, FILL)
-        of_texts[image_of, text_of] = self._scores(image, text, image_of, text_of, cosines, pairs)
-        text_of, image_of = candidates(cosines.T, self.num_candidates)
-        of_images = torch.full_like(cosines.T, FILL)
-        of_images[text_of, image_of] = self._scores(image, text, image_of, text_of, cosines, pairs)
-        return Scores(of_texts, of_images)
-
-    def _scores(
-        self, image: Tokens, text: Tokens, image_index: Tensor, text_index: Tensor, cosines: Tensor, pairs: int
-    ) -> Float[Tensor, " pairs"]:
-        """The scores of pairs of images and texts, selected by index."""
-        logits = score_pairs(
-            self.model, lambda pooled: self.match(pooled)[:, 1], image, text, image_index, text_index, pairs
-        )
-        return logits + cosines[image_index, text_index] if self.add_cosine else logits
+        for_image = torch.zeros_like(cosines, dtype=torch.bool)
+        for_text = torch.zeros_like(cosines.T, dtype=torch.bool)
+        for_image[candidates(cosines, self.num_candidates)] = True
+        for_text[candidates(cosines.T, self.num_candidates)] = True
+        image_index, text_index = (for_image | for_text.T).nonzero(as_tuple=True)
+        encoder = CrossEncoder(self.model, lambda pooled: self.match(pooled)[:, 1], [text], pairs)
+        scores = torch.full_like(cosines, FILL)
+        scores[image_index, text_index] = encoder.score(image, image_index, text_index)
+        if self.add_cosine:
+            scores = scores + cosines
+        return Scores(scores.masked_fill(~for_image, FILL), scores.T.masked_fill(~for_text, FILL))
 
 
 def candidates(

@@ -35,12 +35,11 @@ from diptych.tasks.common import encode_images
 from diptych.tasks.retrieval import (
     FILL,
     ContrastRetrieval,
+    CrossEncoder,
     PairScorer,
     Retrieval,
     Scores,
     candidates,
-    score_all_pairs,
-    score_pairs,
 )
 
 IMAGE_BATCH, TEXT_BATCH = 64, 512
@@ -239,17 +238,13 @@ def _score_candidates(
     texts: list[EncodedBatch],
 ) -> Float[Tensor, "images texts"]:
     """The fused score of each pair that is True in `scored`, FILL elsewhere."""
+    encoder = CrossEncoder(loaded.model, pair_score, [text.tokens for text in texts])
     scores = torch.full(scored.shape, FILL)
     top = 0
     for image in track(images, description="re-ranking"):
-        left = 0
-        for text in texts:
-            block = scored[top : top + len(image.tokens), left : left + len(text.tokens)]
-            row, column = (index.to(loaded.device) for index in block.nonzero(as_tuple=True))
-            if len(row):
-                pairs = score_pairs(loaded.model, pair_score, image.tokens, text.tokens, row, column)
-                scores[top + row.cpu(), left + column.cpu()] = pairs.cpu()
-            left += len(text.tokens)
+        row, column = scored[top : top + len(image.tokens)].nonzero(as_tuple=True)
+        pairs = encoder.score(image.tokens, row.to(loaded.device), column.to(loaded.device))
+        scores[top + row, column] = pairs.float().cpu()
         top += len(image.tokens)
     return scores
 
@@ -278,25 +273,22 @@ class TextScorer:
         operations = {operation for method in methods for operation in SCORES[method]}
         self.loaded, self.methods = loaded, methods
         self.dual = dual_encoder_scorer(loaded) if "itc" in operations else None
-        self.pair_score = pair_scorer(loaded) if "itm" in operations else None
-        self.texts = [EncodedBatch(text, self.dual and self.dual.text_features(text)) for text in texts]
+        self.text_features = [self.dual.text_features(text) for text in texts] if self.dual else []
+        pair_score = pair_scorer(loaded) if "itm" in operations else None
+        self.encoder = CrossEncoder(loaded.model, pair_score, texts) if pair_score else None
 
     def __call__(self, image: Tokens) -> dict[str, Float[Tensor, "images texts"]]:
         """The scores of a batch of encoded images with all texts, float32 on the CPU, by method."""
-        encoded = EncodedBatch(image, self.dual and self.dual.image_features(image))
-        blocks = [self._block(encoded, text) for text in self.texts]
-        return {method: torch.cat([block[method].float().cpu() for block in blocks], 1) for method in self.methods}
-
-    def _block(self, image: EncodedBatch, text: EncodedBatch) -> dict[str, Float[Tensor, "images texts"]]:
         scores = {}
         if self.dual:
-            scores["itc"] = self.dual.similarity(image.features, text.features).float()
-        if self.pair_score:
-            logits = score_all_pairs(self.loaded.model, self.pair_score, image.tokens, text.tokens)
+            features = self.dual.image_features(image)
+            scores["itc"] = torch.cat([self.dual.similarity(features, text).float() for text in self.text_features], 1)
+        if self.encoder:
+            logits = self.encoder.score_all(image)
             scores["itm"] = logits if isinstance(self.loaded.module, Retrieval) else logits.sigmoid()
             if self.dual:
                 scores["both"] = self.dual.with_pair_scores(logits, scores["itc"], "product")
-        return scores
+        return {method: scores[method].float().cpu() for method in self.methods}
 
 
 def score_by_fusion(
@@ -312,10 +304,9 @@ def score_by_fusion(
             "retrieval needs a run that was trained with a contrastive, matching or ranking loss: a pre-training run "
             "with itc, triplet or itm, or a run of `diptych finetune retrieval`"
         )
-    texts, rows, image_ids = list(_encode_texts(loaded, gallery.texts)), [], []
+    encoder, rows, image_ids = CrossEncoder(model, pair_score, list(_encode_texts(loaded, gallery.texts))), [], []
     for batch in load_images(loaded, gallery, FUSION_IMAGE_BATCH, config.workers, counter, "scoring pairs"):
-        image = encode_images(model, batch)
-        rows.append(torch.cat([score_all_pairs(model, pair_score, image, text).cpu() for text in texts], 1))
+        rows.append(encoder.score_all(encode_images(model, batch)).cpu())
         image_ids += batch.ids.tolist()
     scores = torch.cat(rows).float()[:, gallery.text_indices(image_ids)]
     return RetrievalScores(gallery.select(image_ids), Scores(scores, scores.T))
