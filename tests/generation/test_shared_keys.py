@@ -15,7 +15,7 @@ from diptych.models.albef.config import ALBEFConfig
 from diptych.models.beit3.config import BEiT3Config
 from diptych.models.blip.config import BLIPConfig
 from diptych.models.coca.config import CoCaConfig
-from diptych.modules.attention import CrossAttention, KVCache, SharedContext
+from diptych.modules.attention import Context, CrossAttention, KVCache, SharedContext
 from diptych.modules.tokens import Tokens, packing
 from tests.generation.counting import flops, rows_computed
 
@@ -61,7 +61,8 @@ class Copies(nn.Module):
         super().__init__()
         self.model = model
 
-    def next_token_logits(self, text: Text, context: SharedContext, cache: KVCache | None = None) -> Tensor:
+    def next_token_logits(self, text: Text, context: Context, cache: KVCache | None = None) -> Tensor:
+        assert isinstance(context, SharedContext)
         return self.model.next_token_logits(text, context.expanded(), cache)
 
 
