@@ -75,11 +75,21 @@ class KVCache:
 
 
 class KeyValues(NamedTuple):
-    """The keys and values of a context in one cross-attention layer, and the context's layout."""
+    """The keys and values of contexts in one cross-attention layer, and the contexts' layout.
 
-    key: Float[Tensor, "*k d"]
-    value: Float[Tensor, "*k d"]
+    Of padded contexts they are split into heads, each contiguous, so that no later call copies them.
+    """
+
+    key: Float[Tensor, "b h m e"] | Float[Tensor, "t d"]
+    value: Float[Tensor, "b h m e"] | Float[Tensor, "t d"]
     layout: Layout
+
+    def pack(self) -> tuple[Float[Tensor, "t d"], Float[Tensor, "t d"]]:
+        """Keys and values in the packed layout."""
+        if self.key.dim() == 2:
+            return self.key, self.value
+        key, value = (Tokens(x.transpose(1, 2).flatten(2), self.layout).pack().values for x in (self.key, self.value))
+        return key, value
 
 
 class SharedContext:
@@ -134,7 +144,11 @@ class SharedContext:
     def keys_values(self, attention: CrossAttention) -> KeyValues:
         """The keys and values of the contexts, not of the samples, in one layer."""
         if attention not in self._projected:
-            self._projected[attention] = attention.project(self._apply_views(self.tokens))
+            context = self._apply_views(self.tokens)
+            key, value = attention.key(context.values), attention.value(context.values)
+            if not context.packed:
+                key, value = (_split_heads(x, attention.num_heads).contiguous() for x in (key, value))
+            self._projected[attention] = KeyValues(key, value, context.layout)
         return self._projected[attention]
 
     def fold(self, query: Float[Tensor, "*q d"], layout: Layout) -> tuple[Float[Tensor, "*f d"], Layout]:
@@ -230,7 +244,7 @@ def _attend_causal(
     mask = causal(q.shape[1], k.shape[1], q.device)
     if not (rule.padding or key_layout.full):
         mask = mask & key_layout.mask[:, None, None, :]
-    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+    q, k, v = (_split_heads(x, num_heads) for x in (q, k, v))
     return _softmax_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
@@ -244,7 +258,7 @@ def _attend_padded(
     bias: Tensor | None = None,
 ) -> Tensor:
     """Attention over padded tokens in one call, with padding keys masked out: the reference implementation."""
-    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    q, k, v = (_split_heads(x, num_heads) for x in (query, key, value))
     mask = None if key_layout.full else key_layout.mask[:, None, None, :]
     if allowed is not None:
         allowed = allowed[:, None] if allowed.dim() == 3 else allowed
@@ -286,6 +300,10 @@ def _attend_grouped(
     back = torch.empty_like(query_rows)
     back[query_rows] = torch.arange(len(query_rows), device=back.device)
     return torch.cat(out).index_select(0, back)
+
+
+def _split_heads(x: Float[Tensor, "b n d"], num_heads: int) -> Float[Tensor, "b h n e"]:
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
 def _softmax_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -367,17 +385,22 @@ class CrossAttention(nn.Module):
 
     def forward(self, tokens: Tokens, context: Context) -> Tokens:
         """The tokens after cross-attention; with a `SharedContext`, each context is projected once."""
-        query, layout = self.query(tokens.values), tokens.layout
-        if isinstance(context, Tokens):
-            key, value, key_layout = self.project(context)
+        query = self.query(tokens.values)
+        if isinstance(context, SharedContext):
+            attended = self._attend_shared(query, tokens.layout, context)
         else:
-            query, layout = context.fold(query, layout)
-            key, value, key_layout = context.keys_values(self)
-            if query.dim() == 2:  # folded queries may be packed where the context is padded
-                key, value = (Tokens(x, key_layout).pack().values for x in (key, value))
-        attended = scaled_dot_product_attention(query, key, value, self.num_heads, layout, key_layout)
-        return Tokens(self.out(attended.view(*tokens.values.shape[:-1], -1)), tokens.layout)
+            key, value = self.key(context.values), self.value(context.values)
+            attended = scaled_dot_product_attention(query, key, value, self.num_heads, tokens.layout, context.layout)
+        return Tokens(self.out(attended), tokens.layout)
 
-    def project(self, context: Tokens) -> KeyValues:
-        """The context's keys and values."""
-        return KeyValues(self.key(context.values), self.value(context.values), context.layout)
+    def _attend_shared(self, query: Float[Tensor, "*q d"], layout: Layout, context: SharedContext) -> Tensor:
+        folded, folded_layout = context.fold(query, layout)
+        projected = context.keys_values(self)
+        if folded.dim() == 3:
+            mask = None if projected.layout.full else projected.layout.mask[:, None, None, :]
+            heads = _softmax_attention(_split_heads(folded, self.num_heads), projected.key, projected.value, mask)
+            return heads.transpose(1, 2).flatten(2).view_as(query)
+        attended = scaled_dot_product_attention(
+            folded, *projected.pack(), self.num_heads, folded_layout, projected.layout
+        )
+        return attended.view_as(query)
