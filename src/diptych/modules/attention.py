@@ -349,7 +349,7 @@ class SelfAttention(nn.Module):
         return Tokens(self.out(context), tokens.layout)
 
     def attend_from(self, query_tokens: Tokens, tokens: Tokens) -> Tokens:
-        """Some of the `tokens` after self-attention to all of them: no query is computed for the others."""
+        """The `query_tokens`, some of the `tokens`, after self-attention to all `tokens`."""
         query = self._project(query_tokens.values, slice(None, self.out.in_features))
         key, value = self._project(tokens.values, slice(self.out.in_features, None)).chunk(2, -1)
         context = scaled_dot_product_attention(query, key, value, self.num_heads, query_tokens.layout, tokens.layout)

@@ -126,17 +126,20 @@ class PostNormBlock(nn.Module):
 
         Raises ValueError for a context if the block has no cross-attention.
         """
-        attended = self.attention(tokens, allowed, None, cache)
-        return self.after_self_attention((tokens + attended.map(self.dropout)).map(self.norm1), context)
+        return self.after_self_attention(self.self_attend(tokens, allowed, cache), context)
 
-    def self_attend(self, tokens: Tokens, only: str | None = None) -> Tokens:
-        """The block's first third: the tokens after self-attention and its LayerNorm.
+    def self_attend(
+        self, tokens: Tokens, allowed: Bool[Tensor, "*b n m"] | Causal | None = None, cache: KVCache | None = None
+    ) -> Tokens:
+        """The first part of the block: the tokens after self-attention and its LayerNorm."""
+        return self._add_self_attention(tokens, self.attention(tokens, allowed, None, cache))
 
-        `only`: the name of a span; its tokens alone are computed, from all `tokens`.
-        """
-        query = tokens if only is None else tokens.select(name=only)
-        attended = self.attention(tokens) if only is None else self.attention.attend_from(query, tokens)
-        return (query + attended.map(self.dropout)).map(self.norm1)
+    def self_attend_from(self, query: Tokens, tokens: Tokens) -> Tokens:
+        """As `self_attend`, for some of the `tokens` only: no query is computed for the others."""
+        return self._add_self_attention(query, self.attention.attend_from(query, tokens))
+
+    def _add_self_attention(self, tokens: Tokens, attended: Tokens) -> Tokens:
+        return (tokens + attended.map(self.dropout)).map(self.norm1)
 
     def after_self_attention(self, tokens: Tokens, context: Context | None = None) -> Tokens:
         """The rest of the block: cross-attention if there is a `context`, and the feed-forward network."""

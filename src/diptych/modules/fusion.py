@@ -115,10 +115,14 @@ def pooled_cross_attention(blocks: Sequence[PostNormBlock], text: Tokens, contex
     `text`: after the first block's self-attention, which depends on the text alone (`PostNormBlock.self_attend`). The
     last block computes the class token only. Equals the class token after all of `blocks`.
     """
+    last = blocks[-1]
     for block, following in pairwise(blocks):
         text = block.after_self_attention(text, context)
-        text = following.self_attend(text, only="cls" if following is blocks[-1] else None)
-    return blocks[-1].after_self_attention(text.select(name="cls"), context).first()
+        if following is last:
+            text = last.self_attend_from(text.select(name="cls"), text)
+        else:
+            text = following.self_attend(text)
+    return last.after_self_attention(text.select(name="cls"), context).first()
 
 
 class DualImageCrossAttention(nn.Module):
