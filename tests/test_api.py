@@ -21,7 +21,7 @@ import diptych
 from diptych.batch import Image, Text
 from diptych.config.data import Embedders
 from diptych.config.run import Finetune
-from diptych.config.tasks import Captioning, VQAOptions
+from diptych.config.tasks import Captioning, NoOptions, VQAOptions
 from diptych.config.tasks import Retrieval as RetrievalEvaluation
 from diptych.data.loader import SkipCounter
 from diptych.data.sources.base import BadSample, DataError

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image, Regions, Text
-from diptych.modules.attention import KVCache
+from diptych.modules.attention import Context, KVCache, SharedContext
 from diptych.modules.codebook import Codebook
 from diptych.modules.heads import MLMHead
 from diptych.modules.pool import RunningMean
@@ -80,6 +80,23 @@ class FusionEncoder(ImageEncoder, TextEncoder, Protocol):
 
 
 @runtime_checkable
+class CrossAttentionEncoder(FusionEncoder, Protocol):
+    """A fusion model whose text cross-attends to the image, which fusion leaves as it is (ALBEF, BLIP).
+
+    When many pairs are scored, what depends on one side alone is then computed once: by these two methods, which equal
+    `fuse` together.
+    """
+
+    def before_image(self, text: Tokens) -> Tokens:
+        """A text's tokens after all that `fuse` computes before its first cross-attention."""
+        ...
+
+    def pooled_pairs(self, text: Tokens, image: SharedContext) -> Float[Tensor, "b d"]:
+        """The pooled vectors that `fuse` gives, from texts after `before_image` and one image for each of them."""
+        ...
+
+
+@runtime_checkable
 class CausalFusionEncoder(FusionEncoder, Protocol):
     """A fusion model that can generate text: its fusion has a causal form."""
 
@@ -135,12 +152,13 @@ class TextDecoder(Protocol):
     """A model with a text decoder."""
 
     def next_token_logits(
-        self, text: Text, context: Tokens, cache: KVCache | None = None
+        self, text: Text, context: Context, cache: KVCache | None = None
     ) -> Float[Tensor, "b n vocab_size"]:
         """Logits of the token that follows each token of `text`.
 
         Args:
-            context: image tokens, or the tokens of a question fused with an image.
+            context: image tokens, or the tokens of a question fused with an image. As a `SharedContext`, its keys and
+                values are computed once for all texts of an image, and for all calls.
             cache: with one, `text` holds the newest tokens only; keys and values of earlier ones come from the cache.
                 Frozen text features have no keys to cache: `generation.decoding.IncrementalDecoder` passes the prefix
                 to them (`modules.frozen_text`).
@@ -152,7 +170,7 @@ class TextDecoder(Protocol):
 class CausalDecoder(TextDecoder, Protocol):
     """A model that decodes autoregressively: one pass predicts the next token at every position of a text."""
 
-    def decode_hidden_states(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tokens:
+    def decode_hidden_states(self, text: Text, context: Context, cache: KVCache | None = None) -> Tokens:
         """The input of the LM head at every token: `next_token_logits` before the vocabulary is scored."""
         ...
 

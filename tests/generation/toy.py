@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.batch import Text
-from diptych.modules.attention import KVCache, causal
+from diptych.modules.attention import Context, KVCache, causal
 from diptych.modules.block import PostNormBlock
 from diptych.modules.embeddings import TextEmbedding
 from diptych.modules.tokens import Span, Tokens
@@ -27,7 +27,7 @@ class Table:
     def __init__(self, logits: Tensor):
         self.logits = logits
 
-    def next_token_logits(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tensor:
+    def next_token_logits(self, text: Text, context: Context, cache: KVCache | None = None) -> Tensor:
         return self.logits[text.ids]
 
 
@@ -44,7 +44,7 @@ class Speaker(nn.Module):
             weight.data.normal_(std=0.8)
         self.columns = 0  # total columns computed
 
-    def next_token_logits(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tensor:
+    def next_token_logits(self, text: Text, context: Context, cache: KVCache | None = None) -> Tensor:
         past = 0 if cache is None else cache.length
         n = text.ids.shape[1]
         self.columns += n

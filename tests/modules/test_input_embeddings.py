@@ -153,6 +153,8 @@ def choices() -> list[tuple[str, str, str]]:
         config = toy_run(name, "own", "own").model
         images = ("regions/",) if isinstance(config, RegionModel) else IMAGES
         texts = ("own",) if isinstance(config, ImageOnlyModel) else TEXTS
+        if name == "CLIPResNet":  # see the test below
+            images, texts = ("own",), ("own",)
         every += [(name, image, text) for image in images for text in texts]
     return [choice for choice in every if choice[:2] not in OF_GRIDS]
 
@@ -179,6 +181,13 @@ def test_a_model_is_built_with_its_input_embeddings_and_no_others(name: str, ima
     assert len(of_regions) == (1 if isinstance(run.model, RegionModel) else built * (image == "regions/"))
     for output in outputs(run, model):
         assert output.isfinite().all() and output.std() > 0
+
+
+@pytest.mark.parametrize(("image", "text"), [("grid", "own"), ("regions/", "own"), ("own", "minilm_words")])
+def test_a_resnet_reads_pixels_and_words_only(image: str, text: str):
+    run = toy_run("CLIPResNet", image, text)
+    with pytest.raises(ValueError, match="CLIP's ResNet reads pixels and words itself: leave embedders at their defau"):
+        run.model.build(input_embeddings(run))
 
 
 @pytest.mark.parametrize("name", ["ALBEF", "VisualBERT", "ViLBERT", "BLIP"])

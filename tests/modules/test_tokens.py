@@ -324,3 +324,29 @@ def test_indexing_and_moving_a_batch_covers_all_its_tensors():
     assert last.word_start is not None and last.word_start.shape == (1, 3)
     assert image[torch.tensor([1])].sizes.tolist() == [[4, 4]]
     assert Text(text.ids, text.mask)[:1].word_start is None
+
+
+def test_samples_of_batches_of_other_lengths_are_concatenated():
+    def part(lengths: list[int], seed: int) -> Tokens:
+        n = max(lengths)
+        values = torch.randn(len(lengths), n, 3, generator=torch.Generator().manual_seed(seed))
+        mask = torch.arange(n) < torch.tensor(lengths)[:, None]
+        spans = Span("text", "words", n - 1), Span("text", "cls", 1)  # a span that a wider one comes before
+        return Tokens.from_padded(values, mask.flip(1), *spans)
+
+    for packed in (False, True):
+        with packing(packed):
+            parts = part([4, 2], 1), part([2], 2), part([3, 5], 3)
+            joined = Tokens.concat_samples(*parts)
+        assert len(joined) == 5 and joined.layout.spans == parts[2].layout.spans and joined.packed == packed
+        assert torch.equal(joined.pack().values, torch.cat([p.pack().values for p in parts]))
+        assert torch.equal(joined.select(name="cls").first(), torch.cat([p.select(name="cls").first() for p in parts]))
+
+
+def test_samples_of_other_spans_or_layouts_are_not_concatenated():
+    image = Tokens.from_padded(torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool), Span("image", "patches", 2))
+    text = Tokens.from_padded(torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool), Span("text", "words", 2))
+    with pytest.raises(ValueError, match="expected samples with the same spans"):
+        Tokens.concat_samples(image, text)
+    with pytest.raises(ValueError, match="all packed or all padded"):
+        Tokens.concat_samples(text, text.pack())

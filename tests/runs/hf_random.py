@@ -92,7 +92,7 @@ def saved(kind: str, config: dict[str, Any], folder: Path, seed: int = 0, **savi
     return model
 
 
-def imported(system: str, source: Path, out: Path, *more: str) -> tuple[SavedModel, Any]:
+def imported(system: str, source: Path, out: Path, *more: str) -> tuple[Any, Any]:
     """The config of a folder imported at the command line, and its module with weights."""
     assert main(["import", system, str(source), "--out", str(out), *more]) == 0
     loaded = load_model(out, torch.device("cpu"))

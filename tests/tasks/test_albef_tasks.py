@@ -16,7 +16,8 @@ from diptych.objectives.cross_entropy import SoftTargets
 from diptych.tasks.entailment import Entailment
 from diptych.tasks.momentum_distillation import MomentumDistilled
 from diptych.tasks.nlvr2 import TextAssignment
-from diptych.tasks.retrieval import FILL, RerankedRetrieval
+from diptych.tasks.pair_scores import FILL
+from diptych.tasks.retrieval import RerankedRetrieval
 from diptych.tasks.vqa import OpenVQA, next_losses
 
 DIM = 16

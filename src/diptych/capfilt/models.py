@@ -26,8 +26,7 @@ from diptych.modules.tokens import Tokens
 from diptych.protocols import FusionEncoder
 from diptych.tasks.captioning import CaptionOptions, generate_captions
 from diptych.tasks.operations import why_unsupported
-from diptych.tasks.pair_scores import dual_encoder_scorer
-from diptych.tasks.retrieval import score_pairs
+from diptych.tasks.pair_scores import dual_encoder_scorer, score_pairs
 from diptych.utils.rng import uniform
 
 CNN_IMAGES = ImageSettings(shorter_side=224, square=True)

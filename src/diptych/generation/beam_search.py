@@ -114,8 +114,7 @@ def beam_search(
 ) -> GenerationOutput:
     """The best texts of each sample; texts cut off at the maximum length count as finished."""
     b, size, device = len(prompt), beams.num_beams // beams.num_beam_groups, prompt.device
-    decoder = IncrementalDecoder(model, context, use_cache)
-    decoder.repeat_samples(beams.num_beams)
+    decoder = IncrementalDecoder(model, context, use_cache, beams.num_beams)
     searches = [[BeamSearch(size, beams, config) for _ in range(beams.num_beam_groups)] for _ in range(b)]
     ids = prompt[:, None, None].expand(b, beams.num_beam_groups, size, -1)
     totals = torch.full((b, beams.num_beam_groups, size), COPY, device=device)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diptych.batch import Text
-from diptych.modules.attention import KVCache
+from diptych.modules.attention import KVCache, SharedContext
 from diptych.modules.frozen_text import FrozenTextEmbedding
 from diptych.modules.tokens import Tokens, packing
 from diptych.protocols import TextDecoder
@@ -45,19 +45,32 @@ class GenerationConfig:
 class IncrementalDecoder:
     """Next-token logits of growing texts.
 
-    With `use_cache` keys and values of earlier tokens come from a cache; without it the whole text is encoded again at
-    every step, for a model whose `next_token_logits` takes no cache. Frozen text embeddings get the prefix of the
-    newest tokens.
+    The keys and values of the context are computed once, whatever the number of steps and of texts per context. With
+    `use_cache` those of earlier tokens come from a cache; without it the whole text is encoded again at every step, for
+    a model whose `next_token_logits` takes no cache. Frozen text embeddings get the prefix of the newest tokens.
+
+    `copies`: texts of each context, next to each other (beams). They begin with the same prompt, for which the first
+    step is computed once per context.
     """
 
-    def __init__(self, model: TextDecoder, context: Tokens, use_cache: bool = True):
-        self.model, self.context = model, Tokens(context.to_padded(), context.layout)  # the cache needs padding
+    def __init__(self, model: TextDecoder, context: Tokens, use_cache: bool = True, copies: int = 1):
+        self.model, self.copies = model, copies
+        self.context = SharedContext.of(Tokens(context.to_padded(), context.layout))  # the cache needs padding
         modules = model.modules() if isinstance(model, nn.Module) else ()
         self.frozen_embeddings = [module for module in modules if isinstance(module, FrozenTextEmbedding)]
         self.cache = KVCache() if use_cache else None
 
     def next_token_logits(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b v"]:
         """Logits of the token that follows each text."""
+        if self.copies > 1:
+            logits = self._newest_logits(ids[:: self.copies])
+            copied = torch.arange(len(logits), device=ids.device).repeat_interleave(self.copies)
+            self.context, self.copies = self.context.index_samples(copied), 1
+            self.reorder(copied)
+            return logits[copied]
+        return self._newest_logits(ids)
+
+    def _newest_logits(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b v"]:
         prefix, newest = ids.tensor_split([0 if self.cache is None else self.cache.length], 1)
         with packing(False), ExitStack() as stack:
             for embedding in self.frozen_embeddings:
@@ -65,15 +78,10 @@ class IncrementalDecoder:
             text = Text(newest, torch.ones_like(newest, dtype=torch.bool))
             return self.model.next_token_logits(text, self.context, self.cache)[:, -1].float()
 
-    def repeat_samples(self, copies: int) -> None:
-        """Repeats each sample's context `copies` times, copies next to each other (as beams)."""
-        samples = torch.arange(len(self.context), device=self.context.mask.device)
-        self.context = self.context.index_samples(samples.repeat_interleave(copies))
-
     def reorder(self, texts: Int[Tensor, " b"]) -> None:
         """Selects the texts to continue.
 
-        Each must be of the same sample as the one it replaces: contexts do not move.
+        Each must be of the same sample as the one it replaces: contexts, their keys and values do not move.
         """
         if self.cache is not None:
             self.cache.index_samples(texts)

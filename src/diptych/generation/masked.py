@@ -34,8 +34,7 @@ def fill_blanks(
     is dropped.
     """
     b, device = len(prompt), prompt.device
-    decoder = IncrementalDecoder(model, context, use_cache)
-    decoder.repeat_samples(beams)
+    decoder = IncrementalDecoder(model, context, use_cache, beams)
     ids = prompt.repeat_interleave(beams, 0)
     totals = torch.full((b, beams), COPY, device=device)
     totals[:, 0] = 0

@@ -1,4 +1,5 @@
-"""Multi-head attention over Tokens, padded or packed, and the key-value cache of decoding.
+"""Multi-head attention over Tokens, padded or packed, and its keys and values that are computed once: those of the
+tokens decoded so far (`KVCache`), and those of a context that several samples attend to (`SharedContext`).
 
 Apart from modules/tokens.py the only file that depends on the memory layout of tokens.
 """
@@ -6,14 +7,17 @@ Apart from modules/tokens.py the only file that depends on the memory layout of 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from diptych.modules.tokens import Layout, Tokens, check_same_samples
+from diptych.modules.tokens import Layout, Span, Tokens, check_same_samples
 
 
 class KVCache:
@@ -30,6 +34,13 @@ class KVCache:
         """Number of text columns in the cache."""
         for _, _, layout in self._entries.values():
             return sum(span.length for span in layout.spans if span.modality == "text")
+        return 0
+
+    @property
+    def columns(self) -> int:
+        """Number of all columns in the cache: text, and an image if it was encoded with the text (BEiT-3)."""
+        for key, _, _ in self._entries.values():
+            return key.shape[1]
         return 0
 
     def extended(
@@ -61,6 +72,115 @@ class KVCache:
             attention: (key[samples], value[samples], Layout(layout.mask[samples], layout.spans))
             for attention, (key, value, layout) in self._entries.items()
         }
+
+
+class KeyValues(NamedTuple):
+    """The keys and values of contexts in one cross-attention layer, and the contexts' layout.
+
+    Of padded contexts they are split into heads, each contiguous, so that no later call copies them.
+    """
+
+    key: Float[Tensor, "b h m e"] | Float[Tensor, "t d"]
+    value: Float[Tensor, "b h m e"] | Float[Tensor, "t d"]
+    layout: Layout
+
+    def pack(self) -> tuple[Float[Tensor, "t d"], Float[Tensor, "t d"]]:
+        """Keys and values in the packed layout."""
+        if self.key.dim() == 2:
+            return self.key, self.value
+        key, value = (Tokens(x.transpose(1, 2).flatten(2), self.layout).pack().values for x in (self.key, self.value))
+        return key, value
+
+
+class SharedContext:
+    """Contexts of cross-attention, each shared by several samples: an image by its beams, or by the texts it is scored
+    with.
+
+    Keys and values are projected once per context and layer, when a layer first needs them, and kept for later calls.
+    A layer must always attend to the same view of a context (`select`, `map`).
+
+    Args:
+        tokens: the contexts.
+        owner: the index of each sample's context, ascending: samples of one context are adjacent.
+
+    Raises ValueError for an `owner` that descends.
+    """
+
+    def __init__(self, tokens: Tokens, owner: Int[Tensor, " samples"]):
+        if (owner.diff() < 0).any():
+            raise ValueError(f"samples of one context must be adjacent, got the contexts {owner.tolist()}: sort them")
+        self.tokens, self.owner = tokens, owner
+        self._counts: list[int] = owner.bincount(minlength=len(tokens)).tolist()  # samples of each context
+        self._views: tuple[Callable[[Tokens], Tokens], ...] = ()  # applied before projection, in this order
+        self._projected: dict[nn.Module, KeyValues] = {}
+
+    @classmethod
+    def of(cls, tokens: Tokens) -> SharedContext:
+        """One sample for each context."""
+        return cls(tokens, torch.arange(len(tokens), device=tokens.mask.device))
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    def index_samples(self, samples: Int[Tensor, " k"]) -> SharedContext:
+        """The contexts of samples selected by index; keys and values stay shared. See `Tokens.index_samples`."""
+        selected = SharedContext(self.tokens, self.owner[samples])
+        selected._views, selected._projected = self._views, self._projected
+        return selected
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> SharedContext:
+        """These contexts with `function` applied to every token, before they are projected. See `Tokens.map`."""
+        return self._viewed(lambda tokens: tokens.map(function))
+
+    def select(self, modality: str | None = None, name: str | None = None) -> SharedContext:
+        """The spans of this `modality` and `name` of these contexts. See `Tokens.select`."""
+        return self._viewed(lambda tokens: tokens.select(modality, name))
+
+    def expanded(self) -> Tokens:
+        """Each sample's own copy of its context."""
+        one_each = self._counts == [1] * len(self.tokens)
+        return self._apply_views(self.tokens if one_each else self.tokens.index_samples(self.owner))
+
+    def keys_values(self, attention: CrossAttention) -> KeyValues:
+        """The keys and values of the contexts, not of the samples, in one layer."""
+        if attention not in self._projected:
+            context = self._apply_views(self.tokens)
+            key, value = attention.key(context.values), attention.value(context.values)
+            if not context.packed:
+                key, value = (_split_heads(x, attention.num_heads).contiguous() for x in (key, value))
+            self._projected[attention] = KeyValues(key, value, context.layout)
+        return self._projected[attention]
+
+    def fold(self, query: Float[Tensor, "*q d"], layout: Layout) -> tuple[Float[Tensor, "*f d"], Layout]:
+        """The queries of all samples of a context as one sequence, so that they share its keys and values.
+
+        In cross-attention a query does not depend on other queries. The result is padded if `query` is, and every
+        context has the same number of samples; else each sequence is packed (padding of a padded `query` stays in it).
+        """
+        b, n = layout.mask.shape
+        if b != len(self):
+            raise ValueError(f"expected tokens of {len(self)} samples, as many as share the contexts, got {b}")
+        if query.dim() == 3 and len(set(self._counts)) == 1:
+            mask = layout.mask.reshape(len(self.tokens), -1)
+            return query.reshape(*mask.shape, -1), Layout(mask, (Span("text", "words", mask.shape[1]),))
+        per_sample = layout.mask.sum(1) if query.dim() == 2 else torch.full_like(self.owner, n)
+        lengths = self.owner.new_zeros(len(self.tokens)).index_add(0, self.owner, per_sample)
+        mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+        return query.reshape(-1, query.shape[-1]), Layout(mask, (Span("text", "words", mask.shape[1]),))
+
+    def _viewed(self, view: Callable[[Tokens], Tokens]) -> SharedContext:
+        viewed = copy(self)
+        viewed._views = (*self._views, view)
+        return viewed
+
+    def _apply_views(self, tokens: Tokens) -> Tokens:
+        for view in self._views:
+            tokens = view(tokens)
+        return tokens
+
+
+Context = Tokens | SharedContext
+"""What cross-attention attends to: one context for each sample, or contexts that samples share."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +244,7 @@ def _attend_causal(
     mask = causal(q.shape[1], k.shape[1], q.device)
     if not (rule.padding or key_layout.full):
         mask = mask & key_layout.mask[:, None, None, :]
-    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+    q, k, v = (_split_heads(x, num_heads) for x in (q, k, v))
     return _softmax_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
@@ -138,7 +258,7 @@ def _attend_padded(
     bias: Tensor | None = None,
 ) -> Tensor:
     """Attention over padded tokens in one call, with padding keys masked out: the reference implementation."""
-    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    q, k, v = (_split_heads(x, num_heads) for x in (query, key, value))
     mask = None if key_layout.full else key_layout.mask[:, None, None, :]
     if allowed is not None:
         allowed = allowed[:, None] if allowed.dim() == 3 else allowed
@@ -180,6 +300,10 @@ def _attend_grouped(
     back = torch.empty_like(query_rows)
     back[query_rows] = torch.arange(len(query_rows), device=back.device)
     return torch.cat(out).index_select(0, back)
+
+
+def _split_heads(x: Float[Tensor, "b n d"], num_heads: int) -> Float[Tensor, "b h n e"]:
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
 def _softmax_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -224,11 +348,21 @@ class SelfAttention(nn.Module):
         )
         return Tokens(self.out(context), tokens.layout)
 
-    def _project(self, values: Tensor) -> Tensor:
-        if self.query_bias is None or self.value_bias is None:
+    def attend_from(self, query_tokens: Tokens, tokens: Tokens) -> Tokens:
+        """The `query_tokens`, some of the `tokens`, after self-attention to all `tokens`."""
+        query = self._project(query_tokens.values, slice(None, self.out.in_features))
+        key, value = self._project(tokens.values, slice(self.out.in_features, None)).chunk(2, -1)
+        context = scaled_dot_product_attention(query, key, value, self.num_heads, query_tokens.layout, tokens.layout)
+        return Tokens(self.out(context), query_tokens.layout)
+
+    def _project(self, values: Tensor, part: slice = slice(None)) -> Tensor:
+        """Query, key and value side by side, or a `part` of these channels."""
+        bias = self.qkv.bias
+        if self.query_bias is not None and self.value_bias is not None:
+            bias = torch.cat([self.query_bias, torch.zeros_like(self.query_bias), self.value_bias])
+        elif part == slice(None):
             return self.qkv(values)
-        bias = torch.cat([self.query_bias, torch.zeros_like(self.query_bias), self.value_bias])
-        return F.linear(values, self.qkv.weight, bias)
+        return F.linear(values, self.qkv.weight[part], bias[part])
 
 
 class CrossAttention(nn.Module):
@@ -249,7 +383,24 @@ class CrossAttention(nn.Module):
         self.value = nn.Linear(context_dim or dim, attention_dim)
         self.out = nn.Linear(attention_dim, dim)
 
-    def forward(self, tokens: Tokens, context: Tokens) -> Tokens:
-        query, key, value = self.query(tokens.values), self.key(context.values), self.value(context.values)
-        attended = scaled_dot_product_attention(query, key, value, self.num_heads, tokens.layout, context.layout)
+    def forward(self, tokens: Tokens, context: Context) -> Tokens:
+        """The tokens after cross-attention; with a `SharedContext`, each context is projected once."""
+        query = self.query(tokens.values)
+        if isinstance(context, SharedContext):
+            attended = self._attend_shared(query, tokens.layout, context)
+        else:
+            key, value = self.key(context.values), self.value(context.values)
+            attended = scaled_dot_product_attention(query, key, value, self.num_heads, tokens.layout, context.layout)
         return Tokens(self.out(attended), tokens.layout)
+
+    def _attend_shared(self, query: Float[Tensor, "*q d"], layout: Layout, context: SharedContext) -> Tensor:
+        folded, folded_layout = context.fold(query, layout)
+        projected = context.keys_values(self)
+        if folded.dim() == 3:
+            mask = None if projected.layout.full else projected.layout.mask[:, None, None, :]
+            heads = _softmax_attention(_split_heads(folded, self.num_heads), projected.key, projected.value, mask)
+            return heads.transpose(1, 2).flatten(2).view_as(query)
+        attended = scaled_dot_product_attention(
+            folded, *projected.pack(), self.num_heads, folded_layout, projected.layout
+        )
+        return attended.view_as(query)

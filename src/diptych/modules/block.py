@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from diptych.modules.attention import Causal, CrossAttention, KVCache, SelfAttention
+from diptych.modules.attention import Causal, Context, CrossAttention, KVCache, SelfAttention
 from diptych.modules.tokens import Tokens
 
 
@@ -119,14 +119,30 @@ class PostNormBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, tokens: Tokens, context: Tokens | None = None,
+        self, tokens: Tokens, context: Context | None = None,
         allowed: Bool[Tensor, "*b n m"] | Causal | None = None, cache: KVCache | None = None,
     ) -> Tokens:  # fmt: skip
         """Without a `context`, cross-attention is skipped (as in BLIP's unimodal text encoder).
 
         Raises ValueError for a context if the block has no cross-attention.
         """
-        tokens = (tokens + self.attention(tokens, allowed, None, cache).map(self.dropout)).map(self.norm1)
+        return self.after_self_attention(self.self_attend(tokens, allowed, cache), context)
+
+    def self_attend(
+        self, tokens: Tokens, allowed: Bool[Tensor, "*b n m"] | Causal | None = None, cache: KVCache | None = None
+    ) -> Tokens:
+        """The first part of the block: the tokens after self-attention and its LayerNorm."""
+        return self._add_self_attention(tokens, self.attention(tokens, allowed, None, cache))
+
+    def self_attend_from(self, query: Tokens, tokens: Tokens) -> Tokens:
+        """As `self_attend`, for some of the `tokens` only: no query is computed for the others."""
+        return self._add_self_attention(query, self.attention.attend_from(query, tokens))
+
+    def _add_self_attention(self, tokens: Tokens, attended: Tokens) -> Tokens:
+        return (tokens + attended.map(self.dropout)).map(self.norm1)
+
+    def after_self_attention(self, tokens: Tokens, context: Context | None = None) -> Tokens:
+        """The rest of the block: cross-attention if there is a `context`, and the feed-forward network."""
         if context is not None:
             if self.cross is None or self.cross_norm is None:
                 raise ValueError(
@@ -150,6 +166,6 @@ class PreNormContextBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps)
         self.feedforward = FeedForward(dim, mlp_dim, activation=activation)
 
-    def forward(self, tokens: Tokens, context: Tokens) -> Tokens:
+    def forward(self, tokens: Tokens, context: Context) -> Tokens:
         tokens = tokens + self.attention(tokens.map(self.norm1), context.map(self.context_norm))
         return tokens + tokens.map(self.norm2).map(self.feedforward)

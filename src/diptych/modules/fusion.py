@@ -1,6 +1,7 @@
 """Fusion of two token sequences.
 
 - Co-attention (two-stream): each modality cross-attends to the other (ViLBERT: Lu et al., NeurIPS 2019, figure 2b).
+- Cross-attention: a text attends to an image, which stays as it is (ALBEF, figure 1; BLIP, figure 2).
 - Dual image: a text cross-attends to two images, and the two results are merged (NLVR2).
 - CrossViT: the class token of one sequence attends to the patches of the other.
 - Single-stream: one transformer over the concatenated sequences (ViLT, figure 3).
@@ -12,10 +13,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from diptych.modules.attention import CrossAttention, SelfAttention
-from diptych.modules.block import FeedForward
+from diptych.modules.attention import Context, CrossAttention, SelfAttention
+from diptych.modules.block import FeedForward, PostNormBlock
 from diptych.modules.tokens import FusedTokens, Tokens
 
 
@@ -105,6 +107,22 @@ class CoAttentionFusion(nn.Module):
         for block in image_blocks:
             image = block(image)
         return FusedTokens(text, image, self.pooler(text.first(), image.first()))
+
+
+def pooled_cross_attention(blocks: Sequence[PostNormBlock], text: Tokens, context: Context) -> Float[Tensor, "b d"]:
+    """The class token of each text after `blocks`, which cross-attend to `context`.
+
+    `text`: after the first block's self-attention, which depends on the text alone (`PostNormBlock.self_attend`). The
+    last block computes the class token only. Equals the class token after all of `blocks`.
+    """
+    last = blocks[-1]
+    for block, following in pairwise(blocks):
+        text = block.after_self_attention(text, context)
+        if following is last:
+            text = last.self_attend_from(text.select(name="cls"), text)
+        else:
+            text = following.self_attend(text)
+    return last.after_self_attention(text.select(name="cls"), context).first()
 
 
 class DualImageCrossAttention(nn.Module):

@@ -119,7 +119,7 @@ class Layout:
         return {name: row[cells[real[cells]]] for name, cells in self._padded_rows.items()}
 
     def groups(self, other: Layout) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
-        """Groups of samples with equal lengths in both layouts.
+        """Groups of samples with equal lengths in both layouts; samples without a token in this layout are left out.
 
         Returns: packed rows of this layout and of `other`, reordered so that the samples of a group are adjacent; and
         per group (number of samples, length in this layout, length in `other`).
@@ -132,7 +132,7 @@ class Layout:
 
     def _grouped(self, other: Layout) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
         pairs = list(zip(self.lengths, other.lengths, strict=True))
-        order = sorted(range(len(pairs)), key=lambda i: pairs[i])
+        order = sorted((i for i, (n, _) in enumerate(pairs) if n), key=lambda i: pairs[i])
         groups = [(len(list(run)), n, m) for (n, m), run in groupby(pairs[i] for i in order)]
         samples = torch.tensor(order, device=self.mask.device)
         return self.rows_of(samples), other.rows_of(samples), groups
@@ -278,6 +278,30 @@ class Tokens:
             offset += len(p.values)
         order = torch.cat(origins, 1).flatten()[layout.flat]
         return Tokens(torch.cat([p.values for p in parts]).index_select(0, order), layout)
+
+    @staticmethod
+    def concat_samples(*parts: Tokens) -> Tokens:
+        """The samples of all parts, one part after the other; each span is padded to its longest.
+
+        Raises ValueError for parts with different spans, and for packed next to padded parts.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        kinds = {tuple((s.modality, s.name, s.grid, s.image_index) for s in p.layout.spans) for p in parts}
+        if len({p.packed for p in parts}) > 1 or len(kinds) > 1:
+            raise ValueError(
+                f"expected samples with the same spans, all packed or all padded, got spans {sorted(kinds, key=str)}"
+            )
+        spans = tuple(max(same, key=lambda s: s.length) for same in zip(*(p.layout.spans for p in parts), strict=True))
+
+        def widened(x: Tensor, layout: Layout) -> Tensor:
+            columns = x.split([s.length for s in layout.spans], 1)
+            missing = [s.length - own.length for s, own in zip(spans, layout.spans, strict=True)]
+            pads = ((0,) * (2 * (x.dim() - 2)) + (0, m) for m in missing)
+            return torch.cat([F.pad(c, pad) for c, pad in zip(columns, pads, strict=True)], 1)
+
+        layout = Layout(torch.cat([widened(p.layout.mask, p.layout) for p in parts]), spans)
+        return Tokens(torch.cat([p.values if p.packed else widened(p.values, p.layout) for p in parts]), layout)
 
     def split(self, *layouts: Layout) -> tuple[Tokens, ...]:
         """Inverse of `concat`; `layouts` are those of the parts, in the same order."""

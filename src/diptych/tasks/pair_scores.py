@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from diptych.batch import Image, Text
 from diptych.inference.loaded_model import LoadedModel
+from diptych.modules.attention import SharedContext
 from diptych.modules.heads import ITCHead, RankingHead
 from diptych.modules.tokens import Tokens
-from diptych.protocols import DualEncoder, FusionEncoder, SimilarityModel
+from diptych.protocols import CrossAttentionEncoder, DualEncoder, FusionEncoder, SimilarityModel
 
 IMAGE_BATCH, TEXT_BATCH = 64, 512
 """Images and texts encoded at once; also the sides of the blocks in which pairs are compared and fused."""
@@ -42,12 +43,9 @@ def score_all_pairs(
     model: FusionEncoder, summary: PairScorer, image: Tokens, text: Tokens, pairs: int = 256
 ) -> Float[Tensor, "images texts"]:
     """The score of every encoded image with every encoded text; `pairs` pairs are fused at a time."""
-    index = torch.arange(len(image) * len(text), device=text.mask.device)
-    scores = score_pairs(model, summary, image, text, index // len(text), index % len(text), pairs)
-    return scores.view(len(image), len(text))
+    return CrossEncoder(model, summary, [text], pairs).score_all(image)
 
 
-@torch.no_grad()
 def score_pairs(
     model: FusionEncoder,
     summary: PairScorer,
@@ -57,19 +55,99 @@ def score_pairs(
     text_index: Int[Tensor, " k"],
     pairs: int = 256,
 ) -> Float[Tensor, " k"]:
-    """The scores of pairs of images and texts, selected by index, `pairs` of them fused at a time.
+    """The scores of pairs of images and texts, selected by index, `pairs` of them fused at a time."""
+    return CrossEncoder(model, summary, [text], pairs).score(image, image_index, text_index)
+
+
+class CrossEncoder:
+    """Scores of images with texts by fusion.
+
+    If texts cross-attend to the image (`protocols.CrossAttentionEncoder`), the keys and values of an image are computed
+    once for all its texts, and the part of fusion that depends on the text alone once for all images. Other models fuse
+    each pair from the start.
 
     Scores are computed in fp32 even if fusion runs in bf16: rounding would make ties, which rank last.
+
+    Args:
+        summary: the score of a pooled pair.
+        texts: batches of encoded texts; `text_index` counts through all of them.
+        pairs: how many pairs are fused at a time.
     """
-    parts = zip(image_index.split(pairs), text_index.split(pairs), strict=True)
-    return torch.cat(
-        [_exact(summary, model.fuse(text.index_samples(t), image.index_samples(i)).pooled) for i, t in parts]
-    )
+
+    @torch.no_grad()
+    def __init__(self, model: FusionEncoder, summary: PairScorer, texts: Sequence[Tokens], pairs: int = 256):
+        self.model, self.summary, self.pairs = model, summary, pairs
+        if isinstance(model, CrossAttentionEncoder):
+            texts = [model.before_image(part) for text in texts for part in _batches(text, pairs)]
+        self.text = Tokens.concat_samples(*texts)
+
+    def score_all(self, image: Tokens) -> Float[Tensor, "images texts"]:
+        """The score of every image with every text."""
+        num_texts = len(self.text)
+        index = torch.arange(len(image) * num_texts, device=image.mask.device)
+        return self.score(image, index // num_texts, index % num_texts).view(len(image), num_texts)
+
+    @torch.no_grad()
+    def score(
+        self, image: Tokens, image_index: Int[Tensor, " k"], text_index: Int[Tensor, " k"]
+    ) -> Float[Tensor, " k"]:
+        """The scores of pairs of images and texts, selected by index."""
+        if len(image_index) == 0:
+            return torch.zeros(0, device=image.mask.device)
+        if not isinstance(self.model, CrossAttentionEncoder):
+            parts = zip(image_index.split(self.pairs), text_index.split(self.pairs), strict=True)
+            fused = (self.model.fuse(self.text.index_samples(t), image.index_samples(i)) for i, t in parts)
+            return torch.cat([self._summarize(pair.pooled) for pair in fused])
+        order = image_index.argsort(stable=True)  # the pairs of an image next to each other
+        scores = torch.cat(list(self._score_by_image(self.model, image, image_index[order], text_index[order])))
+        return torch.empty_like(scores).index_copy(0, order, scores)
+
+    def _score_by_image(
+        self, model: CrossAttentionEncoder, image: Tokens, image_index: Tensor, text_index: Tensor
+    ) -> Iterator[Float[Tensor, " pairs"]]:
+        """The scores of pairs in ascending order of their image, a group of images at a time."""
+        images, counts = image_index.unique_consecutive(return_counts=True)
+        for first, past in image_groups(counts.tolist(), self.pairs):
+            owner = torch.arange(past - first, device=counts.device).repeat_interleave(counts[first:past])
+            context = SharedContext(image.index_samples(images[first:past]), owner)
+            here, text_index = text_index.tensor_split([len(owner)])
+            samples = torch.arange(len(owner), device=counts.device)
+            for text, part in zip(here.split(self.pairs), samples.split(self.pairs), strict=True):
+                pooled = model.pooled_pairs(self.text.index_samples(text), context.index_samples(part))
+                yield self._summarize(pooled)
+
+    def _summarize(self, pooled: Tensor) -> Float[Tensor, " pairs"]:
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.summary(pooled.float())
 
 
-def _exact(summary: PairScorer, pooled: Tensor) -> Float[Tensor, " pairs"]:
-    with torch.autocast(pooled.device.type, enabled=False):
-        return summary(pooled.float())
+MIN_PAIRS_PER_IMAGE = 8
+"""Limits the images whose keys and values are kept at once, to this fraction of the pairs fused at once."""
+
+
+def image_groups(counts: Sequence[int], pairs: int) -> Iterator[tuple[int, int]]:
+    """Groups of consecutive images, as the index of the first and one past the last.
+
+    A group has at most `pairs` pairs, or is one image with more.
+
+    Args:
+        counts: the number of each image's pairs.
+    """
+    first = total = 0
+    for i, count in enumerate(counts):
+        if i > first and (total + count > pairs or i - first >= max(1, pairs // MIN_PAIRS_PER_IMAGE)):
+            yield first, i
+            first = i
+            total = 0
+        total += count
+    if counts:
+        yield first, len(counts)
+
+
+def _batches(tokens: Tokens, size: int) -> Iterator[Tokens]:
+    """The samples, `size` at a time."""
+    for samples in torch.arange(len(tokens), device=tokens.mask.device).split(size):
+        yield tokens.index_samples(samples)
 
 
 def candidates(
@@ -182,25 +260,22 @@ class TextScorer:
         operations = {operation for method in methods for operation in SCORES[method]}
         self.loaded, self.methods = loaded, methods
         self.dual = dual_encoder_scorer(loaded) if "itc" in operations else None
-        self.pair_score = pair_scorer(loaded) if "itm" in operations else None
-        self.texts = [EncodedBatch(text, self.dual and self.dual.text_features(text)) for text in texts]
+        self.text_features = [self.dual.text_features(text) for text in texts] if self.dual else []
+        pair_score = pair_scorer(loaded) if "itm" in operations else None
+        self.encoder = CrossEncoder(loaded.model, pair_score, texts) if pair_score else None
 
     def __call__(self, image: Tokens) -> dict[str, Float[Tensor, "images texts"]]:
         """The scores of a batch of encoded images with all texts, float32 on the CPU, by method."""
-        encoded = EncodedBatch(image, self.dual and self.dual.image_features(image))
-        blocks = [self._block(encoded, text) for text in self.texts]
-        return {method: torch.cat([block[method].float().cpu() for block in blocks], 1) for method in self.methods}
-
-    def _block(self, image: EncodedBatch, text: EncodedBatch) -> dict[str, Float[Tensor, "images texts"]]:
         scores = {}
         if self.dual:
-            scores["itc"] = self.dual.similarity(image.features, text.features).float()
-        if self.pair_score:
-            logits = score_all_pairs(self.loaded.model, self.pair_score, image.tokens, text.tokens)
+            features = self.dual.image_features(image)
+            scores["itc"] = torch.cat([self.dual.similarity(features, text).float() for text in self.text_features], 1)
+        if self.encoder:
+            logits = self.encoder.score_all(image)
             scores["itm"] = logits if _ranking_head(self.loaded) else logits.sigmoid()
             if self.dual:
                 scores["both"] = self.dual.with_pair_scores(logits, scores["itc"], "product")
-        return scores
+        return {method: scores[method].float().cpu() for method in self.methods}
 
 
 def image_embedding(loaded: LoadedModel, image: Tokens) -> Float[Tensor, "b e"]:

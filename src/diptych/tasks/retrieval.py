@@ -60,15 +60,14 @@ from diptych.tasks.pair_scores import (
     FILL,
     IMAGE_BATCH,
     TEXT_BATCH,
+    CrossEncoder,
     DualEncoderScorer,
     EncodedBatch,
     PairScorer,
     candidates,
     dual_encoder_scorer,
     pair_scorer,
-    score_all_pairs,
     score_matrix,
-    score_pairs,
 )
 
 FUSION_IMAGE_BATCH = 8  # images fused with every caption at once
@@ -211,22 +210,17 @@ class RerankedRetrieval(nn.Module):
         text, image = self.model.encode_text(texts), self.model.encode_image(images)
         of_text = self.contrast.project_text(self.model.pooled_features(text)[0])
         cosines = (self.contrast.project_image(self.model.pooled_features(image)[0]) @ of_text.T).float()
-        image_of, text_of = candidates(cosines, self.num_candidates)
-        of_texts = torch.full_like(cosines, FILL)
-        of_texts[image_of, text_of] = self._scores(image, text, image_of, text_of, cosines, pairs)
-        text_of, image_of = candidates(cosines.T, self.num_candidates)
-        of_images = torch.full_like(cosines.T, FILL)
-        of_images[text_of, image_of] = self._scores(image, text, image_of, text_of, cosines, pairs)
-        return Scores(of_texts, of_images)
-
-    def _scores(
-        self, image: Tokens, text: Tokens, image_index: Tensor, text_index: Tensor, cosines: Tensor, pairs: int
-    ) -> Float[Tensor, " pairs"]:
-        """The scores of pairs of images and texts, selected by index."""
-        logits = score_pairs(
-            self.model, lambda pooled: self.match(pooled)[:, 1], image, text, image_index, text_index, pairs
-        )
-        return logits + cosines[image_index, text_index] if self.add_cosine else logits
+        for_image = torch.zeros_like(cosines, dtype=torch.bool)
+        for_text = torch.zeros_like(cosines.T, dtype=torch.bool)
+        for_image[candidates(cosines, self.num_candidates)] = True
+        for_text[candidates(cosines.T, self.num_candidates)] = True
+        image_index, text_index = (for_image | for_text.T).nonzero(as_tuple=True)
+        encoder = CrossEncoder(self.model, lambda pooled: self.match(pooled)[:, 1], [text], pairs)
+        scores = torch.full_like(cosines, FILL)
+        scores[image_index, text_index] = encoder.score(image, image_index, text_index)
+        if self.add_cosine:
+            scores = scores + cosines
+        return Scores(scores.masked_fill(~for_image, FILL), scores.T.masked_fill(~for_text, FILL))
 
 
 @dataclass(frozen=True)
@@ -343,17 +337,13 @@ def _score_candidates(
     texts: list[EncodedBatch],
 ) -> Float[Tensor, "images texts"]:
     """The fused score of each pair that is True in `scored`, FILL elsewhere."""
+    encoder = CrossEncoder(loaded.model, pair_score, [text.tokens for text in texts])
     scores = torch.full(scored.shape, FILL)
     top = 0
     for image in track(images, description="re-ranking"):
-        left = 0
-        for text in texts:
-            block = scored[top : top + len(image.tokens), left : left + len(text.tokens)]
-            row, column = (index.to(loaded.device) for index in block.nonzero(as_tuple=True))
-            if len(row):
-                pairs = score_pairs(loaded.model, pair_score, image.tokens, text.tokens, row, column)
-                scores[top + row.cpu(), left + column.cpu()] = pairs.cpu()
-            left += len(text.tokens)
+        row, column = scored[top : top + len(image.tokens)].nonzero(as_tuple=True)
+        pairs = encoder.score(image.tokens, row.to(loaded.device), column.to(loaded.device))
+        scores[top + row, column] = pairs.float().cpu()
         top += len(image.tokens)
     return scores
 
@@ -371,10 +361,9 @@ def score_by_fusion(
             "retrieval needs a run that was trained with a contrastive, matching or ranking loss: a pre-training run "
             "with itc, triplet or itm, or a run of `diptych finetune retrieval`"
         )
-    texts, rows, image_ids = list(_encode_texts(loaded, gallery.texts)), [], []
+    encoder, rows, image_ids = CrossEncoder(model, pair_score, list(_encode_texts(loaded, gallery.texts))), [], []
     for batch in load_images(loaded, gallery, FUSION_IMAGE_BATCH, config.workers, counter, "scoring pairs"):
-        image = encode_images(model, batch)
-        rows.append(torch.cat([score_all_pairs(model, pair_score, image, text).cpu() for text in texts], 1))
+        rows.append(encoder.score_all(encode_images(model, batch)).cpu())
         image_ids += batch.ids.tolist()
     scores = torch.cat(rows).float()[:, gallery.text_indices(image_ids)]
     return RetrievalScores(gallery.select(image_ids), Scores(scores, scores.T))

@@ -37,6 +37,7 @@ from diptych.inference.tokenizer import tokenizer_of
 from diptych.metrics.vqa import BEST_OF_ANY, BEST_OF_LIST, AnswerList, best_accuracy, normalise_answer, vqa_accuracy
 from diptych.models.blip.config import LABEL_SMOOTHING
 from diptych.models.configs import BLIPConfig, ImageOnlyModel, has_answer_decoder, model_name, pooled_dim
+from diptych.modules.attention import SharedContext
 from diptych.modules.heads import PairClassifier
 from diptych.modules.init import init_transformer
 from diptych.modules.tokens import Tokens, packing
@@ -179,15 +180,18 @@ class OpenVQA(nn.Module):
 
     @torch.no_grad()
     def rank(self, question: Tokens, candidates: Text, k: int) -> RankedAnswers:
-        """The `k` candidates whose first token is likeliest, ordered by the likelihood of all their tokens."""
+        """The `k` candidates whose first token is likeliest, ordered by the likelihood of all their tokens.
+
+        A question's keys and values are computed once for all its candidates.
+        """
         q = len(question)
         start = candidates[torch.zeros(q, dtype=torch.long)]
-        start = Text(start.ids[:, :1], start.mask[:, :1])
-        first_token = self.model.next_token_logits(start, question)[:, 0].float().softmax(1)  # (q, vocabulary)
+        start, context = Text(start.ids[:, :1], start.mask[:, :1]), SharedContext.of(question)
+        first_token = self.model.next_token_logits(start, context)[:, 0].float().softmax(1)  # (q, vocabulary)
         first, chosen = first_token[:, candidates.ids[:, 1]].topk(k, 1)  # (q, k)
         text = candidates[chosen.flatten()]  # q · k answers
-        repeated = question.index_samples(torch.arange(q, device=chosen.device).repeat_interleave(k))
-        scores = -self.answer_losses(self.model.next_token_logits(text, repeated), text).view(q, k)
+        context = context.index_samples(context.owner.repeat_interleave(k))
+        scores = -self.answer_losses(self.model.next_token_logits(text, context), text).view(q, k)
         if self.double_first_token:
             scores = scores + first.log()
         probabilities, order = scores.softmax(1).sort(1, descending=True)

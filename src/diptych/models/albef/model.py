@@ -17,9 +17,10 @@ from diptych.batch import Image, Regions, Text
 from diptych.models.albef.config import ALBEFConfig
 from diptych.models.vit.config import ViTConfig
 from diptych.models.vit.model import ViT
-from diptych.modules.attention import Causal, KVCache
+from diptych.modules.attention import Causal, Context, KVCache, SharedContext
 from diptych.modules.block import PostNormBlock
 from diptych.modules.embeddings import TextEmbedding, word_table
+from diptych.modules.fusion import pooled_cross_attention
 from diptych.modules.heads import ITCHead, ITMHead, MLMHead, Temperature
 from diptych.modules.init import init_transformer
 from diptych.modules.input_embeddings import OWN, InputEmbeddings
@@ -111,8 +112,23 @@ class ALBEF(nn.Module):
                 text = block(text, image)
         return FusedTokens(text, images[0], text.first())
 
+    def before_image(self, text: Tokens) -> Tokens:
+        """The text after the first fusion layer's self-attention. Raises UnsupportedOperation for several images."""
+        return self._fusion_blocks[0].self_attend(text)
+
+    def pooled_pairs(self, text: Tokens, image: SharedContext) -> Float[Tensor, "b d"]:
+        """The text's [CLS] after fusion, from texts after `before_image`."""
+        return pooled_cross_attention(self._fusion_blocks, text, image)
+
+    @property
+    def _fusion_blocks(self) -> list[PostNormBlock]:
+        """The fusion layers of a model of one image."""
+        if (why := self.unsupported().get("fuse")) is not None:
+            raise UnsupportedOperation(why)
+        return [block for (block,) in self.fusion]  # type: ignore[misc]  # a ModuleList
+
     def next_token_logits(
-        self, text: Text, context: Tokens, cache: KVCache | None = None
+        self, text: Text, context: Context, cache: KVCache | None = None
     ) -> Float[Tensor, "b n vocab_size"]:
         """Logits of the token after each token of an answer; `context`: the fused question. Raises
         UnsupportedOperation.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from diptych.batch import Image, Regions, Text
 from diptych.models.beit3.config import BEiT3Config
-from diptych.modules.attention import KVCache
+from diptych.modules.attention import Context, KVCache, SharedContext, causal
 from diptych.modules.embeddings import PatchEmbedding
 from diptych.modules.init import init_transformer
 from diptych.modules.input_embeddings import OWN, InputEmbeddings
@@ -99,9 +99,11 @@ class BEiT3(nn.Module):
         return self.transformer.fuse_causal(text, image)
 
     def next_token_logits(
-        self, text: Text, context: Tokens, cache: KVCache | None = None
+        self, text: Text, context: Context, cache: KVCache | None = None
     ) -> Float[Tensor, "b 1 vocabulary"]:
         """Logits of the one token after `text`, predicted at a [MASK] in its place; `context`: embedded images.
+
+        No image token attends to a word, so a cache keeps the keys and values of the image too.
 
         Raises UnsupportedOperation if there is no LM head.
         """
@@ -113,19 +115,16 @@ class BEiT3(nn.Module):
             torch.cat([text.ids, mask_token], 1), torch.cat([text.mask, torch.ones_like(mask_token).bool()], 1)
         )
         newest = self._embed(words, start)
-        if start:
-            states = self.transformer.encode(newest, self._causal_with_past(newest, context, start), cache)
+        if cache is not None and start:
+            n = newest.mask.shape[1]
+            states = self.transformer.encode(newest, causal(n, cache.columns + n, newest.mask.device), cache)
         else:
-            mask = causal_mask(newest.layout, context.layout)
-            states = self.transformer.encode(Tokens.concat(context, newest), mask, cache)
+            image = context.expanded() if isinstance(context, SharedContext) else context
+            mask = causal_mask(newest.layout, image.layout)
+            states = self.transformer.encode(Tokens.concat(image, newest), mask, cache)
         if cache is not None:
             cache.drop_columns(1)  # all but the [MASK]
         return self.lm_head(states.select("text").to_padded()[:, -1:])
-
-    def _causal_with_past(self, newest: Tokens, context: Tokens, start: int) -> Bool[Tensor, "n m"]:
-        """The causal mask of the newest words over the image, the `start` words before them and themselves."""
-        n, past = newest.mask.shape[1], context.mask.shape[1] + start
-        return torch.ones(n, past + n, dtype=torch.bool, device=newest.mask.device).tril(past)
 
     def unsupported(self) -> dict[str, str]:
         """The operations that this model lacks, each with the reason and the setting to change."""

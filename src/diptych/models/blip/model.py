@@ -19,10 +19,10 @@ from diptych.batch import Image, Regions, Text
 from diptych.models.blip.config import BLIPConfig
 from diptych.models.vit.config import ViTConfig
 from diptych.models.vit.model import ViT
-from diptych.modules.attention import Causal, KVCache
+from diptych.modules.attention import Causal, Context, KVCache, SharedContext
 from diptych.modules.block import PostNormBlock, activation_named
 from diptych.modules.embeddings import TextEmbedding, word_table
-from diptych.modules.fusion import DualImageBlock
+from diptych.modules.fusion import DualImageBlock, pooled_cross_attention
 from diptych.modules.heads import ITCHead, ITMHead, MLMHead, Temperature
 from diptych.modules.init import init_transformer
 from diptych.modules.input_embeddings import OWN, InputEmbeddings
@@ -46,12 +46,16 @@ class TextEncoder(nn.Module):
 
     def encode_grounded(self, text: Tokens, context: Tokens | tuple[Tokens, ...]) -> Tokens:
         """The tokens, their first one replaced by [ENC], after all layers with cross-attention to `context`."""
-        ids = torch.full((len(text), 1), self.enc_token_id, device=text.mask.device)
-        first = self.words(Text(ids, torch.ones_like(ids, dtype=torch.bool))).select(name="cls")  # b 1 dim
-        tokens = Tokens.concat(first, text.select(name="words"))
+        tokens = self.with_enc_token(text)
         for block in self.blocks:
             tokens = block(tokens, context)
         return tokens
+
+    def with_enc_token(self, text: Tokens) -> Tokens:
+        """The embedded text, its first token replaced by [ENC]."""
+        ids = torch.full((len(text), 1), self.enc_token_id, device=text.mask.device)
+        first = self.words(Text(ids, torch.ones_like(ids, dtype=torch.bool))).select(name="cls")  # b 1 dim
+        return Tokens.concat(first, text.select(name="words"))
 
 
 class GroundedDecoder(nn.Module):
@@ -62,7 +66,7 @@ class GroundedDecoder(nn.Module):
         self.words, self.blocks, self.bos_token_id = words, blocks, bos_token_id
         self.lm_head = lm_head
 
-    def forward(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tokens:
+    def forward(self, text: Text, context: Context, cache: KVCache | None = None) -> Tokens:
         """The hidden states of `text`; with a `cache` of its newest tokens only."""
         start, ids = 0 if cache is None else cache.length, text.ids
         if start == 0:
@@ -169,6 +173,21 @@ class BLIP(nn.Module):
         text = self.text_encoder.encode_grounded(text, image)
         return FusedTokens(text, image, text.first())
 
+    def before_image(self, text: Tokens) -> Tokens:
+        """The text, its first token replaced by [ENC], after the first layer's self-attention.
+
+        Raises UnsupportedOperation as `fuse` does.
+        """
+        if (why := self.unsupported().get("fuse")) is not None:
+            raise UnsupportedOperation(why)
+        first: PostNormBlock = self.text_encoder.blocks[0]  # type: ignore[assignment]
+        return first.self_attend(self.text_encoder.with_enc_token(text))
+
+    def pooled_pairs(self, text: Tokens, image: SharedContext) -> Float[Tensor, "b d"]:
+        """[ENC] after the image-grounded text encoder, from texts after `before_image`."""
+        blocks: list[PostNormBlock] = list(self.text_encoder.blocks)  # type: ignore[arg-type]
+        return pooled_cross_attention(blocks, text, image)
+
     def fuse_images(self, text: Tokens, images: tuple[Tokens, ...]) -> FusedTokens:
         """The text after cross-attention to two images (variant "nlvr2"), pooled from [ENC].
 
@@ -182,12 +201,12 @@ class BLIP(nn.Module):
         return FusedTokens(text, images[0], text.first())
 
     def next_token_logits(
-        self, text: Text, context: Tokens, cache: KVCache | None = None
+        self, text: Text, context: Context, cache: KVCache | None = None
     ) -> Float[Tensor, "b n vocab_size"]:
         """Logits of the token after each token of `text`; `context`: an image, or a fused question ("vqa")."""
         return self.get_output_embeddings()(self.decode_hidden_states(text, context, cache).to_padded())
 
-    def decode_hidden_states(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tokens:
+    def decode_hidden_states(self, text: Text, context: Context, cache: KVCache | None = None) -> Tokens:
         """The decoder's hidden states, before the LM head."""
         return self.text_decoder(text, context, cache)
 

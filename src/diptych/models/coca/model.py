@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from diptych.batch import Image, Regions, Text
 from diptych.models.clip.model import EPS, PatchTower, contrast_head
 from diptych.models.coca.config import CoCaConfig
-from diptych.modules.attention import Causal, KVCache, causal
+from diptych.modules.attention import Causal, Context, KVCache, causal
 from diptych.modules.block import PreNormBlock, PreNormContextBlock, activation_named
 from diptych.modules.init import init_blocks
 from diptych.modules.input_embeddings import OWN, InputEmbeddings
@@ -179,12 +179,12 @@ class CoCa(nn.Module):
         return FusedTokens(words, image, last_token(words))
 
     def next_token_logits(
-        self, text: Text, context: Tokens, cache: KVCache | None = None
+        self, text: Text, context: Context, cache: KVCache | None = None
     ) -> Float[Tensor, "b n vocab_size"]:
         """Logits of the token after each token of `text`; `context`: the encoded image."""
         return self.lm_head(self.decode_hidden_states(text, context, cache).to_padded())
 
-    def decode_hidden_states(self, text: Text, context: Tokens, cache: KVCache | None = None) -> Tokens:
+    def decode_hidden_states(self, text: Text, context: Context, cache: KVCache | None = None) -> Tokens:
         """The words after both decoders, before the LM head."""
         words = self.text(text).select(name="words") if cache is None else self.text.decode_next(text, cache)
         return self._decode_multimodal(words, context, cache)
@@ -193,7 +193,7 @@ class CoCa(nn.Module):
         """The captioner's LM head."""
         return self.lm_head
 
-    def _decode_multimodal(self, words: Tokens, image: Tokens, cache: KVCache | None = None) -> Tokens:
+    def _decode_multimodal(self, words: Tokens, image: Context, cache: KVCache | None = None) -> Tokens:
         """The multimodal text decoder: causal self-attention, then cross-attention to all queries but the first."""
         queries = image.select(name="queries")
         for self_block, cross_block in zip(self.self_blocks, self.cross_blocks, strict=True):
