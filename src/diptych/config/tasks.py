@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from diptych.config.validation import (
@@ -52,13 +52,14 @@ class Evaluation:
 
     Class attributes: the name of the `task`; for tasks that models are fine-tuned for, the `untrained` recipe whose
     model supports it, and the class of the `options` of fine-tuning; what the `text` of a sample is called ("" if it has
-    none).
+    none); the `splits` that only its data have.
     """
 
     task: ClassVar[str] = ""
     text: ClassVar[str] = ""
     untrained: ClassVar[str] = ""
     options: ClassVar[type[FinetuningOptions]] = NoOptions
+    splits: ClassVar[tuple[str, ...]] = ()
 
     data: str = ""  # empty: the run's training data
     split: Text = "val"
@@ -68,6 +69,15 @@ class Evaluation:
     workers: Workers = 2  # data-loading processes
     max_skipped: Fraction = 0.01  # share of unusable samples above which evaluation stops
 
+    @property
+    def condition(self) -> str:
+        """What makes the evaluation a control or a baseline, in words; "" if nothing."""
+        return ""
+
+    def of_run(self, options: FinetuningOptions) -> Evaluation:
+        """The evaluation of a run that was fine-tuned with `options`."""
+        return self
+
 
 @settings()
 class GalleryEvaluation(Evaluation):
@@ -76,6 +86,10 @@ class GalleryEvaluation(Evaluation):
     gallery: CountOrZero = 0  # use only the first N images; 0: all
     captions: CountOrZero = 0  # use only the first N captions of each image; 0: all
     shuffle_captions: bool = False  # control: captions of other images, which must bring every score to chance
+
+    @property
+    def condition(self) -> str:
+        return "shuffled captions (control)" if self.shuffle_captions else ""
 
 
 @settings()
@@ -115,10 +129,21 @@ class VQA(Evaluation):
 
     task: ClassVar[str] = "vqa"
     text: ClassVar[str] = "question"
+    splits: ClassVar[tuple[str, ...]] = ("test-dev", "test-std")
     untrained: ClassVar[str] = "vilt.small"
     options: ClassVar[type[FinetuningOptions]] = VQAOptions
 
     ablate: Literal["", "image", "text"] = ""  # hide the image or the text (baseline)
+
+    @property
+    def condition(self) -> str:
+        return f"{self.ablate} ablated (baseline)" if self.ablate else ""
+
+    def of_run(self, options: FinetuningOptions) -> Evaluation:
+        """The evaluation of a run, whose image or text stays hidden if it was in training."""
+        if self.ablate or not isinstance(options, VQAOptions):
+            return self
+        return replace(self, ablate=options.ablate)
 
 
 @settings()

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 
 from diptych.config.run import Finetune
-from diptych.config.tasks import EVALUATIONS, VQA, Evaluation, GalleryEvaluation, VQAOptions
+from diptych.config.tasks import EVALUATIONS, Evaluation
 from diptych.data.sources.splits import requested_split
-from diptych.data.sources.vqa import OWN
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import RunError
 from diptych.modules.tokens import packing
@@ -76,13 +75,10 @@ def complete(settings: Evaluation, folder: Path) -> Evaluation:
         names = ", ".join(evaluation.__name__ for evaluation in EVALUATIONS.values())
         raise RunError(f"an evaluation is of one task: give one of {names}, not {type(settings).__name__}")
     settings = replace(settings, data=settings.data or data_of(folder))
-    if isinstance(settings, VQA) and not settings.ablate and (folder / RUN_FILE).is_file():
+    if (folder / RUN_FILE).is_file():
         run, _ = read_run(folder)
-        options = run.options if isinstance(run, Finetune) else None
-        settings = replace(settings, ablate=options.ablate if isinstance(options, VQAOptions) else "")
-    return replace(
-        settings, split=requested_split(settings.split, settings.data, OWN if settings.task == "vqa" else ())
-    )
+        settings = settings.of_run(run.options) if isinstance(run, Finetune) else settings
+    return replace(settings, split=requested_split(settings.split, settings.data, settings.splits))
 
 
 def name_of(settings: Evaluation, run_data: str) -> str:
@@ -122,10 +118,7 @@ def write(out: Path, settings: Evaluation, result: Result) -> None:
     """Writes predictions.jsonl, skipped.json, files of the task and metrics.json; then examples.json for the report."""
     out.mkdir(exist_ok=True)
     description = f"{settings.data}, split {settings.split}"
-    if isinstance(settings, GalleryEvaluation) and settings.shuffle_captions:
-        description += ", shuffled captions (control)"
-    if isinstance(settings, VQA) and settings.ablate:
-        description += f", {settings.ablate} ablated (baseline)"
+    description += f", {settings.condition}" if settings.condition else ""
     metrics = {name: value if math.isfinite(value) else None for name, value in result.metrics.items()}
     files = {"skipped.json": [asdict(sample) for sample in result.skipped], **result.files}
     files["metrics.json"] = {"description": description, "settings": recorded(settings), "metrics": metrics}

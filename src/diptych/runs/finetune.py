@@ -16,7 +16,6 @@ from diptych.checkpoints.strict import load_strict
 from diptych.config.run import Finetune
 from diptych.config.tasks import FINETUNED, FinetuningOptions
 from diptych.data.sources.splits import requested_split
-from diptych.data.sources.vqa import OWN
 from diptych.inference.embedders import input_embeddings
 from diptych.inference.feature_extractors import check_frozen_features
 from diptych.inference.folder import check_model, read_weights
@@ -87,7 +86,7 @@ def finetune(run: Finetune, out: Path) -> None:
     part = fine_tuning(run.task)
     part.check(run)
     check_out(run.data, out)
-    run = replace(run, split=requested_split(run.split, run.data, OWN if run.task == "vqa" else ()))
+    run = replace(run, split=requested_split(run.split, run.data, FINETUNED[run.task].splits))
     with processes(run.training.device) as group, locked_run_folder(out, group):
         if group.main:
             echo(f"reading {run.data} ({run.split})")

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image as Pillow
 
+from diptych.config.tasks import VQA
 from diptych.data.images.decode import load_image, read_image_file
 from diptych.data.sources.base import DataError, Question, Questioned
 from diptych.data.sources.captions import TABLES, by_name, choose, inside, tables_in
@@ -20,7 +21,7 @@ from diptych.data.sources.formats import Columns, check_split_columns, table
 from diptych.data.sources.paths import Folder, data_in_json, need, read_rows, read_text
 from diptych.data.sources.splits import known_split, named_split, requested_split
 
-OWN = ("test-dev", "test-std")  # splits that only VQA has, whose answers are withheld
+OWN = VQA.splits  # whose answers are withheld
 KNOWN = "*questions*.json and *annotations*.json (VQA v2), or one .csv, .tsv, .jsonl with the columns"
 
 

@@ -5,6 +5,8 @@ BERT fuses them: its layers cross-attend from the text to the image. Question an
 cross-attends to the fused question (figure 4 a). NLVR2 adds a second image (figure 4 b): each fusion layer has two
 blocks, the first for one image and the second for the other, which share their key and value projections.
 
+The momentum model of figure 1 is `objectives.momentum.MomentumDistillation`.
+
 Differs: attention has no dropout of its own.
 """
 

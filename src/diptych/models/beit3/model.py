@@ -1,7 +1,8 @@
 """BEiT-3: Image as a Foreign Language (Wang et al., CVPR 2023), figure 2.
 
 One multiway transformer for images, texts and pairs: image tokens come first, and each modality has its own
-projections, norms and feed-forward networks. It is pre-trained by masked data modelling only.
+projections, norms and feed-forward networks (`modules.multiway.MultiwayBlock`). It is pre-trained by masked data
+modelling only.
 
 Differs from the paper: as in the released models, no block has a third expert for pairs, and no head predicts visual
 tokens (pre-training was not released; `encode_masked` masks patches for it). As in the official code, padding enters as

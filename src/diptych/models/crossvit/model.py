@@ -1,7 +1,7 @@
 """CrossViT: Cross-Attention Multi-Scale Vision Transformer for Image Classification (Chen et al., ICCV 2021), figure 2.
 
 Each image at two sizes, in patches of two sizes, with a ViT branch for each. After every stage the class token of each
-branch cross-attends to the patches of the other.
+branch cross-attends to the patches of the other (`modules.fusion.CrossScaleFusion`).
 
 Differs from the paper, as the official code: each projection of a class token to the other branch's width is norm,
 GELU, linear. Differs from the official code: no stochastic depth, with which it trains (0.1).

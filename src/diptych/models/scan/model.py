@@ -1,7 +1,7 @@
 """SCAN: Stacked Cross Attention for Image-Text Matching (Lee et al., ECCV 2018), figures 2 and 3.
 
 Regions are mapped linearly, words encoded by a bidirectional GRU. No layer fuses them: their similarity itself is
-attention.
+attention, whose two stages are in `modules.similarity.StackedAttention`.
 
 Differs from the paper, as the official code: negative similarities are scaled to a tenth before attention is
 normalised (equation 1 sets them to zero). Differs from the official code: its l1 norms, which it names but cannot run,

@@ -1,8 +1,8 @@
 """ViLBERT: Pretraining Task-Agnostic Visiolinguistic Representations (Lu et al., NeurIPS 2019), figure 1; with task
 tokens 12-in-1: Multi-Task Vision and Language Representation Learning (Lu et al., CVPR 2020).
 
-A BERT encodes the words, a narrower stack of blocks the regions of a detector; co-attention layers between them let
-each stream attend to the other.
+A BERT encodes the words, a narrower stack of blocks the regions of a detector; co-attention layers between them
+(`modules.fusion.CoAttentionFusion`) let each stream attend to the other.
 
 Differs from the paper, as the official code: both streams' first tokens go through a linear layer and ReLU before they
 are multiplied. Differs from the official code: `q_dense1` and `q_dense2` of every co-attention, which nothing reads

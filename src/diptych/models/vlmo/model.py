@@ -2,7 +2,8 @@
 1.
 
 All tokens share self-attention; text, images and, in the last blocks, image-text pairs have feed-forward experts of
-their own. So one model is a text encoder, an image encoder and a fusion encoder.
+their own. So one model is a text encoder, an image encoder and a fusion encoder. The block of figure 1 is
+`modules.multiway.MoMEBlock`.
 
 Differs from the paper, as the official code: the contrastive loss is the mean of two, one through each modality's own
 experts in all blocks and one in which the last blocks use the vision-language experts; base and large have relative
@@ -48,7 +49,7 @@ class VLMo(nn.Module):
         max_length = 0 if relative else config.text_length
         self.words = embedders.build_text(dim) or TextEmbedding(
             config.vocab_size, max_length, dim, dropout=config.drop_path, word=embedders.build_word(dim)
-        )
+        )  # dropout: the official code passes the rate of drop path
         self.patches = embedders.build_image(dim, None if relative else config.grid) or (
             PatchEmbeddingWithoutPosition(dim, config.patch_size)
             if relative

@@ -1,6 +1,7 @@
 """VSE++: Improving Visual-Semantic Embeddings with Hard Negatives (Faghri et al., BMVC 2018), section 3.1.
 
 A linear map of an image's features and the last state of a GRU over its caption, as unit vectors of one joint space.
+The loss with hard negatives is `objectives.triplet.TripletLoss`.
 
 Differs from the paper: the convolutional network is not part of the model; images come as its features (the official
 code's "precomp"). Differs from the official code: a zero vector stays zero (there it becomes NaN); order embeddings
