@@ -152,7 +152,7 @@ def unprefixed(config: Any) -> dict[str, str]:
 
     Returns: the group of each.
     """
-    groups = [group for group in ("training", "options") if is_dataclass(getattr(config, group, None))]
+    groups = [field.name for field in fields(config) if field.name in ("training", "options")]
     return {field.name: group for group in groups for field in fields(getattr(config, group))}
 
 
