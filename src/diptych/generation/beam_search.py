@@ -31,8 +31,8 @@ class BeamConfig:
         diversity_penalty: subtracted from a token's score for each beam of an earlier group that takes it in the same
             step (Vijayakumar et al. 2018, section 4; at 0 all groups find the same texts).
         length_penalty: finished texts are ranked by the sum of their tokens' scores over length ** `length_penalty`.
-        early_stopping: stop once enough texts are finished; else once no open text, as it is, scores better than the
-            worst finished one.
+        early_stopping: stop once enough texts are finished; else once no unfinished text, if it ended now, would score
+            better than the worst finished one.
         count_eos: whether the end token counts in the length: as in newer versions of Hugging Face's library, which
             open_clip uses, and not as in 4.25, which BLIP uses.
         score: from logits to the scores that are summed; open_clip sums the logits themselves.
@@ -119,9 +119,8 @@ def beam_search(
     ids = prompt[:, None, None].expand(b, beams.num_beam_groups, size, -1)
     totals = torch.full((b, beams.num_beam_groups, size), COPY, device=device)
     totals[:, :, 0] = 0
-    first = (
-        torch.arange(b * beams.num_beam_groups, device=device).view(b, -1, 1) * size
-    )  # index of each search's first beam
+    # index of each search's first beam
+    first = torch.arange(b * beams.num_beam_groups, device=device).view(b, -1, 1) * size
     while ids.shape[-1] < config.max_length and not all(search.over for group in searches for search in group):
         rows = ids.flatten(0, 2)
         scores = config.allowed(rows, beams.score(decoder.next_token_logits(rows))).view(*totals.shape, -1)

@@ -1,4 +1,4 @@
-"""Beam search of BEiT-3's official decoder, for models that generate by filling search [MASK] after the other."""
+"""Beam search of BEiT-3's official decoder, for models that generate by filling one [MASK] after another."""
 
 from __future__ import annotations
 

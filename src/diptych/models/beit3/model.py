@@ -101,7 +101,7 @@ class BEiT3(nn.Module):
 
     def next_token_logits(
         self, text: Text, context: Context, cache: KVCache | None = None
-    ) -> Float[Tensor, "b 1 vocabulary"]:
+    ) -> Float[Tensor, "b 1 vocab_size"]:
         """Logits of the one token after `text`, predicted at a [MASK] in its place; `context`: embedded images.
 
         No image token attends to a word, so a cache keeps the keys and values of the image too.

@@ -78,12 +78,12 @@ class ViLBERT(nn.Module):
             has = "none" if self.task is None else self.task.num_embeddings
             names = "no task" if text.task is None else "a task"
             raise ValueError(
-                f"task tokens: the model has {has}, the text names {names}: set both model.tasks and Text.task"
+                f"task tokens: the model has {has}, the text names {names}: set both model.num_tasks and Text.task"
             )
         if self.task is None or text.task is None:
             return words
-        real = torch.ones(len(text), 1, dtype=torch.bool, device=text.mask.device)
-        task = Tokens.from_padded(self.task(text.task)[:, None], real, Span("text", "task", 1))  # b 1 dim
+        mask = torch.ones(len(text), 1, dtype=torch.bool, device=text.mask.device)
+        task = Tokens.from_padded(self.task(text.task)[:, None], mask, Span("text", "task", 1))  # b 1 dim
         task = task.map(self.words.norm).map(self.dropout)
         return Tokens.concat(words.select(name="cls"), task, words.select(name="words"))
 
