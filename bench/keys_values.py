@@ -28,7 +28,7 @@ from diptych.models.albef.config import ALBEFConfig
 from diptych.models.huggingface.layouts import to_official_names
 from diptych.models.importing import map_official
 from diptych.modules.tokens import Tokens, packing
-from diptych.tasks.pair_scores import score_all_pairs
+from diptych.tasks.pair_scores import CrossEncoder
 
 SIDE, PROMPT, CAPTION_LENGTH, BEAMS = 384, (30522,), 20, 3
 WORDS = (12, 9, 14, 20, 10, 13, 16, 11)  # tokens of each text, [CLS] and [SEP] among them
@@ -99,7 +99,7 @@ def first_channel(pooled: Tensor) -> Tensor:
 @torch.no_grad()
 def rerank_ours(model: Any, image: Tokens, text: Tokens, precision: str, _: int) -> Tensor:
     with sized(precision), packing():
-        return score_all_pairs(model, first_channel, image, text)
+        return CrossEncoder(model, first_channel, [text]).score_all(image)
 
 
 @torch.no_grad()

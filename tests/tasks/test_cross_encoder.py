@@ -15,7 +15,7 @@ from diptych.models.vilt.config import ViLTConfig
 from diptych.modules.attention import CrossAttention
 from diptych.modules.tokens import Tokens, packing
 from diptych.protocols import CrossAttentionEncoder, UnsupportedOperation
-from diptych.tasks.pair_scores import FILL, CrossEncoder, image_groups, score_all_pairs, score_pairs
+from diptych.tasks.pair_scores import FILL, CrossEncoder, image_groups
 from diptych.tasks.retrieval import RerankedRetrieval
 from diptych.tasks.vqa import OpenVQA
 from tests.generation.counting import flops, rows_computed
@@ -74,13 +74,13 @@ def test_scores_are_those_of_each_pair_fused_by_itself(name: str, packed: bool, 
                 for i in range(IMAGES)
             ]
         )
-        all_scores = score_all_pairs(model, first_feature, image, text, pairs)
+        all_scores = CrossEncoder(model, first_feature, [text], pairs).score_all(image)
         torch.testing.assert_close(all_scores, every, rtol=1e-5, atol=1e-5)
         rows, columns = torch.tensor([3, 0, 3, 1, 0, 3, 3, 3]), torch.tensor([1, 5, 0, 2, 5, 4, 3, 2])
-        some = score_pairs(model, first_feature, image, text, rows, columns, pairs)
+        some = CrossEncoder(model, first_feature, [text], pairs).score(image, rows, columns)
         torch.testing.assert_close(some, every[rows, columns], rtol=1e-5, atol=1e-5)
         nothing = torch.zeros(0, dtype=torch.long)
-        assert score_pairs(model, first_feature, image, text, nothing, nothing, pairs).shape == (0,)
+        assert CrossEncoder(model, first_feature, [text], pairs).score(image, nothing, nothing).shape == (0,)
 
 
 @pytest.mark.parametrize("name", ["albef", "vilt"])
@@ -92,7 +92,7 @@ def test_texts_may_come_in_batches_of_other_lengths(name: str, packed: bool):
         torch.manual_seed(1)
         short = model.encode_text(texts(9)[torch.tensor([4, 1])])
         encoder = CrossEncoder(model, first_feature, [text, short], 5)
-        parts = [score_all_pairs(model, first_feature, image, part) for part in (text, short)]
+        parts = [CrossEncoder(model, first_feature, [part]).score_all(image) for part in (text, short)]
         torch.testing.assert_close(encoder.score_all(image), torch.cat(parts, 1), rtol=1e-5, atol=1e-5)
 
 
@@ -110,7 +110,7 @@ def test_keys_and_values_of_an_image_are_projected_once_per_layer(name: str, pac
     assert isinstance(model, CrossAttentionEncoder)
     layers = cross_attentions(model)
     with packing(packed), rows_computed(*(part for x in layers for part in (x.key, x.value))) as rows:
-        score_all_pairs(model, first_feature, image, text, pairs)
+        CrossEncoder(model, first_feature, [text], pairs).score_all(image)
     assert rows == [image.mask.sum() if packed else image.mask.numel()] * (2 * len(layers))
 
 
@@ -121,7 +121,7 @@ def test_the_first_self_attention_is_computed_once_per_text_and_the_last_layer_f
     once = (last.attention.out, last.cross.query, last.feedforward.fc1)
     counted = (first.attention.qkv, first.feedforward.fc1, middle.attention.qkv, *once)
     with packing(True), rows_computed(*counted) as rows:
-        score_all_pairs(model, first_feature, image, text, pairs)
+        CrossEncoder(model, first_feature, [text], pairs).score_all(image)
     tokens = int(text.mask.sum())
     assert rows == [tokens, IMAGES * tokens, IMAGES * tokens] + [IMAGES * TEXTS] * 3
 
@@ -133,8 +133,8 @@ def test_another_text_costs_no_operations_of_the_image():
     model, image, text = encoded("albef", packed=True)
     small = image.select(name="cls")
     with packing(True):
-        difference = flops(lambda: score_all_pairs(model, first_feature, image, text)) - flops(
-            lambda: score_all_pairs(model, first_feature, small, text)
+        difference = flops(lambda: CrossEncoder(model, first_feature, [text]).score_all(image)) - flops(
+            lambda: CrossEncoder(model, first_feature, [text]).score_all(small)
         )
     columns, tokens = int(image.mask.sum()) - len(image), int(text.mask.sum())
     queries = 2 * tokens + TEXTS  # over the three layers

@@ -23,7 +23,7 @@ from diptych.modules.heads import ITCHead
 from diptych.objectives.pretraining import Pretraining
 from diptych.runs.pretrain import build
 from diptych.tasks.gallery import Gallery, GalleryImages, open_gallery, readable_gallery
-from diptych.tasks.pair_scores import FILL, dual_encoder_scorer, score_pairs
+from diptych.tasks.pair_scores import FILL, CrossEncoder, dual_encoder_scorer
 from diptych.tasks.retrieval import RetrievalScores, Scores, evaluate, score_by_fusion, score_by_similarity
 from tests.runs.tiny_runs import loaded_from
 
@@ -141,7 +141,7 @@ def test_pairs_fused_in_bf16_are_scored_in_fp32():
     image = loaded.model.encode_image(Image.from_full(torch.zeros(1, 3, 80, 80)))
     one = torch.zeros(1, dtype=torch.long)
     with torch.autocast("cpu", torch.bfloat16):
-        assert score_pairs(loaded.model, first_feature, image, text, one, one).dtype == torch.float32
+        assert CrossEncoder(loaded.model, first_feature, [text]).score(image, one, one).dtype == torch.float32
     assert dtypes == [torch.float32]
 
 

@@ -115,7 +115,7 @@ def test_classification_is_cross_entropy():
 def test_retrieval_scores_the_true_text_before_its_negatives():
     step, batch = Retrieval(vilt(), DIM, NEGATIVES), batch_of()
     enlarge_weights(step)
-    scores = step.candidates(batch)
+    scores = step.candidate_scores(batch)
     assert scores.shape == (3, 1 + NEGATIVES)
     assert batch.image and batch.text and batch.negative_texts
     for i in range(3):

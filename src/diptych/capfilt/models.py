@@ -26,7 +26,7 @@ from diptych.modules.tokens import Tokens
 from diptych.protocols import FusionEncoder
 from diptych.tasks.captioning import CaptionOptions, generate_captions
 from diptych.tasks.operations import why_unsupported
-from diptych.tasks.pair_scores import dual_encoder_scorer, score_pairs
+from diptych.tasks.pair_scores import CrossEncoder, dual_encoder_scorer
 from diptych.utils.rng import uniform
 
 CNN_IMAGES = ImageSettings(shorter_side=224, square=True)
@@ -139,9 +139,8 @@ class Filter:
         scores: dict[str, list[float]] = {}
         if self.itm_head is not None:
             head = self.itm_head
-            scores["itm"] = score_pairs(
-                self.loaded.model, lambda pooled: head(pooled).float().softmax(1)[:, 1], image, text, owner, index
-            ).tolist()
+            encoder = CrossEncoder(self.loaded.model, lambda pooled: head(pooled).float().softmax(1)[:, 1], [text])
+            scores["itm"] = encoder.score(image, owner, index).tolist()
         if self.similarity is not None:
             cosines = self.similarity.similarity(
                 self.similarity.image_features(image), self.similarity.text_features(text)

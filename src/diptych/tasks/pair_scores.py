@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diptych.batch import Image, Text
@@ -19,7 +19,7 @@ from diptych.modules.tokens import Tokens
 from diptych.protocols import CrossAttentionEncoder, DualEncoder, FusionEncoder, SimilarityModel
 
 IMAGE_BATCH, TEXT_BATCH = 64, 512
-"""Images and texts encoded at once; also the sides of the blocks in which pairs are compared and fused."""
+"""Images and texts encoded at once; also the sides of the blocks in which their features are compared."""
 SCORES = {"itc": ("itc",), "itm": ("itm",), "both": ("itc", "itm")}
 """The operations that each method of scoring needs; see `tasks.operations`."""
 
@@ -31,32 +31,12 @@ PairScorer = Callable[[Tensor], Tensor]
 
 
 def score_matrix(
-    model: FusionEncoder, summary: PairScorer, images: Image, texts: Text, pairs: int = 256
+    model: FusionEncoder, pair_score: PairScorer, images: Image, texts: Text, pairs: int = 256
 ) -> Float[Tensor, "images texts"]:
     """The score of every image with every text. Each is encoded once; `pairs` pairs are fused at a time."""
     with torch.no_grad():
         text, image = model.encode_text(texts), model.encode_image(images)
-    return score_all_pairs(model, summary, image, text, pairs)
-
-
-def score_all_pairs(
-    model: FusionEncoder, summary: PairScorer, image: Tokens, text: Tokens, pairs: int = 256
-) -> Float[Tensor, "images texts"]:
-    """The score of every encoded image with every encoded text; `pairs` pairs are fused at a time."""
-    return CrossEncoder(model, summary, [text], pairs).score_all(image)
-
-
-def score_pairs(
-    model: FusionEncoder,
-    summary: PairScorer,
-    image: Tokens,
-    text: Tokens,
-    image_index: Int[Tensor, " k"],
-    text_index: Int[Tensor, " k"],
-    pairs: int = 256,
-) -> Float[Tensor, " k"]:
-    """The scores of pairs of images and texts, selected by index, `pairs` of them fused at a time."""
-    return CrossEncoder(model, summary, [text], pairs).score(image, image_index, text_index)
+    return CrossEncoder(model, pair_score, [text], pairs).score_all(image)
 
 
 class CrossEncoder:
@@ -69,14 +49,14 @@ class CrossEncoder:
     Scores are computed in fp32 even if fusion runs in bf16: rounding would make ties, which rank last.
 
     Args:
-        summary: the score of a pooled pair.
+        pair_score: the score of each pooled pair.
         texts: batches of encoded texts; `text_index` counts through all of them.
         pairs: how many pairs are fused at a time.
     """
 
     @torch.no_grad()
-    def __init__(self, model: FusionEncoder, summary: PairScorer, texts: Sequence[Tokens], pairs: int = 256):
-        self.model, self.summary, self.pairs = model, summary, pairs
+    def __init__(self, model: FusionEncoder, pair_score: PairScorer, texts: Sequence[Tokens], pairs: int = 256):
+        self.model, self.pair_score, self.pairs = model, pair_score, pairs
         if isinstance(model, CrossAttentionEncoder):
             texts = [model.before_image(part) for text in texts for part in _batches(text, pairs)]
         self.text = Tokens.concat_samples(*texts)
@@ -97,7 +77,7 @@ class CrossEncoder:
         if not isinstance(self.model, CrossAttentionEncoder):
             parts = zip(image_index.split(self.pairs), text_index.split(self.pairs), strict=True)
             fused = (self.model.fuse(self.text.index_samples(t), image.index_samples(i)) for i, t in parts)
-            return torch.cat([self._summarize(pair.pooled) for pair in fused])
+            return torch.cat([self._score_pooled(pair.pooled) for pair in fused])
         order = image_index.argsort(stable=True)  # the pairs of an image next to each other
         scores = torch.cat(list(self._score_by_image(self.model, image, image_index[order], text_index[order])))
         return torch.empty_like(scores).index_copy(0, order, scores)
@@ -114,19 +94,19 @@ class CrossEncoder:
             samples = torch.arange(len(owner), device=counts.device)
             for text, part in zip(here.split(self.pairs), samples.split(self.pairs), strict=True):
                 pooled = model.pooled_pairs(self.text.index_samples(text), context.index_samples(part))
-                yield self._summarize(pooled)
+                yield self._score_pooled(pooled)
 
-    def _summarize(self, pooled: Tensor) -> Float[Tensor, " pairs"]:
+    def _score_pooled(self, pooled: Tensor) -> Float[Tensor, " pairs"]:
         with torch.autocast(pooled.device.type, enabled=False):
-            return self.summary(pooled.float())
+            return self.pair_score(pooled.float())
 
 
-MIN_PAIRS_PER_IMAGE = 8
-"""Limits the images whose keys and values are kept at once, to this fraction of the pairs fused at once."""
+PAIRS_PER_IMAGE = 8
+"""A group has at most one image for so many pairs that are fused at once: it bounds the keys and values in memory."""
 
 
 def image_groups(counts: Sequence[int], pairs: int) -> Iterator[tuple[int, int]]:
-    """Groups of consecutive images, as the index of the first and one past the last.
+    """Groups of consecutive images whose pairs are fused together, as the index of the first and one past the last.
 
     A group has at most `pairs` pairs, or is one image with more.
 
@@ -135,7 +115,7 @@ def image_groups(counts: Sequence[int], pairs: int) -> Iterator[tuple[int, int]]
     """
     first = total = 0
     for i, count in enumerate(counts):
-        if i > first and (total + count > pairs or i - first >= max(1, pairs // MIN_PAIRS_PER_IMAGE)):
+        if i > first and (total + count > pairs or i - first >= max(1, pairs // PAIRS_PER_IMAGE)):
             yield first, i
             first = i
             total = 0
@@ -156,6 +136,17 @@ def candidates(
     """Row and column indices of the `k` largest entries of each row."""
     best = similarities.topk(min(k, similarities.shape[1]), 1).indices
     return torch.arange(len(best), device=best.device).repeat_interleave(best.shape[1]), best.flatten()
+
+
+def candidate_masks(
+    similarities: Float[Tensor, "images texts"], k: int
+) -> tuple[Bool[Tensor, "images texts"], Bool[Tensor, "texts images"]]:
+    """The masks of each image's `k` most similar texts, and of each text's `k` most similar images."""
+    for_image = torch.zeros_like(similarities, dtype=torch.bool)
+    for_text = torch.zeros_like(similarities.T, dtype=torch.bool)
+    for_image[candidates(similarities, k)] = True
+    for_text[candidates(similarities.T, k)] = True
+    return for_image, for_text
 
 
 @dataclass(frozen=True)

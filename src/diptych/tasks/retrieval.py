@@ -3,9 +3,9 @@
 `ContrastRetrieval` compares separately encoded images and texts by their cosine; `Retrieval` scores fused pairs by a
 ranking head; `RerankedRetrieval` fuses and scores only the candidates with the largest cosines (ALBEF, BLIP).
 
-It is evaluated by the recall of a gallery's images by their captions, and of captions by their image. A dual encoder
-scores all pairs, and the top pairs may be re-ranked by fusion. A fusion encoder without a contrastive head scores every
-pair by fusing it, which is feasible for galleries of some hundreds.
+The metric is the recall of a gallery's images by their captions, and of captions by their image. A dual encoder scores
+all pairs, and the top pairs may be re-ranked by fusion. A fusion encoder without a contrastive head scores every pair by
+fusing it, which is feasible for galleries of some hundreds.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ from diptych.tasks.pair_scores import (
     DualEncoderScorer,
     EncodedBatch,
     PairScorer,
-    candidates,
+    candidate_masks,
     dual_encoder_scorer,
     pair_scorer,
     score_matrix,
@@ -143,7 +143,7 @@ class Retrieval(nn.Module):
     def num_terms(self, batch: Batch) -> dict[str, Tensor]:
         return sample_counts(batch, "retrieval", "retrieval/accuracy")
 
-    def candidates(self, batch: Batch) -> Float[Tensor, "b candidates"]:
+    def candidate_scores(self, batch: Batch) -> Float[Tensor, "b candidates"]:
         """Each image's score with its own text, then with its negative texts."""
         image = encode_images(self.model, batch)
         true = self.score(image, self.model.encode_text(required(batch.text, "text")))
@@ -165,7 +165,7 @@ class Retrieval(nn.Module):
         }
 
     def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.losses(self.candidates(batch), counts)
+        return self.losses(self.candidate_scores(batch), counts)
 
     def score_matrix(self, images: Image, texts: Text, pairs: int = 256) -> Float[Tensor, "images texts"]:
         """The score of every image with every text."""
@@ -210,10 +210,7 @@ class RerankedRetrieval(nn.Module):
         text, image = self.model.encode_text(texts), self.model.encode_image(images)
         of_text = self.contrast.project_text(self.model.pooled_features(text)[0])
         cosines = (self.contrast.project_image(self.model.pooled_features(image)[0]) @ of_text.T).float()
-        for_image = torch.zeros_like(cosines, dtype=torch.bool)
-        for_text = torch.zeros_like(cosines.T, dtype=torch.bool)
-        for_image[candidates(cosines, self.num_candidates)] = True
-        for_text[candidates(cosines.T, self.num_candidates)] = True
+        for_image, for_text = candidate_masks(cosines, self.num_candidates)
         image_index, text_index = (for_image | for_text.T).nonzero(as_tuple=True)
         encoder = CrossEncoder(self.model, lambda pooled: self.match(pooled)[:, 1], [text], pairs)
         scores = torch.full_like(cosines, FILL)
@@ -319,10 +316,7 @@ def rerank(
 
     Candidates are the `num_candidates` most similar texts of each image and images of each text.
     """
-    for_image = torch.zeros_like(similarities, dtype=torch.bool)
-    for_text = torch.zeros_like(similarities.T, dtype=torch.bool)
-    for_image[candidates(similarities, num_candidates)] = True
-    for_text[candidates(similarities.T, num_candidates)] = True
+    for_image, for_text = candidate_masks(similarities, num_candidates)
     scored = for_image | for_text.T
     scores = combine(_score_candidates(loaded, pair_score, scored, images, texts), similarities)
     behind = min(FILL, scores[scored].min().item() - 1)
@@ -339,12 +333,12 @@ def _score_candidates(
     """The fused score of each pair that is True in `scored`, FILL elsewhere."""
     encoder = CrossEncoder(loaded.model, pair_score, [text.tokens for text in texts])
     scores = torch.full(scored.shape, FILL)
-    top = 0
+    first = 0
     for image in track(images, description="re-ranking"):
-        row, column = scored[top : top + len(image.tokens)].nonzero(as_tuple=True)
+        row, column = scored[first : first + len(image.tokens)].nonzero(as_tuple=True)
         pairs = encoder.score(image.tokens, row.to(loaded.device), column.to(loaded.device))
-        scores[top + row, column] = pairs.float().cpu()
-        top += len(image.tokens)
+        scores[first + row, column] = pairs.float().cpu()
+        first += len(image.tokens)
     return scores
 
 
@@ -408,7 +402,7 @@ def training_examples(run: Finetune, split: str, labels: Labels, augment: bool) 
     return RankedExamples(source, tokenizer_of(run), image_input(run, augment), options.negative_texts)
 
 
-def rank_by_itm(module: Retrieval, weights: Mapping[str, Tensor]) -> None:
+def init_ranking_head(module: Retrieval, weights: Mapping[str, Tensor]) -> None:
     """Initialises the ranking head from the ITM head of pre-training, if the weights have one."""
     if itm := strip_prefix(weights, "heads.itm."):
         head = ITMHead(module.rank.linear.in_features)
@@ -446,7 +440,7 @@ TASK = Task(
     settings.Retrieval,
     evaluate,
     lacks,
-    FineTuning(build_module, training_examples, initialize=rank_by_itm),
+    FineTuning(build_module, training_examples, initialize=init_ranking_head),
     predict,
     unused,
 )

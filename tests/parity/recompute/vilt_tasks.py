@@ -86,7 +86,7 @@ class RetrievalRecomputation:
 
     @cached_property
     def scores(self) -> Tensor:
-        return self.step.candidates(self.batch)
+        return self.step.candidate_scores(self.batch)
 
     @cached_property
     def losses(self) -> dict[str, Tensor]:
