@@ -46,7 +46,7 @@ from diptych.runs.load_model import load_model
 from diptych.runs.pretrain import pretrain
 from diptych.tasks.captioning import CaptionOptions, generate_captions
 from diptych.tasks.classification import top_classes
-from diptych.tasks.operations import check_operation, predicted_task, why_unsupported
+from diptych.tasks.operations import check_operation, finetuned_task, why_unsupported
 from diptych.tasks.pair_scores import (
     IMAGE_BATCH,
     SCORES,
@@ -64,7 +64,7 @@ from diptych.utils.rng import uniform
 
 Images = ImageInput | Iterable[ImageInput] | Photos
 """One image or several: paths, folders, globs, PIL images, uint8 arrays (h, w, 3), tensors (3, h, w)."""
-BATCH = 32  # images of one forward pass that generates text or returns states of all tokens
+BATCH = 32  # images or pairs at once in `features`, `caption`, `answer`, `classify` and `predict`
 
 
 class Prediction(NamedTuple):
@@ -160,7 +160,7 @@ class VLM:
             dim = self.embed_texts("").shape[1]
         else:
             dim = self.embed_images(np.zeros((32, 32, 3), np.uint8)).shape[1]
-        return nn.functional.normalize(_placed((len(photos), dim), parts), dim=-1)  # again: bf16's unit norm is rough
+        return nn.functional.normalize(_scatter((len(photos), dim), parts), dim=-1)  # again: bf16's unit norm is rough
 
     def embed_texts(self, texts: str | Sequence[str], batch_size: int = 512) -> Float[Tensor, "n d"]:
         """Unit-norm embeddings of texts, float32 on the CPU. Raises UnsupportedOperation."""
@@ -258,7 +258,7 @@ class VLM:
             with self._computing():
                 encoded = self._encoded_images(photos, IMAGE_BATCH, on_error) if strings else ()
                 parts = [(places, score_images(image)) for places, image in encoded]
-            return {method: _placed(shape, [(places, part[method]) for places, part in parts]) for method in methods}
+            return {method: _scatter(shape, [(places, part[method]) for places, part in parts]) for method in methods}
 
         return score
 
@@ -434,7 +434,7 @@ class VLM:
         Raises UnsupportedOperation, DataError, BadSample, and ValueError if texts are missing, or for another number of
         images than of texts.
         """
-        task, predict = predicted_task(self.loaded)
+        task, predict = finetuned_task(self.loaded)
         photos, name = self.image_processor.open(images), task.text
         if bool(name) != (texts is not None):
             what = f"needs a {name} for each image" if name else "takes no texts"
@@ -496,7 +496,7 @@ class VLM:
             if not answers:
                 # one at a time: a generated answer depends on the padding of its batch (`OpenVQA.generate`)
                 return lambda batch: [Prediction(*pair) for pair in module.generate_texts(batch, self.tokenizer)], 1
-        among = None if candidates is None or isinstance(module, OpenVQA) else _places(candidates, answers)
+        among = None if candidates is None or isinstance(module, OpenVQA) else _answer_indices(candidates, answers)
         rank = answer_ranker(self.loaded, answers, among, top_k=1)
 
         def predict(batch: Batch) -> list[Prediction]:
@@ -656,7 +656,7 @@ def _texts(texts: str | Sequence[str]) -> list[str]:
     return [text[:MAX_TEXT_CHARS] for text in strings]
 
 
-def _placed(shape: tuple[int, int], parts: Sequence[tuple[list[int], Tensor]]) -> Tensor:
+def _scatter(shape: tuple[int, int], parts: Sequence[tuple[list[int], Tensor]]) -> Tensor:
     """The rows of all parts at their places, float32 on the CPU; NaN elsewhere."""
     rows = torch.full(shape, torch.nan)
     for places, values in parts:
@@ -672,7 +672,7 @@ def _paired(images: int, texts: int, what: str) -> tuple[list[int], list[int]]:
     return [i if images > 1 else 0 for i in range(number)], [i if texts > 1 else 0 for i in range(number)]
 
 
-def _places(candidates: Sequence[str], answers: list[str]) -> list[int]:
+def _answer_indices(candidates: Sequence[str], answers: list[str]) -> list[int]:
     """The index of each candidate among a classifier's answers. Raises ValueError for an unknown one."""
     place = {answer: i for i, answer in enumerate(answers)}
     for candidate in candidates:

@@ -54,8 +54,8 @@ def test_no_end_token_before_the_minimum_length():
 
 def test_the_repetition_penalty_lowers_positive_and_negative_scores():
     scores = torch.tensor([[4.0, -4.0, 1.0, -1.0]])
-    allowed = GenerationConfig(END, PAD, 8, repetition_penalty=2.0).allowed(prompt([0, 1, 1]), scores)
-    assert allowed.tolist() == [[2.0, -8.0, 1.0, -1.0]]
+    constrained = GenerationConfig(END, PAD, 8, repetition_penalty=2.0).constrain(prompt([0, 1, 1]), scores)
+    assert constrained.tolist() == [[2.0, -8.0, 1.0, -1.0]]
     assert scores.tolist() == [[4.0, -4.0, 1.0, -1.0]]
 
 

@@ -180,14 +180,14 @@ def test_augmentation_without_effect_on_frozen_features_is_reported():
     run = replace(albef.small(), images=replace(albef.small().images, augment=True))
     assert (
         run.embedders.image == "hypercolumns"
-        and "images.augment has no effect: boxes" in embedders.unused_region_settings(run)
+        and "images.augment has no effect: boxes" in embedders.augmentation_warning(run)
     )
     detected = replace(run, embedders=Embedders(image="regions.tsv"))
-    assert "regions come from a detector" in embedders.unused_region_settings(detected)
+    assert "regions come from a detector" in embedders.augmentation_warning(detected)
     for image in ("own", "grid"):
-        assert not embedders.unused_region_settings(replace(run, embedders=Embedders(image=image)))
+        assert not embedders.augmentation_warning(replace(run, embedders=Embedders(image=image)))
     for kind in ("Pretrain", "Finetune"):
-        assert not [name for name in recipes(kind) if embedders.unused_region_settings(recipe(name, kind))]
+        assert not [name for name in recipes(kind) if embedders.augmentation_warning(recipe(name, kind))]
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diptych.modules.multiway import ModalityFFN, MoMEBlock, MoMEFusion, causal_mask
+from diptych.modules.multiway import ModalityFFN, MoMEBlock, MoMEFusion, prefix_causal_mask
 from diptych.modules.pool import Pooler
 from diptych.modules.position import RelativePositions
 from diptych.modules.tokens import Layout, Span, Tokens, packing
@@ -119,6 +119,6 @@ def samples(tokens: Tokens) -> list[Tensor]:
 def test_the_causal_mask_lets_images_attend_to_images_and_words_to_earlier_words():
     text = Layout(torch.ones(1, 2, dtype=torch.bool), (Span("text", "words", 2),))
     image = Layout(torch.ones(1, 3, dtype=torch.bool), (Span("image", "patches", 3),))
-    assert causal_mask(text, image).int().tolist() == [
+    assert prefix_causal_mask(text, image).int().tolist() == [
         [1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1],
     ]  # fmt: skip

@@ -75,7 +75,7 @@ def test_a_system_s_own_recipe_fine_tunes_at_its_larger_image_size(tmp_path: Pat
     model = ALBEFConfig(8, 1, 2, 16, 16, (2, 2), 8, 1, 1, 2, 16, 114, 24, 4)
     before = replace(before, model=model, images=replace(before.images, shorter_side=32, mean=HALF, std=HALF))
     write_model(tmp_path, before, build(replace(own, model=model), Labels(("yes",))))
-    run = inherited(tmp_path, replace(own, images=replace(own.images, shorter_side=48)), own=True)
+    run = inherited(tmp_path, replace(own, images=replace(own.images, shorter_side=48)), system_recipe=True)
     assert run.model == replace(model, grid=(3, 3)) and run.images.shorter_side == 48 and run.recipe == "albef.vqa"
     assert run.images.mean_std == (HALF, HALF), "the normalization of the pre-training run, not of the recipe"
     larger = build(run, Labels(("yes",)))
@@ -87,4 +87,4 @@ def test_a_system_s_own_recipe_fine_tunes_at_its_larger_image_size(tmp_path: Pat
         if name.startswith("model.") and name != "model.image.patches.position"
     )
     with pytest.raises(RunError, match=r"blip\.vqa is for a BLIP, but .* contains a ALBEF"):
-        inherited(tmp_path, recipe("blip.vqa", "Finetune"), own=True)
+        inherited(tmp_path, recipe("blip.vqa", "Finetune"), system_recipe=True)

@@ -49,16 +49,16 @@ def finetune_command(args: list[str]) -> None:
         return
     name = pop_positional(args, "the task", f"expected {', '.join(FINETUNED)} or a system's own recipe")
     system_recipes = recipes("Finetune")
-    own = name in system_recipes
-    if not own and name not in FINETUNED:
+    of_system = name in system_recipes
+    if not of_system and name not in FINETUNED:
         suggestion = suggest_name(name, [*FINETUNED, *system_recipes], 3)
         raise UsageError(f"there is no task or recipe {name!r}{suggestion} (diptych finetune --help lists all)")
     if wants_help(args):
         return show_help(finetuning_recipe(name), f"finetune {name} --init_from DIR --data DATA --out DIR2", __doc__)
     init_from, untrained = pop_option(args, "--init_from", ""), pop_option(args, "--recipe", "")
-    if own and untrained:
+    if of_system and untrained:
         raise UsageError(f"{name} has a model of its own: give --init_from DIR, a pre-trained run, or neither")
-    if not own and bool(init_from) == bool(untrained):
+    if not of_system and bool(init_from) == bool(untrained):
         raise UsageError("give either --init_from DIR, a pre-trained run, or --recipe RECIPE, an untrained model")
     out = pop_folder(args)
     run = finetuning_recipe(name, untrained)
@@ -68,5 +68,5 @@ def finetune_command(args: list[str]) -> None:
     from diptych.runs.finetune import finetune, inherited
 
     if init_from:
-        run = inherited(Path(init_from), run, own)
+        run = inherited(Path(init_from), run, of_system)
     finetune(apply_overrides(run, args, f"finetune {name}"), out)

@@ -123,7 +123,7 @@ def beam_search(
     first = torch.arange(b * beams.num_beam_groups, device=device).view(b, -1, 1) * size
     while ids.shape[-1] < config.max_length and not all(search.over for group in searches for search in group):
         rows = ids.flatten(0, 2)
-        scores = config.allowed(rows, beams.score(decoder.next_token_logits(rows))).view(*totals.shape, -1)
+        scores = config.constrain(rows, beams.score(decoder.next_token_logits(rows))).view(*totals.shape, -1)
         token, origin = torch.zeros_like(ids[..., 0]), torch.zeros_like(ids[..., 0])
         for g in range(beams.num_beam_groups):
             taken = F.one_hot(token[:, :g].flatten(1), scores.shape[-1]).sum(1)

@@ -31,7 +31,7 @@ class GenerationConfig:
     min_length: int = 0  # no end token before this length
     repetition_penalty: float = 1.0
 
-    def allowed(self, ids: Int[Tensor, "b n"], scores: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
+    def constrain(self, ids: Int[Tensor, "b n"], scores: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
         """The next-token scores of each text after the repetition penalty and the minimum length."""
         if self.repetition_penalty != 1.0:
             repeated = scores.gather(1, ids)

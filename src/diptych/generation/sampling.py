@@ -78,7 +78,7 @@ def _generate(
     """Appends tokens until all texts have ended; `choose`: from next-token scores and position to tokens."""
     unfinished = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
     while ids.shape[1] < config.max_length and unfinished.any():
-        token = choose(config.allowed(ids, decoder.next_token_logits(ids)), ids.shape[1])
+        token = choose(config.constrain(ids, decoder.next_token_logits(ids)), ids.shape[1])
         ids = torch.cat([ids, torch.where(unfinished, token, config.pad_token_id)[:, None]], 1)
         unfinished = unfinished & (token != config.eos_token_id)
     return ids

@@ -82,7 +82,7 @@ def input_image_settings(run: ModelSettings) -> ImageSettings:
     return replace(run.images, mean=HALF, std=HALF) if run.embedders.image == "grid" else run.images
 
 
-def unused_region_settings(run: ModelSettings) -> str:
+def augmentation_warning(run: ModelSettings) -> str:
     """Warning that `images.augment` has no effect on region features; "" if it has, or is off."""
     if not run.images.augment or run.embedders.image in ("own", "grid"):
         return ""

@@ -1,6 +1,6 @@
-"""Multi-head attention over Tokens, padded or packed, and its keys and values that are computed once: those of the
-tokens decoded so far (`KVCache`), and those of a context that several samples attend to (`SharedContext`).
+"""Multi-head attention over Tokens, padded or packed, with keys and values that are computed once.
 
+These are of the tokens decoded so far (`KVCache`), or of a context that several samples attend to (`SharedContext`).
 Apart from modules/tokens.py the only file that depends on the memory layout of tokens.
 """
 
@@ -43,10 +43,10 @@ class KVCache:
             return key.shape[1]
         return 0
 
-    def extended(
+    def update(
         self, attention: nn.Module, key: Float[Tensor, "*k d"], value: Float[Tensor, "*k d"], layout: Layout
     ) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b m d"], Layout]:
-        """The cached keys, values and layout of `attention` with the new ones appended; the cache then contains these.
+        """Appends the keys and values of new tokens; returns all keys and values of `attention`, and their layout.
 
         Raises ValueError for packed tokens.
         """
@@ -93,8 +93,7 @@ class KeyValues(NamedTuple):
 
 
 class SharedContext:
-    """Contexts of cross-attention, each shared by several samples: an image by its beams, or by the texts it is scored
-    with.
+    """Contexts of cross-attention, each shared by several samples: an image by its beams, or by texts to score.
 
     Keys and values are projected once per context and layer, when a layer first needs them, and kept for later calls.
     A layer must always attend to the same view of a context (`select`, `map`).
@@ -342,7 +341,7 @@ class SelfAttention(nn.Module):
         query, key, value = self._project(tokens.values).chunk(3, -1)
         key_layout = tokens.layout
         if cache is not None:
-            key, value, key_layout = cache.extended(self, key, value, key_layout)
+            key, value, key_layout = cache.update(self, key, value, key_layout)
         context = scaled_dot_product_attention(
             query, key, value, self.num_heads, tokens.layout, key_layout, allowed, bias
         )

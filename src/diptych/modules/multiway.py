@@ -142,7 +142,7 @@ class MultiwayBlock(nn.Module):
         query, key, value = self.qkv(self.norm1(tokens)).values.chunk(3, -1)
         key_layout = tokens.layout
         if cache is not None:
-            key, value, key_layout = cache.extended(self, key, value, key_layout)
+            key, value, key_layout = cache.update(self, key, value, key_layout)
         context = Tokens(
             scaled_dot_product_attention(query, key, value, self.num_heads, tokens.layout, key_layout, allowed),
             tokens.layout,
@@ -185,10 +185,8 @@ class MultiwayFusion(nn.Module):
         return self._fuse(text, image, None)
 
     def fuse_causal(self, text: Tokens, image: Tokens) -> FusedTokens:
-        """Tokens as from `forward`, but text tokens attend to the image and earlier text only, and image tokens to the
-        image only.
-        """
-        return self._fuse(text, image, causal_mask(text.layout, image.layout))
+        """Tokens as from `forward`, under `prefix_causal_mask`."""
+        return self._fuse(text, image, prefix_causal_mask(text.layout, image.layout))
 
     def _fuse(self, text: Tokens, image: Tokens, allowed: Bool[Tensor, "n n"] | None) -> FusedTokens:
         image, text = self.encode(Tokens.concat(image, text), allowed).split(image.layout, text.layout)
@@ -203,7 +201,7 @@ class MultiwayFusion(nn.Module):
         return tokens if self.norm is None else self.norm(tokens)
 
 
-def causal_mask(text: Layout, image: Layout) -> Bool[Tensor, "n n"]:
+def prefix_causal_mask(text: Layout, image: Layout) -> Bool[Tensor, "n n"]:
     """The attention mask of image, then text columns: image to image; each text token to the image and earlier text."""
     n, m = image.mask.shape[1], text.mask.shape[1]
     allowed = torch.ones(n + m, n + m, dtype=torch.bool, device=text.mask.device).tril()

@@ -76,7 +76,8 @@ class Pretraining(nn.Module):
         grad_cache_size: int | None = None,
     ):
         super().__init__()
-        self.model, self.heads, self.guide, self.tokenizer = model, heads, teacher_network, tokenizer
+        self.model, self.heads = model, heads
+        self.teacher_network, self.tokenizer = teacher_network, tokenizer
         self.objectives, self.max_patches = tuple(objectives), max_patches
         self.pack, self.grad_cache_size = pack, grad_cache_size
         self.weights = {o.name: o.weight for o in objectives}
@@ -93,7 +94,7 @@ class Pretraining(nn.Module):
             batch,
             draws or KeyedChoices(batch),
             self.max_patches,
-            self.guide,
+            self.teacher_network,
             teacher_output,
             self.tokenizer,
             self.grad_cache_size,

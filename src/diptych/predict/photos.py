@@ -20,14 +20,14 @@ from diptych.inference.image_processor import OnError
 from diptych.models.configs import ImageOnlyModel
 from diptych.predict.embeddings import open_embeddings, part_file, rows_file
 from diptych.predict.rows import PrintedRows, Row, RowWriter, left_to_do, open_rows, progress_bar, settings_file
-from diptych.tasks.operations import check_operation, predicted_task
+from diptych.tasks.operations import check_operation, finetuned_task
 from diptych.training.distributed import pick_device, uses_bf16
 from diptych.utils.feature_cache import digest
 
 Config = CaptionPhotos | AnswerQuestion | ScoreTexts | PredictTask | Embed
 CHANGEABLE = ("out", "batch_size", "device", "precision", "texts")  # settings that rows do not depend on
 METHODS = ("itc", "itm")  # of scoring, in the order of a row's fields
-Predict = Callable[[list[int], OnError], list[list[Row]]]
+PredictItems = Callable[[list[int], OnError], list[list[Row]]]
 """From the indices of items, and what is called with those that cannot be read, to the fields of the rows of each."""
 
 
@@ -68,7 +68,10 @@ def caption_photos(run: str, images: Sequence[str], config: CaptionPhotos) -> Su
 
 
 def answer_question(run: str, images: Sequence[str], question: str, config: AnswerQuestion) -> Summary:
-    """Writes a row with the answer to a question about each photograph, and its probability. Raises as above."""
+    """Writes a row with the answer to a question about each photograph, and its probability.
+
+    Raises as `caption_photos`.
+    """
     photos, model = _photos(images, config), _load(run, config)
     check_operation(model.loaded, "answer")
     candidates = _candidates(config.candidates)
@@ -87,7 +90,7 @@ def answer_question(run: str, images: Sequence[str], question: str, config: Answ
 def score_texts(run: str, images: Sequence[str], texts: Sequence[str], config: ScoreTexts) -> Summary:
     """Writes a row with the scores of each text with each photograph: "itc", "itm" or both, as the model was trained.
 
-    The texts are `texts`, or those of the file `config.texts`. Raises as above.
+    The texts are `texts`, or those of the file `config.texts`. Raises as `caption_photos`.
     """
     texts = read_lines(Path(config.texts)) if config.texts else texts
     photos, model = _photos(images, config), _load(run, config)
@@ -106,9 +109,12 @@ def score_texts(run: str, images: Sequence[str], texts: Sequence[str], config: S
 
 
 def predict_task(run: str, images: Sequence[str], text: str | None, config: PredictTask) -> Summary:
-    """Writes a row with the output of the run's own task for each photograph, and its text if the task has one."""
+    """Writes a row with the output of the run's own task for each photograph, and its text if the task has one.
+
+    Raises as `caption_photos`.
+    """
     photos, model = _photos(images, config), _load(run, config)
-    name = predicted_task(model.loaded)[0].text
+    name = finetuned_task(model.loaded)[0].text
     constant = {name: text} if name else {}
 
     def predict(indices: list[int], on_error: OnError) -> list[list[Row]]:
@@ -119,7 +125,10 @@ def predict_task(run: str, images: Sequence[str], text: str | None, config: Pred
 
 
 def embed(run: str, images: Sequence[str], config: Embed) -> Summary:
-    """Writes the unit-norm embedding of each photograph, or of each text of `config.texts`. Raises as above."""
+    """Writes the unit-norm embedding of each photograph, or of each text of `config.texts`.
+
+    Raises as `caption_photos`.
+    """
     key = "text" if config.texts else "image"
     photos = None if config.texts else _photos(images, config)
     names = read_lines(Path(config.texts)) if photos is None else _paths(photos)
@@ -203,7 +212,7 @@ def _seed(path: str) -> int:
 def _write_rows(
     title: str,
     names: Sequence[str],
-    predict: Predict,
+    predict: PredictItems,
     rows: RowWriter,
     batch_size: int,
     key: str = "image",

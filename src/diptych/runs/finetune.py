@@ -75,8 +75,8 @@ def init_from_pretrained(module: nn.Module, folder: Path, config: Model, part: F
     trained = resize_state(model, strip_prefix(state, "model."), getattr(before, "grid", None))
     if part.own_head:
         body = {name: tensor for name, tensor in trained.items() if not name.startswith(part.own_head)}
-        own = {name: tensor for name, tensor in named_weights(model).items() if name.startswith(part.own_head)}
-        trained = own | body
+        head = {name: tensor for name, tensor in named_weights(model).items() if name.startswith(part.own_head)}
+        trained = head | body
     load_strict(model, trained, str(folder))
     part.initialize(module, state)
 
@@ -100,11 +100,11 @@ def finetune(run: Finetune, out: Path) -> None:
         train(run, module, data, lambda: part.examples(run, "val", labels, False), facts, out, group, labels.names)
 
 
-def inherited(folder: Path, run: Finetune, own: bool = False) -> Finetune:
+def inherited(folder: Path, run: Finetune, system_recipe: bool = False) -> Finetune:
     """A fine-tuning run with model, embedders, vocabulary and image settings of the run that it starts from.
 
     Args:
-        own: `run` is a system's own recipe: it has image settings of its own, and fits models of that system only.
+        system_recipe: `run` is a recipe of one system: it has image settings of its own, and fits its models only.
 
     Raises:
         RunError: the model of the run in `folder` cannot do the task, or its weights do not fit its settings.
@@ -112,7 +112,7 @@ def inherited(folder: Path, run: Finetune, own: bool = False) -> Finetune:
     before = read_config(folder)
     check_frozen_features(before)
     check_model(folder, before)
-    if own:
+    if system_recipe:
         return _recipe_of_task(folder, run, before)
     part = fine_tuning(run.task)
     if not isinstance(before.model, part.models):
@@ -133,11 +133,11 @@ def named_run(recipe: str, values: Mapping[str, Any]) -> Finetune:
     if recipe not in [*FINETUNED, *recipes.recipes("Finetune")]:
         recipes.model_recipe(recipe)  # raises, with the nearest names
         raise RunError(f"{recipe} names a model: give a recipe, as diptych.list_models() lists them")
-    own, start = recipe not in FINETUNED, values.get("init_from", "")
-    if not own and not start:
+    system_recipe, start = recipe not in FINETUNED, values.get("init_from", "")
+    if not system_recipe and not start:
         raise RunError(f"{recipe} needs init_from, the folder of a pre-trained run")
     run = recipes.finetuning_recipe(recipe)
-    return recipes.with_settings(inherited(Path(start), run, own) if start else run, values)
+    return recipes.with_settings(inherited(Path(start), run, system_recipe) if start else run, values)
 
 
 def _recipe_of_task(folder: Path, run: Finetune, before: ModelSettings) -> Finetune:

@@ -24,7 +24,7 @@ from diptych.data.loader import Loaded, Shuffled, evaluation_loader
 from diptych.data.sources.base import NoSplit
 from diptych.data.sources.division import division_of, say_division
 from diptych.data.tokenizers.tokenizer import vocabulary_file_name, vocabulary_in
-from diptych.inference.embedders import unused_region_settings
+from diptych.inference.embedders import augmentation_warning
 from diptych.inference.feature_extractors import check_frozen_features
 from diptych.inference.saved_model import RunError, read_config
 from diptych.modules.tokens import packing
@@ -95,7 +95,7 @@ def train(
     def stream(first: int) -> Iterator[list[Loaded]]:
         if group.main:
             echo(start_message(run, module, data, first, group, precision))
-            if warning := unused_region_settings(run):
+            if warning := augmentation_warning(run):
                 echo(warning)
         return batches(data, settings, group, first, (resumed or {}).get("cursor", {}))
 

@@ -48,7 +48,7 @@ def check_operation(loaded: LoadedModel, operation: str) -> None:
         raise UnsupportedOperation(why)
 
 
-def predicted_task(loaded: LoadedModel) -> tuple[type[Evaluation], Predict]:
+def finetuned_task(loaded: LoadedModel) -> tuple[type[Evaluation], Predict]:
     """The task that a model was fine-tuned for, by its settings, and the function that computes its outputs.
 
     Raises UnsupportedOperation if there is none.

@@ -18,7 +18,7 @@ WORDS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Synonyms of each split."""
-OWN = {
+DATASET_SPLITS = {
     **{"testa": "testA", "testb": "testB"},
     **dict.fromkeys(("test dev", "testdev"), "test-dev"),
     **dict.fromkeys(("test std", "teststd", "test standard"), "test-std"),
@@ -32,7 +32,7 @@ _CAPITAL = r"(?<=[a-z0-9])(?=[A-Z][A-Za-z])"
 
 @lru_cache(1024)  # a column repeats the same few words
 def known_split(word: str) -> str | None:
-    """Split that a word means: one of SPLITS, of OWN's values, or SEVERAL; None for any other word.
+    """Split that a word means: one of SPLITS, of DATASET_SPLITS' values, or SEVERAL; None for any other word.
 
     Ignores case, white space, separators at either end and a year at the end (``val2014``).
     """
@@ -57,8 +57,12 @@ def _splits_of_words(words: Sequence[str]) -> list[str | None]:
     """Split of each word, or of each pair that is one name ("test", "dev"); None for words that are not a split."""
     splits, at = list[str | None](), 0
     while at < len(words):
-        two = OWN.get(" ".join(words[at : at + 2]))
-        one = SEVERAL if words[at] in ("trainval", "trainvaltest") else WORDS.get(words[at]) or OWN.get(words[at])
+        two = DATASET_SPLITS.get(" ".join(words[at : at + 2]))
+        one = (
+            SEVERAL
+            if words[at] in ("trainval", "trainvaltest")
+            else WORDS.get(words[at]) or DATASET_SPLITS.get(words[at])
+        )
         splits.append(two or one)
         at += 2 if two and two != one else 1
     return splits

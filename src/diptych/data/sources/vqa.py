@@ -21,7 +21,6 @@ from diptych.data.sources.formats import Columns, check_split_columns, table
 from diptych.data.sources.paths import Folder, data_in_json, need, read_rows, read_text
 from diptych.data.sources.splits import known_split, named_split, requested_split
 
-OWN = VQA.splits  # whose answers are withheld
 KNOWN = "*questions*.json and *annotations*.json (VQA v2), or one .csv, .tsv, .jsonl with the columns"
 
 
@@ -85,7 +84,7 @@ def open_questions(
     Raises:
         DataError: the data cannot be used; NoSplit: it has nothing in this split.
     """
-    split = requested_split(split, spec, OWN)
+    split = requested_split(split, spec, VQA.splits)
     if spec.partition(":")[0] == "scenes":
         from diptych.data.synthetic import SceneQuestions, Scenes
 
@@ -102,7 +101,7 @@ def open_questions(
     content = data_in_json(read_text(file), file) if file.suffix == ".json" else None
     tabular = content is None or isinstance(content, list)
     rows = table(file, columns or Columns(), content) if tabular else _vqa(file, folder, content)
-    divided = divide(file, rows, folder, split, seed, OWN)
+    divided = divide(file, rows, folder, split, seed, VQA.splits)
     notes = {} if tabular else _annotations(file, folder)
     places: dict[str, int] = {}
     questions: list[tuple[str, Question]] = []

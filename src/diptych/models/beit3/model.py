@@ -23,7 +23,7 @@ from diptych.modules.attention import Context, KVCache, SharedContext, causal
 from diptych.modules.embeddings import PatchEmbedding
 from diptych.modules.init import init_transformer
 from diptych.modules.input_embeddings import OWN, InputEmbeddings
-from diptych.modules.multiway import MultiwayBlock, MultiwayFusion, causal_mask, norms
+from diptych.modules.multiway import MultiwayBlock, MultiwayFusion, norms, prefix_causal_mask
 from diptych.modules.position import check_text_length, resize_bicubic_plain
 from diptych.modules.tokens import FusedTokens, Span, Tokens
 from diptych.protocols import UnsupportedOperation
@@ -121,7 +121,7 @@ class BEiT3(nn.Module):
             states = self.transformer.encode(newest, causal(n, cache.columns + n, newest.mask.device), cache)
         else:
             image = context.expanded() if isinstance(context, SharedContext) else context
-            mask = causal_mask(newest.layout, image.layout)
+            mask = prefix_causal_mask(newest.layout, image.layout)
             states = self.transformer.encode(Tokens.concat(image, newest), mask, cache)
         if cache is not None:
             cache.drop_columns(1)  # all but the [MASK]
