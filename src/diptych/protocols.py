@@ -101,8 +101,9 @@ class CausalFusionEncoder(FusionEncoder, Protocol):
     """A fusion model that can generate text: its fusion has a causal form."""
 
     def fuse_causal(self, text: Tokens, image: Tokens) -> FusedTokens:
-        """Tokens as from `fuse`, but text tokens attend to the image and earlier text only, and image tokens to the
-        image only.
+        """Tokens as from `fuse`, with a causal mask on the text.
+
+        Text tokens attend to the image and earlier text only, image tokens to the image only.
         """
         ...
 

@@ -36,7 +36,7 @@ def predict_command(args: list[str]) -> None:
         return show_help(PredictTask(), USAGE, __doc__)
     words = pop_words(args)
     config = apply_overrides(PredictTask(), args, "predict")
-    pop_run_and_images([*words], USAGE)
+    pop_run_and_images([*words], USAGE)  # of a copy: missing arguments are reported before the run is read
     name = EVALUATIONS.get(read_config(Path(words[0])).task, Evaluation).text
     text = pop_text(words, name, f"predict RUN PHOTOS {name.upper()}") if name else None
     run, images = pop_run_and_images(words, USAGE)

@@ -28,10 +28,9 @@ from diptych.utils.io import atomic_write, with_digest
 
 WEIGHTS = "model.safetensors"
 SIZE_MARGIN = 2**26
-"""Parameters that a model may have beyond twice its file and still be compared by weight, whose error names them."""
+"""Parameters beyond twice those of the weights file with which a model is refused before weights are compared."""
 MAX_AREA_RATIO, MIN_AREA_LIMIT = 16, 2**20
 """Images may have so many times the area of a model's patch grid, or so many pixels if that is more."""
-
 
 Settings = TypeVar("Settings", bound=ModelSettings)
 
@@ -53,7 +52,12 @@ def with_vocabulary_in(out: Path, run: Settings) -> Settings:
 
 
 def write_config(out: Path, saved: SavedModel) -> None:
-    """Writes config.json, and a copy of the vocabulary file, if the model has one of its own. Raises as `with_vocabulary_in`."""
+    """Writes config.json, and a copy of the vocabulary file, if the model has one of its own.
+
+    Raises:
+        DataError: the vocabulary file cannot be read.
+        WriteError: a file cannot be written.
+    """
     out.mkdir(parents=True, exist_ok=True)
     record = {"model_type": MODEL_TYPE, "version": diptych.__version__, **to_json(with_vocabulary_in(out, saved))}
     with atomic_write(out / CONFIG_FILE) as path:
@@ -62,13 +66,19 @@ def write_config(out: Path, saved: SavedModel) -> None:
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Trained weights of a run (model.safetensors). Raises RunError if there are none yet, or the file is damaged."""
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise RunError(f"{folder}: no {WEIGHTS} there yet; start its command again to finish it")
+    path = _weights_file(folder)
     try:
         return digests.read(path)[0]
     except Damaged as error:
         raise RunError(f"{error}; train or import it again") from None
+
+
+def _weights_file(folder: Path) -> Path:
+    """The path of a run's weights. Raises RunError if there are none yet."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise RunError(f"{folder}: no {WEIGHTS} there yet; start its command again to finish it")
+    return path
 
 
 def load_weights(module: nn.Module, folder: Path) -> nn.Module:
@@ -79,9 +89,7 @@ def load_weights(module: nn.Module, folder: Path) -> nn.Module:
 
 def weight_shapes(folder: Path) -> dict[str, Tensor]:
     """A run's weights on the meta device, by the file's header. Raises RunError if the file is absent or damaged."""
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise RunError(f"{folder}: there is no {WEIGHTS} yet; run its command again to finish it")
+    path = _weights_file(folder)
     try:
         with safe_open(path, "pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118

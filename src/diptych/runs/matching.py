@@ -28,7 +28,7 @@ from diptych.tasks.definition import Result
 from diptych.tasks.gallery import open_gallery
 from diptych.utils.state_dict import named_weights
 
-BATCH = 64
+BATCH = 64  # pairs at once
 ACCURACY = "matching accuracy"
 
 

@@ -31,6 +31,8 @@ from diptych.tasks.common import encode_images, required
 from diptych.tasks.definition import MAX_EXAMPLES, Result, Task, draw_examples, evenly_spaced, trained_with
 from diptych.tasks.gallery import Gallery, load_images, open_gallery, readable_gallery
 
+BATCH = 32  # images captioned at once in evaluation
+
 
 class ImageCaptioner(ImageEncoder, CausalDecoder, Protocol):
     """An image encoder with a causal text decoder."""
@@ -158,9 +160,6 @@ def generate_captions(
 
 def _decode(tokenizer: Tokenizer, ids: Int[Tensor, "b n"]) -> list[str]:
     return [tokenizer.decode(row).strip() for row in ids.tolist()]
-
-
-BATCH = 32
 
 
 def evaluate(loaded: LoadedModel, config: settings.Captioning) -> Result:

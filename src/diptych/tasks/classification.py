@@ -35,6 +35,9 @@ from diptych.tasks.definition import (
     trained_with,
 )
 
+BATCH = 128  # images classified at once in evaluation
+TOP_K = 5  # classes kept in predictions
+
 
 class Classification(nn.Module):
     """A training step: cross entropy of the class indices ``labels["class"]`` (b,)."""
@@ -60,10 +63,6 @@ class Classification(nn.Module):
             "classification": F.cross_entropy(logits, classes, reduction="sum") / counts["classification"],
             "classification/accuracy": right.detach() / counts["classification/accuracy"],
         }
-
-
-BATCH = 128
-TOP_K = 5
 
 
 def evaluate(loaded: LoadedModel, config: settings.Classification) -> Result:

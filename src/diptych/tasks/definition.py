@@ -56,7 +56,7 @@ def _same_model(model: Model, labels: Labels) -> Model:
 
 
 def _nothing(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Initialises nothing: the model has all weights that are taken."""
+    """Leaves the head as it is: nothing of pre-training initialises it."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ class FineTuning:
         initialize: initialises the head from the weights of the run that the model comes from.
         own_head: names, in the model, of the head that is not taken from that run, as its classes are others.
         check: raises RunError for a run that cannot be trained, before anything is read.
-        models: the kind of models that can do the task, and `needs` in words.
+        models: the config classes of models that can do the task.
+        needs: what such a model has, for messages: follows "a model".
     """
 
     module: Callable[[Any, ModelSettings, Labels, Any], nn.Module]

@@ -4,8 +4,8 @@
 ranking head; `RerankedRetrieval` fuses and scores only the candidates with the largest cosines (ALBEF, BLIP).
 
 The metric is the recall of a gallery's images by their captions, and of captions by their image. A dual encoder scores
-all pairs, and the top pairs may be re-ranked by fusion. A fusion encoder without a contrastive head scores every pair by
-fusing it, which is feasible for galleries of some hundreds.
+all pairs, and the top pairs may be re-ranked by fusion. A fusion encoder without a contrastive head fuses every pair,
+which is feasible for galleries of some hundreds.
 """
 
 from __future__ import annotations

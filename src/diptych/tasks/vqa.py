@@ -57,6 +57,11 @@ from diptych.tasks.definition import (
     trained_with,
 )
 
+BATCH = 64  # questions answered at once in evaluation
+TOP_K = 3  # answers kept in predictions
+CANDIDATES = 128  # answers that a decoder scores in full (ALBEF, BLIP)
+MAX_ANSWER_LENGTH = 10  # tokens of a generated answer, start and end token included (BLIP's official code)
+
 
 class ClosedVQA(nn.Module):
     """A training step: binary cross entropy with soft scores ``labels["targets"]`` (b, answers), summed over answers.
@@ -230,10 +235,6 @@ class OpenVQA(nn.Module):
         return [(tokenizer.decode(row).strip(), p) for row, p in zip(ids.tolist(), probabilities, strict=True)]
 
 
-MAX_ANSWER_LENGTH = 10
-"""Tokens of a generated answer, start and end token included (BLIP's official code)."""
-
-
 def next_losses(logits: Float[Tensor, "b n v"], text: Text, label_smoothing: float = 0.0) -> Float[Tensor, "b after"]:
     """Cross entropy of every token after the first, zero at padding.
 
@@ -244,11 +245,6 @@ def next_losses(logits: Float[Tensor, "b n v"], text: Text, label_smoothing: flo
     rows = logits.float().flatten(0, 1)  # the vocabulary in the last dimension: twice as fast as (b, v, n)
     losses = F.cross_entropy(rows, targets.flatten(), reduction="none", label_smoothing=label_smoothing)
     return losses.view_as(targets)[:, :-1]
-
-
-BATCH = 64
-TOP_K = 3  # answers kept in predictions
-CANDIDATES = 128  # answers that a decoder scores in full (ALBEF, BLIP)
 
 
 def evaluate(loaded: LoadedModel, config: settings.VQA) -> Result:

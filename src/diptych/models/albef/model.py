@@ -132,8 +132,9 @@ class ALBEF(nn.Module):
     def next_token_logits(
         self, text: Text, context: Context, cache: KVCache | None = None
     ) -> Float[Tensor, "b n vocab_size"]:
-        """Logits of the token after each token of an answer; `context`: the fused question. Raises
-        UnsupportedOperation.
+        """Logits of the token after each token of an answer; `context`: the fused question.
+
+        Raises UnsupportedOperation if there is no decoder.
         """
         if self.answer_words is None or self.answer_head is None:
             raise UnsupportedOperation(self.unsupported()["next_token_logits"])

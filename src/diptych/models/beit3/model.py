@@ -32,9 +32,7 @@ NUM_UNUSED_POSITIONS = 2  # first rows of the official position tables
 
 
 class BEiT3(nn.Module):
-    """One multiway transformer over patch and word embeddings; an image classifier and an LM head if the config has
-    them.
-    """
+    """One multiway transformer over patch and word embeddings, with the heads that the config has."""
 
     def __init__(self, config: BEiT3Config, embedders: InputEmbeddings = OWN):
         super().__init__()
@@ -94,8 +92,9 @@ class BEiT3(nn.Module):
         return self.transformer(text, image)
 
     def fuse_causal(self, text: Tokens, image: Tokens) -> FusedTokens:
-        """Tokens fused with the attention mask of captioning: no word attends to a later one, and no patch to a word
-        (section 3.1).
+        """Both modalities, with the attention mask of captioning (section 3.1).
+
+        No word attends to a later one, and no patch to a word.
         """
         return self.transformer.fuse_causal(text, image)
 

@@ -119,8 +119,9 @@ class BLIP(nn.Module):
     def forward(
         self, image: Image | Regions | tuple[Image | Regions, ...], text: Text
     ) -> FusedTokens | Float[Tensor, "b n vocab_size"]:
-        """The text after the image-grounded text encoder, pooled from [ENC]; of the variant "caption", whose only text
-        model is the decoder, the logits of the token after each token.
+        """The text after the image-grounded text encoder, pooled from [ENC].
+
+        Of the variant "caption", whose only text model is the decoder: the logits of the token after each token.
 
         Args:
             image: one image for each text; a pair of them for the variant "nlvr2".
@@ -269,8 +270,9 @@ def _blocks(config: BLIPConfig, context_dim: int) -> nn.ModuleList:
 
 
 def _dual_image_block(config: BLIPConfig, i: int) -> DualImageBlock:
-    """Layer `i` of the encoder of two images: averages their cross-attention in the first layers, then merges it
-    linearly (section 5.4, figure 5 b).
+    """Layer `i` of the encoder of two images (section 5.4, figure 5 b).
+
+    The first layers average the cross-attention to both, the others merge it linearly.
     """
     return DualImageBlock(
         config.dim,

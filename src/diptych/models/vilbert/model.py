@@ -88,8 +88,9 @@ class ViLBERT(nn.Module):
         return Tokens.concat(words.select(name="cls"), task, words.select(name="words"))
 
     def encode_image(self, image: Regions) -> Tokens:
-        """Embeddings of region features and boxes. Raises ValueError if the first region, which is pooled, is not
-        the whole image.
+        """Embeddings of region features and boxes.
+
+        Raises ValueError if the first region, which is pooled, is not the whole image.
         """
         if not image.has_whole_image:
             raise ValueError("ViLBERT needs the whole image as the first region: call Regions.with_whole_image()")
