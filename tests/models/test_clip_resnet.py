@@ -98,8 +98,8 @@ def test_attention_pooling_equals_torch_s_multi_head_attention():
     )
     for packed in (False, True):
         with packing(packed):
-            (readout,) = clip.pooled_features(clip.encode_image(image))
-        torch.testing.assert_close(project(readout), expected[0], rtol=1e-4, atol=1e-5)
+            (pooled,) = clip.pooled_features(clip.encode_image(image))
+        torch.testing.assert_close(project(pooled), expected[0], rtol=1e-4, atol=1e-5)
 
 
 def test_padding_of_the_canvas_changes_no_features():

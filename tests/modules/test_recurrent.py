@@ -23,13 +23,13 @@ def test_a_texts_states_do_not_depend_on_the_batch(bidirectional: bool, packed: 
     batch = texts([2, 5, 1, 4])
     with packing(packed):
         states = encoder(batch)
-        readout = encoder.readout(states)
+        pooled = encoder.pool(states)
     for i, n in enumerate([2, 5, 1, 4]):
         expected, _ = encoder.gru(encoder.word(batch.ids[i : i + 1, :n]))
         if bidirectional:
             expected = (expected[..., :6] + expected[..., 6:]) / 2
         torch.testing.assert_close(states.to_padded()[i, :n], expected[0])
-        torch.testing.assert_close(readout[i], expected[0, -1])
+        torch.testing.assert_close(pooled[i], expected[0, -1])
 
 
 def test_word_embeddings_are_initialised_uniformly():

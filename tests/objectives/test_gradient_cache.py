@@ -28,7 +28,7 @@ def clip_step(chunk: int | None) -> Pretraining:
     return Pretraining(model, model.pretraining_heads(), [ITCLoss()], grad_cache_size=chunk)
 
 
-def two_readouts(chunk: int | None) -> Pretraining:
+def two_branches(chunk: int | None) -> Pretraining:
     model = vlmo.small()
     return Pretraining(model, model.pretraining_heads(), [ITCLoss(head_names=vlmo.ITC_HEADS)], grad_cache_size=chunk)
 
@@ -51,7 +51,7 @@ def trained(make: Callable[[int | None], Any], chunk: int | None, pack: bool, **
 
 
 @pytest.mark.quick("18-*", "64-*-clip_step")
-@pytest.mark.parametrize("make", [clip_step, two_readouts, with_teacher])
+@pytest.mark.parametrize("make", [clip_step, two_branches, with_teacher])
 @pytest.mark.parametrize(("chunk", "pack"), [(1, False), (5, True), (18, False), (64, True)])
 def test_losses_and_gradients_equal_those_without_chunks(make: Callable[[int | None], Any], chunk: int, pack: bool):
     whole, parts = trained(make, None, pack), trained(make, chunk, pack)

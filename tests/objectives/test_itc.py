@@ -56,12 +56,12 @@ def by_hand(image: Tensor, text: Tensor, scale: float) -> float:
 def test_itc_is_the_mean_over_directions_and_heads():
     views = views_of()
     losses = {}
-    for readout, (name, sign) in enumerate((("itc", 1), ("other", -1))):
+    for branch, (name, sign) in enumerate((("itc", 1), ("other", -1))):
         head = views.heads[name]
         assert isinstance(head, ITCHead)
         pixels, ids = views.image_input.pixels[:, 0, 0], views.text_input.ids.float()
         losses[name] = by_hand(head.image(sign * pixels).detach(), head.text(sign * ids).detach(), 1 / 0.07)
-        logits = contrast_logits(views, name, readout)
+        logits = contrast_logits(views, name, branch)
         assert logits.first == 0 and logits.to_text.shape == (5, 5)
     one = ITCLoss().loss_sums(views)["itc"].item()
     both = ITCLoss(head_names=("itc", "other")).loss_sums(views)["itc"].item()

@@ -212,11 +212,11 @@ class ITCHead(nn.Module):
         self.scale, self.offset = LogScale(factor), nn.Parameter(torch.tensor(offset))
         return self
 
-    def project_image(self, readout: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
-        return F.normalize(self.image(readout), dim=-1)
+    def project_image(self, pooled: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
+        return F.normalize(self.image(pooled), dim=-1)
 
-    def project_text(self, readout: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
-        return F.normalize(self.text(readout), dim=-1)
+    def project_text(self, pooled: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
+        return F.normalize(self.text(pooled), dim=-1)
 
     def logits(self, cosines: Float[Tensor, "b m"], scale: Float[Tensor, ""]) -> Float[Tensor, "b m"]:
         """Logits for a softmax over candidates or, with an `offset`, for a sigmoid of each pair."""

@@ -49,7 +49,7 @@ class BertText(nn.Module):
             tokens = block(tokens)
         return tokens
 
-    def readout(self, tokens: Tokens) -> Float[Tensor, "b d"]:
+    def pool(self, tokens: Tokens) -> Float[Tensor, "b d"]:
         return self.project(tokens.first())
 
 
@@ -90,6 +90,6 @@ class RecurrentText(nn.Module):
             states = torch.stack(states.chunk(2, -1)).mean(0)
         return Tokens.from_padded(states, text.mask, Span("text", "words", n))
 
-    def readout(self, tokens: Tokens) -> Float[Tensor, "b d"]:
+    def pool(self, tokens: Tokens) -> Float[Tensor, "b d"]:
         """The hidden state at the last word."""
         return last_token(tokens)

@@ -67,36 +67,36 @@ class ContrastLogits(NamedTuple):
     candidate_ids: Int[Tensor, " m"]
 
 
-def contrast_logits(views: Views, head: str, readout: int = 0) -> ContrastLogits:
+def contrast_logits(views: Views, head: str, branch: int = 0) -> ContrastLogits:
     """Each sample's logits with its candidates: the samples of all ranks (by the teacher, if any) and the queue.
 
     Differs: the official ALBEF and BLIP take the teacher's features of the rank's own batch only, which is the same
     with one process; here the loss does not depend on how many ranks a batch is spread over.
     """
     return views.cached(
-        ("contrasted", head, readout),
-        lambda: _logits(views, views.features(head, readout), views.teacher_output, head, readout),
+        ("contrasted", head, branch),
+        lambda: _logits(views, views.features(head, branch), views.teacher_output, head, branch),
     )
 
 
-def within_modality_logits(views: Views, head: str, readout: int = 0) -> ContrastLogits:
+def within_modality_logits(views: Views, head: str, branch: int = 0) -> ContrastLogits:
     """Each sample's logits with the samples of all ranks, by the student's features on both sides; no queue."""
-    return _logits(views, views.features(head, readout), None, head, readout)
+    return _logits(views, views.features(head, branch), None, head, branch)
 
 
-def teacher_logits(views: Views, head: str, readout: int = 0) -> ContrastLogits | None:
+def teacher_logits(views: Views, head: str, branch: int = 0) -> ContrastLogits | None:
     """Logits as from `contrast_logits`, with the teacher's features and no gradient; None without a teacher."""
     if views.teacher is None:
         return None
     with torch.no_grad():
-        return _logits(views, views.teacher.features(head, readout), views.teacher_output, head, readout)
+        return _logits(views, views.teacher.features(head, branch), views.teacher_output, head, branch)
 
 
 def _logits(
-    views: Views, query: JointEmbeddings, teacher: TeacherOutput | None, head: str, readout: int
+    views: Views, query: JointEmbeddings, teacher: TeacherOutput | None, head: str, branch: int
 ) -> ContrastLogits:
     """Logits of `query` with the candidates: of the teacher's features and queue, or else of the student's features."""
-    candidates = (views if teacher is None else teacher.views).features(head, readout)
+    candidates = (views if teacher is None else teacher.views).features(head, branch)
     images, texts = all_gather(candidates.image)[0], all_gather(candidates.text)[0]
     candidate_ids, first, ids = positive_pairs(views)
     num_in_batch = len(images)

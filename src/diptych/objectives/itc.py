@@ -55,8 +55,8 @@ class ITCLoss:
 
     def loss_sums(self, views: Views) -> dict[str, Tensor]:
         losses, correct = [], []
-        for readout, head in enumerate(self.head_names):
-            logits, teacher = contrast_logits(views, head, readout), teacher_logits(views, head, readout)
+        for branch, head in enumerate(self.head_names):
+            logits, teacher = contrast_logits(views, head, branch), teacher_logits(views, head, branch)
             positives = logits.ids[:, None] == logits.candidate_ids
             alpha = 0.0 if views.teacher_output is None else views.teacher_output.alpha
             to_text = self._losses(logits.to_text, positives, None if teacher is None else teacher.to_text, alpha)

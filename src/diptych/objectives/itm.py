@@ -39,7 +39,7 @@ class HardNegativeITMLoss:
     negatives of each other (see contrastive_logits.py); a sample without any negative counts with its true pair only.
 
     Args:
-        head, readout: ITC head, and index of the model's pooled features, that give the contrastive logits.
+        head, branch: ITC head, and index of the model's pooled features, that give the contrastive logits.
         uniform_mix: added to every candidate's probability (BLIP: 1e-4).
         local_negatives: sample from this rank's batch (ALBEF, BLIP), not from all ranks' (VLMo; BLIP's retrieval on
             COCO).
@@ -53,7 +53,7 @@ class HardNegativeITMLoss:
     name: str = "itm"
     weight: float = 1.0
     head: str = "itc"
-    readout: int = 0
+    branch: int = 0
     uniform_mix: float = 0.0
     local_negatives: bool = False
     compare: Callable[[Views, str, int], ContrastLogits] = contrast_logits
@@ -102,7 +102,7 @@ class HardNegativeITMLoss:
     @torch.no_grad()
     def negatives(self, views: Views) -> Negatives:
         """A negative image and text for each sample."""
-        logits = self.compare(views, self.head, self.readout)
+        logits = self.compare(views, self.head, self.branch)
         local = slice(logits.first, logits.first + len(logits.ids))
         batch = local if self.local_negatives else slice(logits.num_in_batch)
         positives = logits.ids[:, None] == logits.candidate_ids[batch]

@@ -147,18 +147,16 @@ class Views:
         return self.text_encoder.encode_text(self.text_input)
 
     @cached_property
-    def image_readouts(self) -> tuple[Tensor, ...]:
+    def image_pooled(self) -> tuple[Tensor, ...]:
         """The pooled image features, before projection by ITC heads."""
-        return self._readouts(lambda: self.image, self._visual, self.encode)
+        return self._pooled(lambda: self.image, self._visual, self.encode)
 
     @cached_property
-    def text_readouts(self) -> tuple[Tensor, ...]:
+    def text_pooled(self) -> tuple[Tensor, ...]:
         """The pooled text features, before projection by ITC heads."""
-        return self._readouts(lambda: self.text, self.text_input, self.text_encoder.encode_text)
+        return self._pooled(lambda: self.text, self.text_input, self.text_encoder.encode_text)
 
-    def _readouts(
-        self, tokens: Callable[[], Tokens], inputs: Any, encode: Callable[[Any], Tokens]
-    ) -> tuple[Tensor, ...]:
+    def _pooled(self, tokens: Callable[[], Tokens], inputs: Any, encode: Callable[[Any], Tokens]) -> tuple[Tensor, ...]:
         """Pooled features of the shared `tokens`, or with gradient caching of `inputs`, encoded in chunks."""
         pool = self.dual_encoder.pooled_features
         if self.grad_cache_size is None:
@@ -169,14 +167,14 @@ class Views:
             )
         return in_chunks(lambda rows: pool(encode(inputs[rows])), len(self.batch), self.grad_cache_size)
 
-    def features(self, head: str, readout: int = 0) -> JointEmbeddings:
-        """Both modalities' pooled features number `readout`, projected by an ITC head."""
+    def features(self, head: str, branch: int = 0) -> JointEmbeddings:
+        """Both modalities' pooled features of an ITC `branch`, projected by its head."""
 
         def project() -> JointEmbeddings:
-            image, text, contrast = self.image_readouts[readout], self.text_readouts[readout], self.heads[head]
+            image, text, contrast = self.image_pooled[branch], self.text_pooled[branch], self.heads[head]
             return JointEmbeddings(contrast.project_image(image), contrast.project_text(text))  # type: ignore[operator]
 
-        return self.cached(("features", head, readout), project)
+        return self.cached(("features", head, branch), project)
 
     def cached(self, key: tuple[Hashable, ...], compute: Callable[[], Value]) -> Value:
         """The value of `compute`, computed at the first call with this `key`."""

@@ -34,7 +34,7 @@ Stream = Callable[[int], Iterator[list[Loaded]]]  # first step → this rank's m
 Evaluate = Callable[[int], Mapping[str, float]]  # steps done → {"val/name": value}
 
 
-class TrainingRun:
+class TrainingProgress:
     """The progress of a run: the training state of its checkpoint, and the running means for its next log row."""
 
     def __init__(
@@ -47,10 +47,8 @@ class TrainingRun:
     ):
         self.optimizer_step, self.diagnostics = optimizer_step, diagnostics
         self.settings, self.out, self.identity = settings, out, identity
-        self.group, self.skip_counter = (
-            optimizer_step.group,
-            SkipCounter(settings.max_skipped, planned=settings.steps * settings.batch_size),
-        )
+        self.group = optimizer_step.group
+        self.skip_counter = SkipCounter(settings.max_skipped, planned=settings.steps * settings.batch_size)
         self.done, self.seconds = 0, 0.0  # steps, and the time they took
         self.sums: dict[str, float] = {}  # of losses, since the last row
         self.summed = 0  # steps in `sums`
@@ -272,7 +270,7 @@ def _fit(
         cast(TrainStep, step).chance_losses,
         max(MIN_PATIENCE, *(steps_of(n, settings.steps) for n in (settings.patience, settings.optimizer.warmup))),
     )
-    run = TrainingRun(optimizer_step, diagnostics, settings, out, run_identity)
+    run = TrainingProgress(optimizer_step, diagnostics, settings, out, run_identity)
     if state is not None:
         checkpoint.load(out, step, optimizer_step.optimizer)
         run.restore(state)

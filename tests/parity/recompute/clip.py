@@ -44,8 +44,8 @@ class Recomputation:
     def features(self, side: str) -> Tensor:
         if self.unit:
             return getattr(self.views.features("itc"), side)
-        readouts = self.views.image_readouts if side == "image" else self.views.text_readouts
-        return getattr(self.contrast, side)(readouts[0])
+        pooled = self.views.image_pooled if side == "image" else self.views.text_pooled
+        return getattr(self.contrast, side)(pooled[0])
 
     @cached_property
     def batch(self) -> Batch:

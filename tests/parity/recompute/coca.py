@@ -37,8 +37,8 @@ class Recomputation:
 
     def table(self) -> Table:
         return {
-            "image_latent": lambda: Recomputed(self.contrast.image(self.views.image_readouts[0])),
-            "text_latent": lambda: Recomputed(self.contrast.text(self.views.text_readouts[0])),
+            "image_latent": lambda: Recomputed(self.contrast.image(self.views.image_pooled[0])),
+            "text_latent": lambda: Recomputed(self.contrast.text(self.views.text_pooled[0])),
             "image_features": lambda: Recomputed(self.views.features("itc").image),
             "text_features": lambda: Recomputed(self.views.features("itc").text),
             "image_tokens": lambda: padded(self.views.image.select(name="queries")),

@@ -29,8 +29,8 @@ class Recomputation:
     def table(self) -> Table:
         return unmasked(
             {
-                "image_emb": lambda: self.views["cosine"].image_readouts[0],
-                "text_emb": lambda: self.views["cosine"].text_readouts[0],
+                "image_emb": lambda: self.views["cosine"].image_pooled[0],
+                "text_emb": lambda: self.views["cosine"].text_pooled[0],
                 "similarity": lambda: compared(self.views["cosine"]),
                 "order_similarity": lambda: compared(self.views["order"]),
                 "loss_sum": lambda: self.loss("cosine", self.margin, False),

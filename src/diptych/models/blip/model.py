@@ -31,7 +31,7 @@ from diptych.modules.tokens import FusedTokens, Tokens
 from diptych.protocols import UnsupportedOperation
 
 
-class TextEncoder(nn.Module):
+class GroundedEncoder(nn.Module):
     """BERT with cross-attention to a context in every layer. `enc_token_id`: [ENC], a grounded text's first token."""
 
     def __init__(self, words: nn.Module, blocks: nn.ModuleList, enc_token_id: int):
@@ -100,10 +100,10 @@ class BLIP(nn.Module):
         if variant == "nlvr2":
             words = _encoder_words(config, embedders)
             blocks = nn.ModuleList(_dual_image_block(config, i) for i in range(config.depth))
-            self.encoder = TextEncoder(words, blocks, config.enc_token_id)
+            self.encoder = GroundedEncoder(words, blocks, config.enc_token_id)
         elif variant != "caption":
             words = _encoder_words(config, embedders)
-            self.encoder = TextEncoder(words, _blocks(config, config.image_dim), config.enc_token_id)
+            self.encoder = GroundedEncoder(words, _blocks(config, config.image_dim), config.enc_token_id)
         if variant in ("caption", "vqa"):
             context_dim = config.dim if variant == "vqa" else config.image_dim
             self.decoder = _decoder(config, _words(config), _blocks(config, context_dim))
@@ -135,7 +135,7 @@ class BLIP(nn.Module):
         return self.fuse(self.encode_text(text), self.encode_image(image))
 
     @property
-    def text_encoder(self) -> TextEncoder:
+    def text_encoder(self) -> GroundedEncoder:
         """The text encoder. Raises UnsupportedOperation if there is none."""
         if self.encoder is None:
             raise UnsupportedOperation(self.unsupported()["encode_text"])

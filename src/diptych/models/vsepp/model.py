@@ -81,7 +81,7 @@ class VSEpp(nn.Module):
     def pooled_features(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"]]:
         """The joint embedding of one modality, as unit vectors."""
         is_text = tokens.layout.spans[0].modality == "text"
-        return (F.normalize(self.text.readout(tokens) if is_text else tokens.mean(), dim=1),)
+        return (F.normalize(self.text.pool(tokens) if is_text else tokens.mean(), dim=1),)
 
     def similarity(self, image: Tokens, text: Tokens) -> Float[Tensor, "images texts"]:
         """The similarity of every image with every text, by `measure`."""
