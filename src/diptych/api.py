@@ -46,6 +46,7 @@ from diptych.runs.load_model import load_model
 from diptych.runs.pretrain import pretrain
 from diptych.tasks.captioning import CaptionOptions, generate_captions
 from diptych.tasks.classification import top_classes
+from diptych.tasks.common import encode_texts
 from diptych.tasks.operations import check_operation, finetuned_task, why_unsupported
 from diptych.tasks.pair_scores import (
     IMAGE_BATCH,
@@ -171,7 +172,7 @@ class VLM:
         if not strings:
             return self.embed_texts("")[:0]
         with self._computing():
-            vectors = [text_embedding(self.loaded, x) for x in self._encoded_texts(strings, batch_size)]
+            vectors = [text_embedding(self.loaded, x) for x in encode_texts(self.loaded, strings, batch_size)]
         return nn.functional.normalize(torch.cat(vectors).float().cpu(), dim=-1)  # again: bf16's unit norm is rough
 
     def features(
@@ -250,7 +251,7 @@ class VLM:
                 check_operation(self.loaded, operation)
         strings = _texts(texts)
         with self._computing():
-            score_images = TextScorer(self.loaded, list(self._encoded_texts(strings, TEXT_BATCH)), methods)
+            score_images = TextScorer(self.loaded, list(encode_texts(self.loaded, strings, TEXT_BATCH)), methods)
 
         def score(images: Images, on_error: OnError = None) -> dict[str, Float[Tensor, "images texts"]]:
             photos = self.image_processor.open(images)
@@ -479,11 +480,6 @@ class VLM:
 
     def _encode(self, texts: list[str]) -> Text:
         return self.tokenizer.encode(texts).to(self.device)
-
-    def _encoded_texts(self, texts: list[str], batch_size: int) -> Iterator[Tokens]:
-        """Text tokens of a batch at a time."""
-        for start in range(0, len(texts), batch_size):
-            yield self.loaded.model.encode_text(self._encode(texts[start : start + batch_size]))
 
     def _answerer(self, candidates: list[str] | None) -> tuple[Callable[[Batch], list[Prediction]], int]:
         """A function from a batch of questions to their answers, and how many questions to pass at once."""

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
-from rich.progress import track
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image
 from diptych.config import tasks as settings
 from diptych.config.run import Finetune
-from diptych.data.loader import SkipCounter, evaluation_loader
+from diptych.data.loader import SkipCounter
 from diptych.data.sources.division import say_division
 from diptych.data.sources.labelled import Labelled, LabelledExamples, LabelledImages
 from diptych.inference.embedders import image_input
@@ -23,7 +22,7 @@ from diptych.inference.saved_model import ModelSettings, RunError
 from diptych.models.configs import ClassifierModel, Model, model_name
 from diptych.protocols import ChanceLoss, ImageClassifier
 from diptych.report import AnswerExample
-from diptych.tasks.common import required, sample_counts
+from diptych.tasks.common import evaluation_batches, required, sample_counts
 from diptych.tasks.definition import (
     MAX_EXAMPLES,
     FineTuning,
@@ -88,10 +87,7 @@ def accuracies(loaded: LoadedModel, source: LabelledImages, config: settings.Eva
     """Top-1 and top-5 accuracy of a classifier on labelled images, with the chance level. Raises DataError."""
     examples, classes = LabelledExamples(source, loaded.image_input), loaded.saved.labels
     counter, rows = SkipCounter(config.max_skipped), []
-    batches = evaluation_loader(examples, BATCH, workers=config.workers)
-    for part in track(batches, description="classifying", total=-(-len(examples) // BATCH)):
-        counter.add(len(part.batch), part.skipped)
-        batch = part.batch.to(loaded.device)
+    for batch in evaluation_batches(loaded, examples, BATCH, config.workers, counter, "classifying"):
         tops = top_classes(loaded, required(batch.image, "image"), TOP_K)
         for index, label, top in zip(batch.ids.tolist(), batch.labels["class"].tolist(), tops, strict=True):
             best, probable = top[0][0], [(classes[i], value) for i, value in top]

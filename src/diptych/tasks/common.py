@@ -1,19 +1,27 @@
-"""Parts that the training steps of downstream tasks share."""
+"""Parts that the training steps and evaluations of downstream tasks share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from rich.progress import track
 from torch import Tensor
 
 from diptych.batch import Batch
+from diptych.config.run import Finetune
+from diptych.data.examples import Examples
+from diptych.data.loader import SkipCounter, evaluation_loader
+from diptych.inference.loaded_model import LoadedModel
+from diptych.inference.saved_model import RunError
 from diptych.modules.tokens import Tokens
 from diptych.protocols import ImageEncoder, RegionEncoder
 
 Part = TypeVar("Part")
+Options = TypeVar("Options")
 
 
 def sample_counts(batch: Batch, *names: str) -> dict[str, Tensor]:
@@ -34,6 +42,34 @@ def encode_images(model: ImageEncoder, batch: Batch) -> Tokens:
     if batch.image is None and batch.regions is not None:
         return cast(RegionEncoder, model).encode_image(batch.regions)
     return model.encode_image(required(batch.image, "image"))
+
+
+def encode_texts(loaded: LoadedModel, texts: list[str], batch_size: int) -> Iterator[Tokens]:
+    """Text tokens of `batch_size` texts at a time."""
+    tokenizer = loaded.tokenizer
+    for start in range(0, len(texts), batch_size):
+        text = tokenizer.encode(texts[start : start + batch_size]).to(loaded.device)
+        yield loaded.model.encode_text(text)
+
+
+def evaluation_batches(
+    loaded: LoadedModel, examples: Examples, batch_size: int, workers: int, counter: SkipCounter, description: str
+) -> Iterator[Batch]:
+    """Batches of every readable example on the model's device, with a progress bar; `counter` counts the others.
+
+    `workers`: processes that load. `description`: the label of the progress bar.
+    """
+    batches = evaluation_loader(examples, batch_size, workers=workers)
+    for part in track(batches, description=description, total=-(-len(examples) // batch_size)):
+        counter.add(len(part.batch), part.skipped)
+        yield part.batch.to(loaded.device)
+
+
+def options_of(run: Finetune, options: type[Options]) -> Options:
+    """A run's settings of fine-tuning, of the class `options`. Raises RunError if they are those of another task."""
+    if not isinstance(run.options, options):
+        raise RunError(f"options: expected {options.__name__}, got {type(run.options).__name__}")
+    return run.options
 
 
 @runtime_checkable

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.progress import track
 
 from diptych.batch import Batch
 from diptych.config.data import ImageSettings
 from diptych.config.tasks import GalleryEvaluation
 from diptych.data.examples import MAX_TEXT_CHARS, check_text
 from diptych.data.images.loading import ImageLoader, image_loader, with_images
-from diptych.data.loader import SkipCounter, Skipped, evaluation_loader
+from diptych.data.loader import SkipCounter, Skipped
 from diptych.data.sources.ablations import ShuffledCaptions
 from diptych.data.sources.base import BadSample, Captioned, DataError
 from diptych.data.sources.captions import open_captions
 from diptych.data.sources.division import say_division
 from diptych.data.sources.subsets import CaptionSubset, Deduplicated
 from diptych.inference.loaded_model import LoadedModel
+from diptych.tasks.common import evaluation_batches
 
 
 def open_gallery(config: GalleryEvaluation, min_side: int) -> Captioned:
@@ -106,12 +106,6 @@ class GalleryImages:
 def load_images(
     loaded: LoadedModel, gallery: Gallery, batch_size: int, workers: int, counter: SkipCounter, description: str
 ) -> Iterator[Batch]:
-    """Batches of the gallery's readable images on the run's device, with their indices as `ids`.
-
-    `workers`: processes that load. `description`: the label of the progress bar.
-    """
+    """Batches of the gallery's readable images, with their indices as `ids`; see `common.evaluation_batches`."""
     examples = GalleryImages(gallery.source, loaded.image_input)
-    batches = evaluation_loader(examples, batch_size, workers=workers)
-    for part in track(batches, description=description, total=-(-len(examples) // batch_size)):
-        counter.add(len(part.batch), part.skipped)
-        yield part.batch.to(loaded.device)
+    return evaluation_batches(loaded, examples, batch_size, workers, counter, description)

@@ -11,7 +11,7 @@ which is feasible for galleries of some hundreds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -44,7 +44,7 @@ from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, ComparisonPool, DualEncoder, FusionEncoder
 from diptych.report import QualitativeExample, RetrievalExample
-from diptych.tasks.common import encode_images, required, sample_counts
+from diptych.tasks.common import encode_images, encode_texts, options_of, required, sample_counts
 from diptych.tasks.definition import (
     MAX_EXAMPLES,
     FineTuning,
@@ -280,7 +280,8 @@ def score_by_similarity(
         image_ids += batch.ids.tolist()
     gallery = gallery.select(image_ids)
     num_batches = -(-len(gallery.texts) // TEXT_BATCH)
-    text_tokens = track(_encode_texts(loaded, gallery.texts), description="encoding texts", total=num_batches)
+    encoded = encode_texts(loaded, gallery.texts, TEXT_BATCH)
+    text_tokens = track(encoded, description="encoding texts", total=num_batches)
     texts = [EncodedBatch(tokens, scorer.text_features(tokens)) for tokens in text_tokens]
     rows = [
         torch.cat([scorer.similarity(image.features, text.features).float().cpu() for text in texts], 1)
@@ -293,14 +294,6 @@ def score_by_similarity(
     combine = partial(scorer.with_pair_scores, by=config.rerank_by)
     scores = rerank(loaded, pair_score, similarities, images, texts, num_candidates, combine)
     return RetrievalScores(gallery, scores, similarities)
-
-
-def _encode_texts(loaded: LoadedModel, texts: list[str]) -> Iterator[Tokens]:
-    """The text tokens of TEXT_BATCH texts at a time."""
-    tokenizer = loaded.tokenizer
-    for start in range(0, len(texts), TEXT_BATCH):
-        text = tokenizer.encode(texts[start : start + TEXT_BATCH]).to(loaded.device)
-        yield loaded.model.encode_text(text)
 
 
 def rerank(
@@ -355,7 +348,8 @@ def score_by_fusion(
             "retrieval needs a run that was trained with a contrastive, matching or ranking loss: a pre-training run "
             "with itc, triplet or itm, or a run of `diptych finetune retrieval`"
         )
-    encoder, rows, image_ids = CrossEncoder(model, pair_score, list(_encode_texts(loaded, gallery.texts))), [], []
+    encoder = CrossEncoder(model, pair_score, list(encode_texts(loaded, gallery.texts, TEXT_BATCH)))
+    rows, image_ids = [], []
     for batch in load_images(loaded, gallery, FUSION_IMAGE_BATCH, config.workers, counter, "scoring pairs"):
         rows.append(encoder.score_all(encode_images(model, batch)).cpu())
         image_ids += batch.ids.tolist()
@@ -396,9 +390,8 @@ def build_module(model: Any, config: ModelSettings, labels: Labels, options: set
 
 def training_examples(run: Finetune, split: str, labels: Labels, augment: bool) -> RankedExamples:
     """Images of a split with a caption, and captions of other images."""
-    options, source = run.options, open_captions(run.data, split, min_side=run.images.shorter_side)
-    if not isinstance(options, settings.RetrievalOptions):
-        raise RunError(f"options: expected RetrievalOptions, got {type(options).__name__}")
+    options = options_of(run, settings.RetrievalOptions)
+    source = open_captions(run.data, split, min_side=run.images.shorter_side)
     return RankedExamples(source, tokenizer_of(run), image_input(run, augment), options.negative_texts)
 
 

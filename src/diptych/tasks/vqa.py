@@ -15,14 +15,13 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from rich.progress import track
 from torch import Tensor, nn
 
 from diptych.batch import AnswerTargets, Batch, Text
 from diptych.config import tasks as settings
 from diptych.config.run import Finetune
 from diptych.data.examples import QuestionExamples
-from diptych.data.loader import SkipCounter, evaluation_loader
+from diptych.data.loader import SkipCounter
 from diptych.data.sources.ablations import AblatedQuestions
 from diptych.data.sources.answers import answer_list, answer_prior
 from diptych.data.sources.base import Questioned
@@ -45,7 +44,7 @@ from diptych.objectives.cross_entropy import SoftTargets, soft_cross_entropy
 from diptych.objectives.lm import without_prompt
 from diptych.protocols import ChanceLoss, FusionEncoder, TextDecoder
 from diptych.report import AnswerExample
-from diptych.tasks.common import encode_images, required, sample_counts
+from diptych.tasks.common import encode_images, evaluation_batches, options_of, required, sample_counts
 from diptych.tasks.definition import (
     MAX_EXAMPLES,
     FineTuning,
@@ -266,11 +265,9 @@ def evaluate(loaded: LoadedModel, config: settings.VQA) -> Result:
     say_division(source)
     examples = QuestionExamples(source, loaded.tokenizer, loaded.image_input, answers, normalise_answer)
     counter, rows = SkipCounter(config.max_skipped), []
-    batches = evaluation_loader(examples, BATCH, workers=config.workers)
-    for part in track(batches, description="answering", total=-(-len(examples) // BATCH)):
-        counter.add(len(part.batch), part.skipped)
-        top_values, top_indices = (top.tolist() for top in rank(part.batch.to(loaded.device)))
-        for index, values, indices in zip(part.batch.ids.tolist(), top_values, top_indices, strict=True):
+    for batch in evaluation_batches(loaded, examples, BATCH, config.workers, counter, "answering"):
+        top_values, top_indices = (top.tolist() for top in rank(batch))
+        for index, values, indices in zip(batch.ids.tolist(), top_values, top_indices, strict=True):
             rows.append(_prediction(source, index, [(answers[i], v) for i, v in zip(indices, values, strict=True)]))
     counter.check()
     skipped = list(counter.skipped.values())
@@ -387,7 +384,7 @@ def build_module(
 
 def answers_of(run: Finetune) -> Labels:
     """The answers of the run's training data, and how often each is right."""
-    options = options_of(run)
+    options = options_of(run, settings.VQAOptions)
     source = open_questions(run.data, run.split)
     answers = answer_list(source, normalise_answer, options.min_answer_count, options.max_answers)
     return Labels(tuple(answers), tuple(answer_prior(source, answers, normalise_answer)))
@@ -395,15 +392,8 @@ def answers_of(run: Finetune) -> Labels:
 
 def training_examples(run: Finetune, split: str, labels: Labels, augment: bool) -> QuestionExamples:
     """Questions of a split with their images and the scores of all answers."""
-    source = questions(run.data, split, options_of(run).ablate, run.images.shorter_side)
+    source = questions(run.data, split, options_of(run, settings.VQAOptions).ablate, run.images.shorter_side)
     return QuestionExamples(source, tokenizer_of(run), image_input(run, augment), list(labels.names), normalise_answer)
-
-
-def options_of(run: Finetune) -> settings.VQAOptions:
-    """The settings of fine-tuning for VQA. Raises RunError if a run has those of another task."""
-    if not isinstance(run.options, settings.VQAOptions):
-        raise RunError(f"options: expected VQAOptions, got {type(run.options).__name__}")
-    return run.options
 
 
 def questions(data: str, split: str, ablate: str, min_side: int) -> Questioned:
