@@ -1,4 +1,4 @@
-"""Embedders of a run: a model's own patch and word embeddings, or frozen features in their place.
+"""Embedders: a model's own patch and word embeddings, or frozen features in their place.
 
 Images: "own" patches, the "grid" cells of a frozen CNN, "boxes" or "hypercolumns" pooled from it in fixed boxes, or
 region features from files. Texts: "own" words, or states of a frozen MiniLM.
@@ -39,19 +39,19 @@ from diptych.utils.feature_cache import MemoryCache
 CNN_GRID = (7, 7)  # its size for images of 224 x 224 pixels
 
 
-def input_embeddings(run: ModelSettings) -> InputEmbeddings:
-    """The input embeddings of `run.embedders`, for the constructor of the run's model.
+def input_embeddings(settings: ModelSettings) -> InputEmbeddings:
+    """The input embeddings of `settings.embedders`, for the constructor of the model.
 
     Raises:
         RunError: the model's region features have another dimension.
     """
-    config = run.embedders
-    if isinstance(run.model, RegionModel) and config.image in BOXES and run.model.feature_dim != _feature_dim(config):
+    model, config = settings.model, settings.embedders
+    if isinstance(model, RegionModel) and config.image in BOXES and model.feature_dim != _feature_dim(config):
         raise RunError(
-            f"{config.image} have {_feature_dim(config)} features each, and this {model_name(run.model)} reads "
-            f"{run.model.feature_dim}: set model.feature_dim to {_feature_dim(config)}"
+            f"{config.image} have {_feature_dim(config)} features each, and this {model_name(model)} reads "
+            f"{model.feature_dim}: set model.feature_dim to {_feature_dim(config)}"
         )
-    image = None if config.image == "own" or isinstance(run.model, RegionModel) else _image_embedding(config)
+    image = None if config.image == "own" or isinstance(model, RegionModel) else _image_embedding(config)
     if config.text == "own":
         return InputEmbeddings(image, feature_dropout=config.dropout)
     source, feature_dim = TEXT_FEATURES[config.text]
@@ -72,47 +72,48 @@ def _feature_dim(config: Embedders) -> int:
     return {"boxes": FrozenCNN.width, "hypercolumns": Hypercolumns.width}.get(config.image, config.feature_dim)
 
 
-def reads_regions(run: ModelSettings) -> bool:
+def reads_regions(settings: ModelSettings) -> bool:
     """Whether the model's image input is region features."""
-    return isinstance(run.model, RegionModel) or run.embedders.image not in ("own", "grid")
+    return isinstance(settings.model, RegionModel) or settings.embedders.image not in ("own", "grid")
 
 
-def input_image_settings(run: ModelSettings) -> ImageSettings:
+def input_image_settings(settings: ModelSettings) -> ImageSettings:
     """The image settings of the model's input; for the CNN's grid with the normalization that it was trained with."""
-    return replace(run.images, mean=HALF, std=HALF) if run.embedders.image == "grid" else run.images
+    return replace(settings.images, mean=HALF, std=HALF) if settings.embedders.image == "grid" else settings.images
 
 
-def augmentation_warning(run: ModelSettings) -> str:
+def augmentation_warning(settings: ModelSettings) -> str:
     """Warning that `images.augment` has no effect on region features; "" if it has, or is off."""
-    if not run.images.augment or run.embedders.image in ("own", "grid"):
+    if not settings.images.augment or settings.embedders.image in ("own", "grid"):
         return ""
     reason = "regions come from a detector that read each image once"
-    if run.embedders.image in BOXES:
+    if settings.embedders.image in BOXES:
         reason = "boxes are pooled from features that a frozen CNN computed once for each image"
     return f'images.augment has no effect: {reason}; set it to False, or embedders.image to "grid" or "own"'
 
 
-def image_input(run: ModelSettings, augment: bool = False) -> ImageSettings | ImageLoader:
+def image_input(settings: ModelSettings, augment: bool = False) -> ImageSettings | ImageLoader:
     """How examples load the model's image input: settings for pixels, or a loader of frozen features.
 
     Args:
-        augment: training examples; images are augmented if the run's settings say so.
+        augment: training examples; images are augmented if the settings say so.
 
     Raises:
         RunError: a model of region features without any.
         DataError: region files cannot be used.
     """
-    images, kind = replace(input_image_settings(run), augment=augment and run.images.augment), run.embedders.image
+    images = replace(input_image_settings(settings), augment=augment and settings.images.augment)
+    model, kind = settings.model, settings.embedders.image
     if kind == "own":
-        if isinstance(run.model, RegionModel):
+        if isinstance(model, RegionModel):
             raise RunError(
-                f'a {model_name(run.model)} reads region features: set embedders.image to "boxes", or to the path of '
+                f'a {model_name(model)} reads region features: set embedders.image to "boxes", or to the path of '
                 "region files"
             )
         return images
     if kind == "grid" and images.augment:
         return images  # the CNN computes the features of each augmented image anew
-    has_whole_image = not isinstance(run.model, SCANConfig | VisualBERTConfig | VSEppConfig)  # serves as class token
+    has_whole_image = not isinstance(model, SCANConfig | VisualBERTConfig | VSEppConfig)  # serves as class token
     if kind not in ("grid", *BOXES):
         return RegionLoader(open_regions(Path(kind)), has_whole_image)
     network = hypercolumns() if kind == "hypercolumns" else frozen_cnn()
@@ -121,17 +122,17 @@ def image_input(run: ModelSettings, augment: bool = False) -> ImageSettings | Im
     features = ExtractedFeatures(network.extract, network.name, images, map_cache)
     if kind == "grid":
         return GridLoader(features)
-    boxes = fixed_boxes(run.embedders.scales or SCALES)
+    boxes = fixed_boxes(settings.embedders.scales or SCALES)
     return BoxLoader(features, boxes, network.project, memory_cache(), has_whole_image)
 
 
-def cnn_feature_keys(run: ModelSettings, augment: bool = False) -> FeatureKeys | None:
+def cnn_feature_keys(settings: ModelSettings, augment: bool = False) -> FeatureKeys | None:
     """Cache keys of a visual tokenizer's images, by which its CNN teacher reuses features that other runs computed.
 
     None if there is no such tokenizer, or if images are augmented or normalized in another way than the CNN's.
     """
-    images = input_image_settings(run)
-    same_pixels = run.embedders.image == "own" and images.mean_std == CENTRED and not (augment and images.augment)
-    return (
-        FeatureKeys(frozen_cnn().name, images) if isinstance(run.model, VisualTokenizerConfig) and same_pixels else None
-    )
+    images = input_image_settings(settings)
+    same_pixels = settings.embedders.image == "own" and images.mean_std == CENTRED and not (augment and images.augment)
+    if not (isinstance(settings.model, VisualTokenizerConfig) and same_pixels):
+        return None
+    return FeatureKeys(frozen_cnn().name, images)

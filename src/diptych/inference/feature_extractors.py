@@ -52,14 +52,14 @@ def cnn_maps(pixels: Tensor) -> Tensor:
     return frozen_cnn().feature_maps(pixels)
 
 
-def frozen_sources(run: ModelSettings) -> dict[str, str]:
-    """Digest of each frozen network whose features the run's model reads ("image", "text"); config.json records it.
+def frozen_sources(settings: ModelSettings) -> dict[str, str]:
+    """Digest of each frozen network whose features the model reads ("image", "text"); config.json records it.
 
     A digest tells networks with other weights apart, and hypercolumns also by how they are computed. Region features
     from files are the user's own and have none.
     """
-    image = {"hypercolumns": hypercolumns, "boxes": frozen_cnn, "grid": frozen_cnn}.get(run.embedders.image)
-    networks = {"image": image, "text": _TEXT_ENCODERS.get(run.embedders.text)}
+    image = {"hypercolumns": hypercolumns, "boxes": frozen_cnn, "grid": frozen_cnn}.get(settings.embedders.image)
+    networks = {"image": image, "text": _TEXT_ENCODERS.get(settings.embedders.text)}
     return {side: network().name.hex()[:16] for side, network in networks.items() if network is not None}
 
 

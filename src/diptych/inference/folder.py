@@ -35,20 +35,20 @@ MAX_AREA_RATIO, MIN_AREA_LIMIT = 16, 2**20
 Settings = TypeVar("Settings", bound=ModelSettings)
 
 
-def with_vocabulary_in(out: Path, run: Settings) -> Settings:
+def with_vocabulary_in(out: Path, settings: Settings) -> Settings:
     """The settings with a copy of their vocabulary file in the folder `out`, under a name with its digest.
 
     Raises:
         DataError: the vocabulary file cannot be read.
         WriteError: the copy cannot be written.
     """
-    if not run.vocabulary:
-        return run
-    content = vocabulary_in(Path(run.vocabulary))
-    name = vocabulary_file_name(Path(run.vocabulary), content)
+    if not settings.vocabulary:
+        return settings
+    content = vocabulary_in(Path(settings.vocabulary))
+    name = vocabulary_file_name(Path(settings.vocabulary), content)
     with atomic_write(out / name) as path:
         path.write_bytes(content)
-    return replace(run, vocabulary=name)
+    return replace(settings, vocabulary=name)
 
 
 def write_config(out: Path, saved: SavedModel) -> None:
@@ -65,7 +65,7 @@ def write_config(out: Path, saved: SavedModel) -> None:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Trained weights of a run (model.safetensors). Raises RunError if there are none yet, or the file is damaged."""
+    """Weights of a saved model (model.safetensors). Raises RunError if there are none yet, or the file is damaged."""
     path = _weights_file(folder)
     try:
         return digests.read(path)[0]
@@ -74,7 +74,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _weights_file(folder: Path) -> Path:
-    """The path of a run's weights. Raises RunError if there are none yet."""
+    """The path of a model's weights. Raises RunError if there are none yet."""
     path = folder / WEIGHTS
     if not path.is_file():
         raise RunError(f"{folder}: no {WEIGHTS} there yet; start its command again to finish it")
@@ -88,7 +88,7 @@ def load_weights(module: nn.Module, folder: Path) -> nn.Module:
 
 
 def weight_shapes(folder: Path) -> dict[str, Tensor]:
-    """A run's weights on the meta device, by the file's header. Raises RunError if the file is absent or damaged."""
+    """A model's weights on the meta device, by the file's header. Raises RunError if the file is absent or damaged."""
     path = _weights_file(folder)
     try:
         with safe_open(path, "pt") as file:
@@ -99,14 +99,14 @@ def weight_shapes(folder: Path) -> dict[str, Tensor]:
         raise RunError(f"{path}: cannot be read ({error}); train or import it again") from None
 
 
-def check_model(folder: Path, run: ModelSettings) -> None:
+def check_model(folder: Path, settings: ModelSettings) -> None:
     """Raises RunError or WeightsError unless the weights in the folder fit the model that config.json describes."""
     weights = weight_shapes(folder)
     size_of_file = sum(t.numel() for t in weights.values())
-    check_depth(folder, vars(run.model), len(weights))
-    _check_image_size(folder, run)
+    check_depth(folder, vars(settings.model), len(weights))
+    _check_image_size(folder, settings)
     with torch.device("meta"):
-        model: Any = run.model.build(input_embeddings(run))
+        model: Any = settings.model.build(input_embeddings(settings))
         size = sum(t.numel() for t in model.state_dict().values())
         if size > SIZE_MARGIN + 2 * size_of_file:
             raise RunError(
@@ -135,12 +135,12 @@ def check_depth(folder: Path, arguments: Mapping[str, Any], tensors: int) -> Non
         )
 
 
-def _check_image_size(folder: Path, run: ModelSettings) -> None:
+def _check_image_size(folder: Path, settings: ModelSettings) -> None:
     """Raises RunError if images are far larger than the patch grid that the model has position embeddings for."""
-    grid, patch = getattr(run.model, "grid", None), getattr(run.model, "patch_size", None)
-    if run.embedders.image != "own" or not grid or not patch:
+    grid, patch = getattr(settings.model, "grid", None), getattr(settings.model, "patch_size", None)
+    if settings.embedders.image != "own" or not grid or not patch:
         return
-    side, grid_area = run.images.shorter_side, grid[0] * grid[1] * patch**2
+    side, grid_area = settings.images.shorter_side, grid[0] * grid[1] * patch**2
     if side**2 > max(MAX_AREA_RATIO * grid_area, MIN_AREA_LIMIT):
         raise RunError(
             f"{folder}: images.shorter_side is {side}, whose square has {side**2 / grid_area:.0f} times the area of "

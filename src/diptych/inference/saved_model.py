@@ -67,9 +67,11 @@ class SavedModel(ModelSettings):
 Settings = TypeVar("Settings", bound=ModelSettings)
 
 
-def vocabulary_from(folder: Path, run: Settings) -> Settings:
+def vocabulary_from(folder: Path, settings: Settings) -> Settings:
     """The settings read from a folder, with the path of the vocabulary file there."""
-    return replace(run, vocabulary=str(folder / Path(run.vocabulary).name)) if run.vocabulary else run
+    if not settings.vocabulary:
+        return settings
+    return replace(settings, vocabulary=str(folder / Path(settings.vocabulary).name))
 
 
 def read_config(folder: Path) -> SavedModel:

@@ -1,4 +1,4 @@
-"""Text tokenizer of a run: from its vocabulary file, or the bundled one of the model's vocabulary size."""
+"""Text tokenizer of a model: from its vocabulary file, or the bundled one of the model's vocabulary size."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from diptych.inference.saved_model import ModelSettings, RunError
 from diptych.models.configs import BEiT3Config, ImageOnlyModel, max_text_length, model_name, tokenizer_size
 
 
-def vocabulary_of(run: ModelSettings) -> Vocabulary | None:
-    """The run's vocabulary: that of its file, else the bundled one of the model's vocabulary size, else None.
+def vocabulary_of(settings: ModelSettings) -> Vocabulary | None:
+    """The vocabulary of the file, if there is one, else the bundled one of the model's vocabulary size, else None.
 
     The model's embedding table may have more rows than the vocabulary has tokens.
 
@@ -19,38 +19,40 @@ def vocabulary_of(run: ModelSettings) -> Vocabulary | None:
         DataError: the file cannot be read.
         RunError: its vocabulary does not fit the model.
     """
-    size = tokenizer_size(run.model)
-    if not run.vocabulary or not size:
+    model = settings.model
+    size = tokenizer_size(model)
+    if not settings.vocabulary or not size:
         return bundled(size)
-    known = read_vocabulary(Path(run.vocabulary))
+    known = read_vocabulary(Path(settings.vocabulary))
     if known.size > size:
         raise RunError(
-            f"{run.vocabulary} has {known.size:,} tokens, but model.vocab_size is {size:,}: give --model.vocab_size "
+            f"{settings.vocabulary} has {known.size:,} tokens, but model.vocab_size is {size:,}: give --model.vocab_size "
             f"{known.size}"
         )
-    if isinstance(run.model, BEiT3Config) and run.model.mask_token_id != known.mask:
+    if isinstance(model, BEiT3Config) and model.mask_token_id != known.mask:
         raise RunError(
-            f"{run.vocabulary}: its mask token is {known.mask}, but model.mask_token_id is {run.model.mask_token_id}: "
+            f"{settings.vocabulary}: its mask token is {known.mask}, but model.mask_token_id is {model.mask_token_id}: "
             f"set model.mask_token_id to {known.mask}"
         )
     return known
 
 
-def tokenizer_of(run: ModelSettings) -> Tokenizer:
-    """The text tokenizer of the run's model.
+def tokenizer_of(settings: ModelSettings) -> Tokenizer:
+    """The text tokenizer of a model.
 
     Raises:
         DataError: the vocabulary file cannot be read.
         RunError: the model reads no text, its vocabulary is unknown, or the file does not fit it.
     """
-    if isinstance(run.model, ImageOnlyModel):
-        raise RunError(f"a {model_name(run.model)} reads no text; this needs a model that reads text and image")
-    known = vocabulary_of(run)
+    model = settings.model
+    if isinstance(model, ImageOnlyModel):
+        raise RunError(f"a {model_name(model)} reads no text; this needs a model that reads text and image")
+    known = vocabulary_of(settings)
     if known is None:
         bundled_sizes = " or ".join(f"{size:,} ({name})" for name, size in SIZES.items())
         raise RunError(
-            f"model.vocab_size is {run.model.vocab_size}, but bundled vocabularies have {bundled_sizes} tokens; give "
+            f"model.vocab_size is {model.vocab_size}, but bundled vocabularies have {bundled_sizes} tokens; give "
             "--vocabulary FILE: BEiT-3's SentencePiece model, a word vocabulary of SCAN or VSE++, or a list of "
             "WordPiece tokens (diptych train-tokenizer trains one)"
         )
-    return Tokenizer(max_text_length(run.model), known)
+    return Tokenizer(max_text_length(model), known)
