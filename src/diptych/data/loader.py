@@ -1,5 +1,4 @@
-"""Data loaders for training and evaluation: batches made in worker processes, the same for any number of workers or
-ranks.
+"""Data loaders for training and evaluation, with the same batches for any number of workers or ranks.
 
 The order of training examples is deterministic and length-aware, and can be computed for any step without replaying
 earlier ones. Bad samples are skipped, counted and reported; above a limit the run stops.

@@ -100,8 +100,7 @@ def build(made: Any, state: Any) -> None:
 
 
 def resolve(value: Any, done: dict[int, Any] | None = None) -> Any:
-    """The value with constructed arrays and fields instead of `Made`, also within dicts, as deep as published files
-    go.
+    """The value with constructed arrays and fields instead of `Made`, as deep within dicts as published files go.
 
     `done`: finished dicts by id, because a pickle may refer to one a thousand times. Raises NotPlain.
     """
@@ -269,8 +268,7 @@ _KEYS = (str, bytes, int, bool, type(None))
 
 
 def read_plain(data: bytes, objects: Collection[str] = ()) -> Any:
-    """Contents of a pickle: None, numbers, strings, bytes, lists, tuples, dicts (see _pairs for keys), arrays of
-    numbers.
+    """Contents of a pickle: None, numbers, strings, bytes, lists, tuples, dicts (see _pairs), arrays of numbers.
 
     Objects of the classes `objects`, given by full names ("vocab.Vocabulary"), become dicts of their fields. Memory is
     proportional to the pickle's size, however often it refers to one value. Raises NotPlain.

@@ -119,8 +119,7 @@ def _grey_conversion(image: Pillow.Image) -> Callable[[Pillow.Image], Pillow.Ima
 
 
 def _colour_key(image: Pillow.Image, data: bytes | None) -> Callable[[Box], Pillow.Image] | None:
-    """Mask function, from a box to the transparent pixels in it, of a PNG whose colour key Pillow compares at another
-    depth.
+    """Mask function, from a box to its transparent pixels, of a PNG whose colour key Pillow compares at another depth.
 
     Removes the colour key from the image's info, so that Pillow ignores it. None for all other images.
     """

@@ -30,8 +30,9 @@ class ImageSource(Protocol):
 
 @runtime_checkable
 class ImageFiles(Protocol):
-    """A source whose images are files. Cached features are looked up by a file's bytes, without decoding it, and
-    detector features by its name.
+    """A source whose images are files.
+
+    Cached features are looked up by a file's bytes, without decoding it, and detector features by its name.
     """
 
     def file(self, index: int) -> bytes:

@@ -30,8 +30,9 @@ STEM_PATCH_SIZES = (12, 16)
 
 @settings("model")
 class CrossViTConfig:
-    """Settings of CrossViT. The defaults are CrossViT-9; in pairs the small-patch branch comes first, then the
-    large-patch branch.
+    """Settings of CrossViT; the defaults are CrossViT-9.
+
+    In pairs the small-patch branch comes first, then the large-patch branch.
     """
 
     image_sizes: tuple[Pixels, Pixels] = (240, 224)  # side of the square image that each branch reads, in pixels

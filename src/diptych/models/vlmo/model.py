@@ -88,8 +88,7 @@ class VLMo(nn.Module):
         return self.patches(image)
 
     def encode_masked(self, image: Image, masked: Bool[Tensor, "b cells"]) -> Tokens:
-        """Image tokens as from `encode_image`, with the mask token at the `masked` patches (section 3.3, after
-        BEiT).
+        """Image tokens as from `encode_image`, with the mask token at the `masked` patches (section 3.3).
 
         Raises UnsupportedOperation if there is no mask token.
         """
