@@ -47,6 +47,21 @@ class Labels:
 NO_LABELS = Labels()
 
 
+@dataclass(frozen=True)
+class Result:
+    """Metrics, one prediction per sample, skipped samples, and other files to write (name → JSON content).
+
+    `make_examples` builds the report's examples. It is called after the metrics are written, so that an image that
+    cannot be drawn costs no metric.
+    """
+
+    metrics: dict[str, float]
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    make_examples: Callable[[], Sequence[QualitativeExample]] = tuple
+    skipped: list[Skipped] = field(default_factory=list)
+    files: dict[str, Any] = field(default_factory=dict)
+
+
 def _no_labels(run: Finetune) -> Labels:
     return NO_LABELS
 
@@ -135,21 +150,6 @@ def fine_tuning(task: str) -> FineTuning:
     if task not in parts:
         raise RunError(f"task {task!r:.60}: expected one of {', '.join(parts)}")
     return parts[task]
-
-
-@dataclass(frozen=True)
-class Result:
-    """Metrics, one prediction per sample, skipped samples, and other files to write (name → JSON content).
-
-    `make_examples` builds the report's examples. It is called after the metrics are written, so that an image that
-    cannot be drawn costs no metric.
-    """
-
-    metrics: dict[str, float]
-    predictions: list[dict[str, Any]] = field(default_factory=list)
-    make_examples: Callable[[], Sequence[QualitativeExample]] = tuple
-    skipped: list[Skipped] = field(default_factory=list)
-    files: dict[str, Any] = field(default_factory=dict)
 
 
 def draw_examples(items: Sequence[T], example: Callable[[T], QualitativeExample]) -> list[QualitativeExample]:

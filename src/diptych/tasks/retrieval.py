@@ -262,6 +262,13 @@ def evaluate(loaded: LoadedModel, config: settings.Retrieval) -> Result:
     return Result(metrics, predictions, make_examples, list(counter.skipped.values()))
 
 
+def predict(loaded: LoadedModel, batch: Batch) -> list[dict[str, Any]]:
+    """The ranking score of each image with its text."""
+    module: Any = loaded.module
+    scores = module.score(encode_images(loaded.model, batch), loaded.model.encode_text(required(batch.text, "text")))
+    return [{"score": score} for score in scores.tolist()]
+
+
 def score_by_similarity(
     loaded: LoadedModel, config: settings.Retrieval, scorer: DualEncoderScorer, gallery: Gallery, counter: SkipCounter
 ) -> RetrievalScores:
@@ -420,13 +427,6 @@ def unused(loaded: LoadedModel, config: settings.Retrieval) -> dict[str, str]:
         why = f"{model} was not trained with a contrastive or triplet loss, and all pairs are scored by fusion"
         return dict.fromkeys(("rerank", "rerank_by"), why)
     return {} if config.rerank else {"rerank_by": "rerank is 0"}
-
-
-def predict(loaded: LoadedModel, batch: Batch) -> list[dict[str, Any]]:
-    """The ranking score of each image with its text."""
-    module: Any = loaded.module
-    scores = module.score(encode_images(loaded.model, batch), loaded.model.encode_text(required(batch.text, "text")))
-    return [{"score": score} for score in scores.tolist()]
 
 
 TASK = Task(
