@@ -70,7 +70,7 @@ def _same_model(model: Model, labels: Labels) -> Model:
     return model
 
 
-def _nothing(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def _leave_head(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Leaves the head as it is: nothing of pre-training initialises it."""
 
 
@@ -96,7 +96,7 @@ class FineTuning:
     examples: Callable[[Finetune, str, Labels, bool], Examples]
     labels: Callable[[Finetune], Labels] = _no_labels
     config: Callable[[Model, Labels], Model] = _same_model
-    initialize: Callable[[Any, Mapping[str, Tensor]], None] = _nothing
+    initialize: Callable[[Any, Mapping[str, Tensor]], None] = _leave_head
     own_head: str = ""
     check: Callable[[Finetune], None] = lambda run: None
     models: Any = ImageTextModel
