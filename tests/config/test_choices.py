@@ -137,7 +137,9 @@ def test_help_lists_every_setting_of_every_objective_with_its_meaning_and_defaul
     assert text.count("--objectives.mlm.image.rate ") == 2, "of masked regions, and of masked patches"
     titles = re.findall(r"^ (\S+) options$", text, re.MULTILINE)
     assert titles.index("model") < titles.index("objectives.itc") < titles.index("objectives.triplet")
-    assert titles.index("training") < titles.index("objectives.itc"), "what all runs share first, then pre-training's own"
+    assert titles.index("training") < titles.index("objectives.itc"), (
+        "what all runs share first, then pre-training's own"
+    )
     assert len(titles) == len(set(titles))
 
 
