@@ -23,6 +23,7 @@ from diptych.models.visualbert.config import VisualBERTConfig
 from diptych.models.vlmo.model import VLMo
 from diptych.models.vsepp.config import VSEppConfig
 from diptych.modules.tokens import packing
+from diptych.protocols import UnsupportedOperation
 from tests.models.systems.blip import small as small_blip
 from tests.models.systems.common import VOCABULARY, batch_of, rows
 from tests.models.test_battery import SYSTEMS
@@ -118,6 +119,10 @@ def test_albef_with_another_number_of_images(count: int):
     model = ALBEF(ALBEFConfig(dim=8, num_images=2, **image | sizes)).eval()
     images = BATCH.image if count == 1 else (BATCH.image,) * count
     assert f"fuses a text with 2 images, got {count}: set" in refused(lambda: model(images, BATCH.text))
+    assert BATCH.text is not None and BATCH.image is not None
+    with pytest.raises(UnsupportedOperation) as error:
+        model.fuse(model.encode_text(BATCH.text), model.encode_image(BATCH.image))
+    assert str(error.value) == model.unsupported()["fuse"]
 
 
 @LAYOUTS

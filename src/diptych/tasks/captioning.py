@@ -171,6 +171,7 @@ def evaluate(loaded: LoadedModel, config: settings.Captioning) -> Result:
     """
     if why := lacks(loaded):
         raise RunError(f"captioning: this {model_name(loaded.saved.model)} {why}")
+    _ = loaded.tokenizer  # raises before images are read, if the vocabulary is unknown
     counter = SkipCounter(config.max_skipped)
     gallery = readable_gallery(open_gallery(config, loaded.image_settings.shorter_side), counter)
     gallery, captions = caption_gallery(loaded, config, gallery, counter)

@@ -239,6 +239,7 @@ def evaluate(loaded: LoadedModel, config: settings.Retrieval) -> Result:
         DataError: the data cannot be read.
         RunError: the run was trained with no loss that scores pairs.
     """
+    _ = loaded.tokenizer  # raises before images are read, if the vocabulary is unknown
     counter = SkipCounter(config.max_skipped)
     gallery = readable_gallery(open_gallery(config, loaded.image_settings.shorter_side), counter)
     scorer = dual_encoder_scorer(loaded)

@@ -100,7 +100,9 @@ class ALBEF(nn.Module):
         return (tokens.first(),)
 
     def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
-        """The text after cross-attention to one image; see `fuse_images`."""
+        """The text after cross-attention to one image. Raises UnsupportedOperation for a model of several."""
+        if (why := self.unsupported().get("fuse")) is not None:
+            raise UnsupportedOperation(why)
         return self.fuse_images(text, (image,))
 
     def fuse_images(self, text: Tokens, images: tuple[Tokens, ...]) -> FusedTokens:
