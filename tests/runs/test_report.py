@@ -289,3 +289,11 @@ def test_skipped_samples_are_counted_and_each_reason_is_listed_once(tmp_path: Pa
     )
     (tmp_path / "skipped.json").write_text(json.dumps(rows[:1]))
     assert report.skipped(tmp_path).startswith("1 sample was skipped (")
+
+
+def test_a_saved_model_that_was_not_trained_there_has_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = written(tmp_path / "run", matcher())
+    (folder / "run.json").unlink()  # as `VLM.save` writes it
+    status, _ = evaluated(folder, "retrieval", "--data", "scenes:8")
+    assert status == 0 and "could not be made" not in capsys.readouterr().err
+    assert "<title>Model for pretraining (vilt.tiny)</title>" in (folder / "report.html").read_text(encoding="utf-8")
