@@ -284,3 +284,10 @@ def test_classes_that_are_named_exist(page: str, classes: set[str]):
         word for span in SPAN.findall(text) for word in re.findall(r"^([A-Z][a-z]+[A-Z]\w*|[A-Z]{2,4})(?=$|[.(])", span)
     }
     assert named - classes - NOT_OURS == set()
+
+
+def test_the_number_of_damaged_inputs_is_that_of_the_campaign():
+    (total,) = re.findall(
+        r"^\| all \d+ \| ([\d,]+) \|", Path("docs/reliability.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert f"{total} damaged inputs" in Path("README.md").read_text(encoding="utf-8")
