@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ WORK = (
     "capfilt.corrupt_captions.corrupt_captions", "runs.train_tokenizer.train_tokenizer", "runs.baselines.baselines",
     "benchmark.run.benchmark", "runs.import_checkpoint.import_checkpoint", "runs.export.export", "planning.info.info",
     "planning.estimate.estimate", "runs.demo.demo", "predict.photos.caption_photos", "predict.photos.answer_question",
-    "predict.photos.score_texts", "predict.photos.embed",
+    "predict.photos.score_texts", "predict.photos.predict_task", "predict.photos.embed",
 )  # fmt: skip
 """What the commands call once their words are understood."""
 CHECKS = ("check_data", "check_saved", "check_inputs", "data_of")
@@ -87,6 +88,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         module, _, function = work.rpartition(".")
         monkeypatch.setattr(import_module(f"diptych.{module}"), function, reached)
     monkeypatch.setattr("diptych.runs.finetune.inherited", lambda folder, run, own=False: run)
+    monkeypatch.setattr("diptych.cli.predict.read_config", lambda folder: SimpleNamespace(task="vqa"))
     for module in {command.replace("-", "_") for command in COMMANDS} - {"import", "export"}:
         for check in CHECKS:
             monkeypatch.setattr(f"diptych.cli.{module}.{check}", lambda *_: "data", raising=False)
@@ -284,3 +286,10 @@ def test_classes_that_are_named_exist(page: str, classes: set[str]):
         word for span in SPAN.findall(text) for word in re.findall(r"^([A-Z][a-z]+[A-Z]\w*|[A-Z]{2,4})(?=$|[.(])", span)
     }
     assert named - classes - NOT_OURS == set()
+
+
+def test_the_number_of_damaged_inputs_is_that_of_the_campaign():
+    (total,) = re.findall(
+        r"^\| all \d+ \| ([\d,]+) \|", Path("docs/reliability.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert f"{total} damaged inputs" in Path("README.md").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,9 @@ from diptych.data.sources.base import BadSample, DataError, NoSplit
 from diptych.data.sources.captions import open_captions
 from diptych.data.sources.labelled import Labelled
 from diptych.data.sources.vqa import open_questions
+from diptych.data.tokenizers.bpe import byte_letters
 from diptych.data.tokenizers.tokenizer import read_vocabulary
+from diptych.data.tokenizers.tokenizer_json import _SUPPORTED
 from diptych.data.tokenizers.wordpiece import SPECIAL
 from diptych.data.webdataset.indexed_shards import CaptionedShards, read_index
 from diptych.data.webdataset.tar_samples import tar_samples
@@ -335,20 +338,43 @@ def read_cifar(path: Path) -> None:
 # Vocabularies
 
 
+def tokenizer_jsons() -> tuple[list[bytes], list[bytes]]:
+    """A valid tokenizer.json of either kind, and some with one setting of another type."""
+    bert = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": True}
+    tokens = [*SPECIAL, "a", "dog", "##s"]
+    pieces: dict[str, Any] = {
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "vocab": {token: i for i, token in enumerate(tokens)}},
+        "normalizer": bert,
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "TemplateProcessing", "single": None},
+    }
+    letters = [*byte_letters().values()]
+    parts = [*letters, *(letter + "</w>" for letter in letters), "do", "dog</w>", "<|startoftext|>", "<|endoftext|>"]
+    form = {"type": "BPE", "unk_token": "<|endoftext|>", "end_of_word_suffix": "</w>", "merges": ["d o", "do g</w>"]}
+    pairs = deepcopy({name: _SUPPORTED["BPE"][name] for name in ("normalizer", "pre_tokenizer")})
+    pairs["pre_tokenizer"]["pretokenizers"][1] |= {"trim_offsets": True, "use_regex": True}
+    pairs["model"] = form | {"vocab": {token: i for i, token in enumerate(parts)}}
+    more = [{**pairs, "model": pairs["model"] | {"merges": merges}} for merges in (5, [["d", 1]])]
+    contents = [{**pieces, "post_processor": None}, pairs, pieces, *more, {"model": {"type": ["BPE"]}}]
+    files = [json.dumps(content).encode() for content in contents]
+    return files[:2], files[2:]
+
+
 def vocabularies(suffix: str, folder: Path) -> Reader:
     words = {w: i for i, w in enumerate(("<pad>", "<start>", "<end>", "<unk>", "dog", "a"))}
     seeds = {
         "txt": ["\n".join([*SPECIAL, "a", "dog", "##s"]).encode()],
-        "json": [json.dumps({"word2idx": words, "idx": len(words)}).encode()],
+        "json": [json.dumps({"word2idx": words, "idx": len(words)}).encode(), *tokenizer_jsons()[0]],
         "pkl": [pickle.dumps({"word2idx": words, "idx": 6}, protocol) for protocol in (0, 2, 4)],
     }
     contents = seeds[suffix] if suffix in seeds else [sentencepiece_model()]
+    crafted = tokenizer_jsons()[1] if suffix == "json" else []
 
     def read(path: Path) -> None:
         vocabulary = read_vocabulary(path)
         vocabulary.subwords.decode(vocabulary.subwords.encode("a dog runs"))
 
-    return Reader(f"vocabulary.{suffix}", contents, partial(under, f"words.{suffix}"), read, tokens=(*(s.encode() for s in SPECIAL), b"word2idx"))  # fmt: skip
+    return Reader(f"vocabulary.{suffix}", contents, partial(under, f"words.{suffix}"), read, tokens=(*(s.encode() for s in SPECIAL), b"word2idx"), crafted=crafted)  # fmt: skip
 
 
 def sentencepiece_model() -> bytes:

@@ -185,6 +185,24 @@ def test_answers_of_a_model_with_another_answer_list_are_refused(vqa: str, folde
         answer_question(str(other), [str(folder)], "what is it?", config)
 
 
+@pytest.mark.slow
+def test_rows_of_a_model_with_other_settings_of_the_same_weights_are_refused(blip: str, folder: Path, tmp_path: Path):
+    config = CaptionPhotos(out=str(tmp_path / "rows.jsonl"), max_length=6, **EXACT)
+    caption_photos(blip, [str(folder / "0.jpg")], config)
+    other = shutil.copytree(blip, tmp_path / "other")
+    saved = read_config(other)
+    write_config(other, replace(saved, model=replace(saved.model, num_heads=1)))  # type: ignore[call-arg]
+    with pytest.raises(RunError, match="has rows of another model"):
+        caption_photos(str(other), [str(folder / "0.jpg")], config)
+
+
+def test_the_file_of_rows_alone_is_no_photograph(blip: str, folder: Path, tmp_path: Path):
+    out = tmp_path / "rows.jsonl"
+    out.write_text("")
+    with pytest.raises(DataError, match=r"rows\.jsonl: expected photographs, got only files that this command writes"):
+        caption_photos(blip, [str(out)], CaptionPhotos(out=str(out), **EXACT))
+
+
 def test_no_readable_photograph_is_an_error(blip: str, folder: Path, tmp_path: Path):
     out = tmp_path / "rows.jsonl"
     with pytest.raises(DataError, match=r"none of 1 images can be read \(first: .*notes.txt: not a readable image"):

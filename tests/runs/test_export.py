@@ -103,6 +103,15 @@ def test_a_run_trained_here_is_exported_and_imported_again(tmp_path: Path):
         assert torch.equal(a, b)
 
 
+def test_an_import_without_its_ignored_weights_says_so_when_exported(tmp_path: Path):
+    """As `VLM.save` writes it, or where the file was removed."""
+    import_checkpoint("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
+    assert export(tmp_path / "a", "official", tmp_path / "x.pth").left_out == []
+    (tmp_path / "a" / "ignored.safetensors").unlink()
+    lost = export(tmp_path / "a", "official", tmp_path / "y.pth").left_out
+    assert lost == ["text_embeddings.position_ids (a buffer of 0, 1, 2 …, not a weight)"]
+
+
 def test_an_exported_hugging_face_folder_keeps_what_weight_shapes_do_not_show(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -163,6 +163,22 @@ def test_a_damaged_run_json_is_a_one_line_error_that_names_it(imported: Path, tm
         assert str(out / "run.json") in error_line(words, capsys), data
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("model/num_heads", 4), ("images/mean", [0.1, 0.2, 0.3]), ("heads", ["itm"]), ("labels", ["x"]), ("losses", [])],
+)
+def test_a_run_whose_config_json_was_changed_is_not_resumed(
+    pretrained: Path, tmp_path: Path, path: str, value: object, capsys
+):
+    out = tmp_path / "run"
+    shutil.copytree(pretrained, out)
+    edit_json(out / "config.json", path, value)
+    before = contents(out)
+    line = error_line([*pretrain(out), "--workers", "0"], capsys)
+    assert "run.json and config.json describe different models" in line and str(out) in line
+    assert contents(out) == before
+
+
 def test_a_damaged_config_json_is_a_one_line_error_that_names_it(imported: Path, tmp_path: Path, capsys):
     out = tmp_path / "run"
     shutil.copytree(imported, out)

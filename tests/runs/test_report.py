@@ -289,3 +289,14 @@ def test_skipped_samples_are_counted_and_each_reason_is_listed_once(tmp_path: Pa
     )
     (tmp_path / "skipped.json").write_text(json.dumps(rows[:1]))
     assert report.skipped(tmp_path).startswith("1 sample was skipped (")
+
+
+def test_a_saved_model_that_was_not_trained_there_has_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = written(tmp_path / "run", matcher())
+    (folder / "run.json").unlink()  # as `VLM.save` writes it
+    status, _ = evaluated(folder, "retrieval", "--data", "scenes:8")
+    printed = capsys.readouterr()
+    assert status == 0 and "could not be made" not in printed.err and "not trained there" not in printed.out
+    assert "<title>Model for pretraining (vilt.tiny)</title>" in (folder / "report.html").read_text(encoding="utf-8")
+    assert main(["evaluate", str(folder), "--task", "retrieval", *settings("retrieval")]) == 0
+    assert "was not trained there: evaluating on the built-in scenes; --data names other" in capsys.readouterr().out

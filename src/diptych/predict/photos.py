@@ -166,14 +166,20 @@ def _candidates(text: str) -> list[str] | None:
 
 
 def _photos(images: Sequence[str], config: Config) -> Photos:
-    """The photographs, without the files that the command itself writes, which may be in the same folder."""
+    """The photographs, without the files that the command itself writes, which may be in the same folder.
+
+    Raises DataError if there are no others.
+    """
     photos = open_photos(list(images))
     if not config.out:
         return photos
     out = Path(config.out)
     tables = out, rows_file(out)
     own = {os.path.abspath(path) for path in (*tables, *map(settings_file, tables), part_file(out))}
-    return photos.select(i for i in range(len(photos)) if os.path.abspath(photos.path(i)) not in own)
+    others = [i for i in range(len(photos)) if os.path.abspath(photos.path(i)) not in own]
+    if not others:
+        raise DataError(f"{images[0]}: expected photographs, got only files that this command writes (--out {out})")
+    return photos.select(others)
 
 
 def _paths(photos: Photos) -> list[str]:
@@ -190,6 +196,8 @@ def _settings(command: str, model: VLM, config: Config) -> Row:
     loaded = model.loaded
     reads_text = not isinstance(loaded.saved.model, ImageOnlyModel)
     described = (
+        loaded.saved.model,  # heads, activations and eps do not show in the weights
+        loaded.saved.losses,
         loaded.image_settings,
         loaded.saved.labels,
         loaded.saved.frozen_features,

@@ -46,6 +46,8 @@ def evaluate(folder: Path, settings: Evaluation, explicit: Collection[str] = ())
         InUse: another process writes the same evaluation.
         WriteError: a file cannot be written.
     """
+    if not settings.data and not (folder / RUN_FILE).is_file():
+        echo(f"{folder} was not trained there: evaluating on the built-in scenes; --data names other data")
     settings = complete(settings, folder)
     device = pick_device(settings.device)
     loaded = load_model(folder, device)

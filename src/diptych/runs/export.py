@@ -82,7 +82,8 @@ def export(folder: Path, to: Target, out: Path) -> Exported:
     official = names.to_official(weights)
     # weights of an imported checkpoint that the model does not read, stored beside it
     ignored = digests.read(folder / IGNORED_WEIGHTS)[0] if (folder / IGNORED_WEIGHTS).is_file() else {}
-    unread = {} if saved.imported else names.ignored
+    of_file = names.ignored if saved.imported is None else saved.imported.ignored
+    unread = {name: why for name, why in names.ignored.items() if name in of_file}
     missing = [f"{name} ({why})" for name, why in unread.items() if name not in ignored]
     if teacher_names and not any(name in ignored for name in teacher_names):
         missing.append("the momentum model and its queue (a run keeps its student)")

@@ -83,7 +83,9 @@ def init_from_pretrained(module: nn.Module, folder: Path, config: Model, part: F
 
 def finetune(run: Finetune, out: Path) -> None:
     """Fine-tunes a run into the folder `out`, or resumes it there. Writes and raises what `pretrain.pretrain` does."""
-    part = fine_tuning(run.task)
+    part, expected = fine_tuning(run.task), FINETUNED[run.task].options
+    if type(run.options) is not expected:
+        raise RunError(f"options: expected {expected.__name__} for {run.task}, got {type(run.options).__name__}")
     part.check(run)
     check_out(run.data, out)
     run = replace(run, split=requested_split(run.split, run.data, FINETUNED[run.task].splits))

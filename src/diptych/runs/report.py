@@ -85,7 +85,7 @@ def skipped(out: Path) -> str:
 
 
 def facts_section(out: Path) -> Facts:
-    """Content of run.json as one flat table; of config.json, if the model was imported."""
+    """Content of run.json as one flat table; of config.json, if the model was not trained there."""
     if not (out / RUN_FILE).is_file():
         return Facts(flatten(read_json(out / CONFIG_FILE, {})))
     record = read_json(out / RUN_FILE, RUN)
@@ -138,9 +138,11 @@ def write(out: Path, model: nn.Module) -> Path | None:
 
 def title(out: Path) -> str:
     """Title of the report, for example "Fine-tuning for vqa (vilt.small) on scenes:2000, initialised from runs/pre"."""
-    imported = read_config(out).imported
-    if imported is not None:
+    saved = read_config(out)
+    if (imported := saved.imported) is not None:
         return f"{imported.checkpoint}, imported ({imported.system}, {imported.task})"
+    if not (out / RUN_FILE).is_file():  # as `VLM.save` writes it
+        return f"Model for {saved.task}{f' ({saved.recipe})' if saved.recipe else ''}"
     run, _ = read_run(out)
     task = f"Fine-tuning for {run.task}" if isinstance(run, Finetune) else "Pre-training"
     recipe = f" ({run.recipe})" if run.recipe else ""

@@ -33,7 +33,7 @@ from diptych.protocols import TrainStep, student_of
 from diptych.runs import report
 from diptych.runs.check_init import check_same_vocabulary
 from diptych.runs.check_objectives import MIN_COMPARED, check_samples, compares_samples
-from diptych.runs.run_folder import ancestors, read_run, write_run
+from diptych.runs.run_folder import ancestors, read_run, saved_model, write_run
 from diptych.runs.training_data import TrainingData, batches, data_size, describe_data
 from diptych.training import checkpoint
 from diptych.training.distributed import Group, uses_bf16
@@ -72,7 +72,7 @@ def train(
     check_samples(module, settings, group.world, run.teacher.queue_size if isinstance(run, Pretrain) else 0)
     if resumed is None and (out / checkpoint.MODEL).exists():
         raise RunError(f"{out} contains {checkpoint.MODEL} but no checkpoint to resume from; give another --out")
-    recorded_facts = {} if resumed is None else _check_resumable(out, run)
+    recorded_facts = {} if resumed is None else _check_resumable(out, run, module, resumed)
     precision = _precision(out, run, recorded_facts, group)
     fingerprint = identity(run) | {
         "precision": settings.precision,
@@ -85,10 +85,10 @@ def train(
             echo(message)
     if group.main and resumed is None:  # a resumed run keeps its first run.json, also if it is refused below
         student = student_of(module)
-        heads, levels = tuple(getattr(student, "heads", ())), cast(TrainStep, student).chance_losses
+        levels = cast(TrainStep, student).chance_losses
         chance_losses = {name: {"value": level.value, "name": level.name} for name, level in levels.items()}
         recorded = dict(facts) | {"chance_losses": chance_losses, "precision": precision}
-        write_run(out, run, recorded, heads, tuple(labels))
+        write_run(out, run, recorded, _heads(module), tuple(labels))
 
     settings = replace(settings, precision=precision)
 
@@ -119,16 +119,29 @@ def train(
         _write_report(module, out)
 
 
-def _check_resumable(out: Path, run: Pretrain | Finetune) -> Mapping[str, Any]:
-    """Facts of the run in `out`. Raises RunError, CheckpointError if `run` cannot resume it."""
+def _check_resumable(
+    out: Path, run: Pretrain | Finetune, module: nn.Module, resumed: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Facts of the run in `out`, whose training state is `resumed`. Raises RunError, CheckpointError if `run` cannot
+    resume it.
+    """
     recorded_run, facts = read_run(out)
     if type(recorded_run) is not type(run):
         kinds = type(recorded_run).__name__, type(run).__name__
         raise RunError(f"{out} contains a {kinds[0]} run, this is a {kinds[1]} run; give another --out")
-    check_frozen_features(read_config(out))
+    saved = read_config(out)
+    check_frozen_features(saved)
     recorded, wanted = (identity(one) | train_settings.identity(one.training) for one in (recorded_run, run))
     checkpoint.check_same_settings(out, recorded, wanted, defaults(run))  # run.json may be another run's
+    labels = resumed.get("identity", {}).get("labels", saved.labels)
+    if saved != saved_model(recorded_run, _heads(module), tuple(labels)):  # the weights would be read by it
+        raise RunError(f"{out}: run.json and config.json describe different models: restore the one that was changed")
     return facts
+
+
+def _heads(module: nn.Module) -> tuple[str, ...]:
+    """The names of the pre-training heads of a training step."""
+    return tuple(getattr(student_of(module), "heads", ()))
 
 
 def _precision(out: Path, run: Pretrain | Finetune, recorded_facts: Mapping[str, Any], group: Group) -> str:

@@ -119,6 +119,8 @@ def test_every_setting_that_changes_tokens_is_refused_by_name(kind: str, tmp_pat
             "post_processor is",
         ),
         ({"post_processor": []}, "post_processor is"),
+        ({"post_processor": {"type": "TemplateProcessing", "single": None}}, "post_processor is"),
+        ({"model": {"type": ["WordPiece"]}}, r"model.type is \['WordPiece'\]; expected WordPiece or BPE"),
     ],
 )
 def test_what_no_tokenizer_here_does_is_refused(change: dict[str, Any], message: str, tmp_path: Path):
@@ -145,6 +147,9 @@ def test_a_token_that_occurs_twice_is_refused(tmp_path: Path):
         (lambda model: model["vocab"].pop("a"), "model.merges.0 is|the ids of its"),
         (lambda model: model["merges"].append(["a", "zzz"]), "model.merges.120 is .*expected two tokens"),
         (lambda model: model["merges"].append(3), "model.merges.120 is 3"),
+        (lambda model: model["merges"].append(["a", 1]), r"model.merges.120 is \['a', 1\]"),
+        (lambda model: model["merges"].append([["a"], "b"]), "model.merges.120 is "),
+        (lambda model: model.update(merges=5), "model.merges is 5; expected a list"),
     ],
 )
 def test_byte_pairs_that_do_not_fit_are_refused(change: Any, message: str, tmp_path: Path):

@@ -80,7 +80,7 @@ def tokens_of_tokenizer_json(content: Mapping[str, Any]) -> tuple[str, ...]:
     """The tokens in the order of their ids, special tokens included. Raises ValueError as above."""
     model = content.get("model")
     kind = model.get("type") if isinstance(model, Mapping) else None
-    if not isinstance(model, Mapping) or kind not in _SUPPORTED:
+    if not isinstance(model, Mapping) or not isinstance(kind, str) or kind not in _SUPPORTED:
         raise ValueError(f"model.type is {preview(kind)}; expected {' or '.join(_SUPPORTED)}")
     for key, expected in _SUPPORTED[kind].items():
         _check(content.get(key), expected, key)
@@ -126,7 +126,9 @@ def _check_ends(processor: Any, ends: tuple[str, ...]) -> None:
         return
     kind = processor.get("type") if isinstance(processor, dict) else None
     if kind == "TemplateProcessing":
-        parts = [next(iter(part.values())) for part in processor.get("single", []) if isinstance(part, dict) and part]
+        single = processor.get("single")
+        template = single if isinstance(single, list) else []
+        parts = [next(iter(part.values())) for part in template if isinstance(part, dict) and part]
         found = tuple(part.get("id") for part in parts if isinstance(part, dict))
         expected = (ends[0], "A", ends[1])
     else:
@@ -140,10 +142,13 @@ def _check_ends(processor: Any, ends: tuple[str, ...]) -> None:
 
 def _byte_pairs(name: str, tokens: tuple[str, ...], model: Mapping[str, Any]) -> Vocabulary:
     """Vocabulary of CLIP's byte-pair encoding with other merges. Raises ValueError."""
-    merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in model.get("merges") or ()]
-    known = set(tokens)
+    listed, known = model.get("merges"), set(tokens)
+    if not isinstance(listed, list):
+        raise ValueError(f"model.merges is {preview(listed)}; expected a list of pairs of tokens")
+    merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in listed]
     for i, pair in enumerate(merges):
-        if not isinstance(pair, list) or len(pair) != 2 or not known.issuperset([*pair, "".join(pair)]):
+        texts = isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
+        if not texts or not known.issuperset([*pair, "".join(pair)]):
             raise ValueError(f"model.merges.{i} is {preview(pair)}; expected two tokens that make a third")
     letters = byte_letters().values()
     needed = [*letters, *(letter + END for letter in letters), *CLIP_SPECIAL]
