@@ -70,6 +70,11 @@ def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("pretrain vilt.tiny --out x --wd 1", "no --wd; did you mean --optimizer.weight_decay?"),
         ("pretrain vilt.tiny --out x --bs 1", "no --bs; did you mean --batch_size?"),
         ("pretrain vilt.tiny --out x --batch-siz 1", "no --batch_siz; did you mean --batch_size?"),
+        (
+            "finetune vqa --recipe vilt.tiny --out x --negative_texts 3",
+            "--negative_texts is a setting of retrieval, and",
+        ),
+        ("finetune retrieval --recipe vilt.tiny --out x --ablate image", "--ablate is a setting of vqa, and the task"),
         ("pretrain vilt.tiny --out x --epochs 1", "no --epochs; did you mean --steps, which counts batches?"),
         ("pretrain CLIP.small --out x", "no recipe 'CLIP.small'; did you mean clip.small or "),
         (

@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Pillow
 
+import diptych
 from diptych.cli import main
 from diptych.config.objectives import Objectives
-from diptych.config.tasks import VQA, Evaluation, Matching, Retrieval
+from diptych.config.run import Finetune
+from diptych.config.tasks import VQA, Evaluation, Matching, Retrieval, VQAOptions
 from diptych.data.loader import SkipCounter
 from diptych.data.sources.answers import answer_list
 from diptych.data.sources.subsets import CaptionSubset
@@ -28,12 +31,13 @@ from diptych.metrics.vqa import normalise_answer
 from diptych.models.configs import ViLTConfig
 from diptych.models.vilt import recipes as vilt
 from diptych.report.sections import Curve
-from diptych.runs.evaluate import evaluate, name_of, short_name, write
+from diptych.runs.evaluate import complete, evaluate, name_of, short_name, write
+from diptych.runs.load_model import load_model
 from diptych.runs.report import training_sections
 from diptych.runs.run_folder import read_run, write_run
 from diptych.tasks.definition import Result, evenly_spaced
 from diptych.tasks.gallery import open_gallery, readable_texts
-from tests.runs.tiny_runs import EXACT, TRAINING, rows
+from tests.runs.tiny_runs import EXACT, TRAINING, rows, write_model
 
 SMALL = Retrieval(split="train", gallery=6, captions=2, workers=0, device="cpu", precision="fp32")
 
@@ -84,6 +88,21 @@ def test_an_ablated_part_of_the_question_has_no_influence(vqa: Path, ablate: str
         assert repeated and all(len(answers[q]) == 1 for q in repeated)
     page = (folder / "report.html").read_text()
     assert "evaluate-vqa-scenes_50-train-fp32<" in page and f"ablate_{ablate}" in page
+
+
+def test_a_baseline_is_evaluated_as_it_was_trained_also_as_a_copy_and_answers_nothing(vqa: Path, tmp_path: Path):
+    run, _ = read_run(vqa)
+    assert isinstance(run, Finetune)
+    blind = replace(run, options=VQAOptions(ablate="image"))
+    loaded = load_model(vqa, torch.device("cpu"))
+    write_model(tmp_path / "blind", blind, loaded.module, loaded.saved.labels)
+    copy = diptych.load(tmp_path / "blind", device="cpu").save(tmp_path / "copy")
+    completed = complete(VQA(data="scenes:50"), copy)
+    assert isinstance(completed, VQA) and completed.ablate == "image"
+    model = diptych.load(copy, device="cpu")
+    assert not model.can("answer")
+    with pytest.raises(diptych.UnsupportedOperation, match="was trained with image ablated"):
+        model.predict(Pillow.new("RGB", (64, 64)), "is it red?")
 
 
 def test_retrieval_is_fine_tuned_from_the_itm_head_and_evaluated(pretrained: Path, tmp_path: Path):

@@ -32,8 +32,8 @@ from diptych.cli.arguments import (
     wants_help,
 )
 from diptych.cli.errors import UsageError
-from diptych.config.spelling import suggest_name
-from diptych.config.tasks import FINETUNED
+from diptych.config.spelling import bare, suggest_name
+from diptych.config.tasks import FINETUNED, check_options_of_task
 from diptych.inference.saved_model import check_saved
 from diptych.runs.check_inputs import check_data
 from diptych.runs.recipes import finetuning_recipe, recipes
@@ -62,6 +62,7 @@ def finetune_command(args: list[str]) -> None:
         raise UsageError("give either --init_from DIR, a pre-trained run, or --recipe RECIPE, an untrained model")
     out = pop_folder(args)
     run = finetuning_recipe(name, untrained)
+    check_options_of_task(run.task, [bare(word.partition("=")[0]) for word in args if word.startswith("--")])
     check_data(pop_option([*args], "--data", run.data))
     if init_from:
         check_saved(Path(init_from))

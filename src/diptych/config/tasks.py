@@ -180,3 +180,12 @@ def check_settings_of_task(task: str, names: Iterable[str], prefix: str = "") ->
                 f"{prefix}{name} is a setting of {' and '.join(others)}, and the task is {task}: leave it out, or evaluate "
                 f"on {others[0]}"
             )
+
+
+def check_options_of_task(task: str, names: Iterable[str]) -> None:
+    """Raises ValueError for a flag that only the fine-tuning for other tasks has. `names`: without dashes."""
+    options_of = {name: {field.name for field in fields(evaluation.options)} for name, evaluation in FINETUNED.items()}
+    for name in names:
+        others = [other for other, known in options_of.items() if name in known]
+        if others and task not in others:
+            raise ValueError(f"--{name} is a setting of {' and '.join(others)}, and the task is {task}: leave it out")

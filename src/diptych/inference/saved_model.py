@@ -13,6 +13,7 @@ from typing import TypeVar
 import diptych
 from diptych.config.data import Embedders, ImageSettings
 from diptych.config.serialization import check_version, from_json
+from diptych.config.tasks import FinetuningOptions
 from diptych.config.validation import Text, settings
 from diptych.models.configs import Model
 from diptych.utils.io import DamagedFile, check_digest, read_json
@@ -56,6 +57,7 @@ class SavedModel(ModelSettings):
     losses: tuple[str, ...] = ()  # what it was trained with: names of objectives, or the task
     labels: tuple[str, ...] = ()  # answers of VQA or classes of classification, in the order of the head's outputs
     frozen_features: dict[str, str] = field(default_factory=dict)  # digest of each frozen network that it reads
+    options: FinetuningOptions | None = None  # that it was fine-tuned with
     recipe: str = ""  # name of the run that trained it
     imported: Imported | None = None
 
@@ -112,7 +114,9 @@ def check_saved(folder: Path) -> None:
                 f"export its weights with {old:.20} (diptych export) and import them with {new} (diptych import)"
             )
     if not (folder / CONFIG_FILE).is_file():
-        raise RunError(f"{folder}: no {CONFIG_FILE} there; give the folder that --out named")
+        trained = (folder / "run.json").is_file()
+        advice = "it was removed since: restore it" if trained else "give the folder that --out named"
+        raise RunError(f"{folder}: no {CONFIG_FILE} there; {advice}")
     if not is_saved(folder):
         raise RunError(
             f'{folder / CONFIG_FILE}: expected "model_type": "{MODEL_TYPE}" as its first key: it is damaged, or '

@@ -12,18 +12,17 @@ from typing import Any
 
 import torch
 
-from diptych.config.run import Finetune
 from diptych.config.tasks import EVALUATIONS, Evaluation
 from diptych.data.sources.splits import requested_split
 from diptych.inference.loaded_model import LoadedModel
-from diptych.inference.saved_model import RunError
+from diptych.inference.saved_model import RunError, read_config
 from diptych.modules.tokens import packing
 from diptych.runs import report
 from diptych.runs.check_inputs import data_of
 from diptych.runs.load_model import load_model
 from diptych.runs.matching import matching
 from diptych.runs.qualitative_examples import write_examples
-from diptych.runs.run_folder import RUN_FILE, read_run
+from diptych.runs.run_folder import RUN_FILE
 from diptych.tasks.definition import Result, tasks
 from diptych.tasks.operations import settings_without_effect
 from diptych.training.distributed import pick_device, uses_bf16
@@ -77,9 +76,8 @@ def complete(settings: Evaluation, folder: Path) -> Evaluation:
         names = ", ".join(evaluation.__name__ for evaluation in EVALUATIONS.values())
         raise RunError(f"an evaluation is of one task: give one of {names}, not {type(settings).__name__}")
     settings = replace(settings, data=settings.data or data_of(folder))
-    if (folder / RUN_FILE).is_file():
-        run, _ = read_run(folder)
-        settings = settings.of_run(run.options) if isinstance(run, Finetune) else settings
+    options = read_config(folder).options
+    settings = settings if options is None else settings.of_run(options)
     return replace(settings, split=requested_split(settings.split, settings.data, settings.splits))
 
 

@@ -57,7 +57,7 @@ def module_of(saved: SavedModel, weights: Mapping[str, Tensor]) -> nn.Module:
         return _imported_task(saved, saved.imported.system, weights)
     if saved.task not in FINETUNED:
         raise RunError(f"config.task: expected pretraining or one of {', '.join(FINETUNED)}, got {saved.task!r:.60}")
-    return task_module(saved, saved.task, FINETUNED[saved.task].options(), Labels(saved.labels))
+    return task_module(saved, saved.task, saved.options or FINETUNED[saved.task].options(), Labels(saved.labels))
 
 
 def _imported_task(saved: SavedModel, system: str, weights: Mapping[str, Tensor]) -> nn.Module:

@@ -69,6 +69,7 @@ def saved_model(run: Pretrain | Finetune, heads: tuple[str, ...], labels: tuple[
         heads=heads,
         losses=tuple(run.objectives.present()) if pretrains else (run.task,),
         labels=labels,
+        options=None if pretrains else run.options,
         frozen_features=frozen_sources(run),
         recipe=run.recipe,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from diptych.config.tasks import Evaluation, GalleryEvaluation, Matching
+from diptych.config.tasks import EVALUATIONS, Evaluation, GalleryEvaluation, Matching
 from diptych.inference.loaded_model import LoadedModel
 from diptych.models.configs import ImageOnlyModel, model_name
 from diptych.protocols import DualEncoder, FusionEncoder, PartlySupported, UnsupportedOperation
@@ -60,7 +60,16 @@ def finetuned_task(loaded: LoadedModel) -> tuple[type[Evaluation], Predict]:
             f"predict: this {model_name(loaded.saved.model)} is a model for {loaded.saved.task}; models that diptych "
             f"finetune trained for a task have it ({known}); of others use caption, score or embed"
         )
+    if why := _is_baseline(loaded):
+        raise UnsupportedOperation(f"predict: this {model_name(loaded.saved.model)} {why}")
     return task.settings, task.predict
+
+
+def _is_baseline(loaded: LoadedModel) -> str:
+    """What a model was not trained with, if it is a baseline that is evaluated without it too; "" for others."""
+    settings, options = EVALUATIONS.get(loaded.saved.task), loaded.saved.options
+    condition = "" if settings is None or options is None else settings().of_run(options).condition
+    return condition and f"was trained with {condition}: it can only be evaluated, to compare others with it"
 
 
 def settings_without_effect(loaded: LoadedModel, evaluation: Evaluation) -> dict[str, str]:
@@ -138,7 +147,7 @@ OPERATIONS: dict[str, Operation] = {
         "beit3.small_captions, or import a BLIP for captioning",
     ),
     "answer": Operation(
-        vqa.lacks, "runs of diptych finetune vqa can, and imported ViLT, ALBEF and BLIP for VQA"
+        lambda loaded: vqa.lacks(loaded) or _is_baseline(loaded), "runs of diptych finetune vqa can, and imported ViLT, ALBEF and BLIP for VQA"
     ),
     "classify": Operation(
         classification.lacks, "runs of diptych finetune classification can, and imported ViTs with a classifier"

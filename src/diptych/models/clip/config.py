@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from diptych.config.published import CheckpointFile, Published
 from diptych.config.validation import (
@@ -63,8 +63,6 @@ class CLIPConfig:
 class CLIPResNetConfig:
     """Settings of CLIP with a ResNet, which is imported and exported but has no recipe. The defaults are RN50."""
 
-    patch_size: ClassVar[int] = 32  # pixels along a side of a cell of the last feature map
-
     dim: Annotated[int, Range(2, 2**16)] = 64  # channels of the first stage
     depths: Annotated[tuple[Depth, ...], MaxItems(8)] = (3, 4, 6, 3)  # blocks of each stage
     num_heads: NumHeads = 32  # of the attention pooling
@@ -88,6 +86,11 @@ class CLIPResNetConfig:
                 f"model.num_heads must divide the channels of the last stage, 4 * model.dim * 2 ** "
                 f"(len(model.depths) - 1) = {channels}: got {self.num_heads}"
             )
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels along a side of a cell of the last feature map: the stem halves images twice, later stages once."""
+        return 4 * 2 ** (len(self.depths) - 1)
 
     def build(self, embedders: InputEmbeddings = OWN) -> CLIPResNet:
         from diptych.models.clip.resnet import CLIPResNet
