@@ -393,7 +393,7 @@ def test_what_a_model_cannot_do_is_said_in_one_sentence(tmp_path: Path, photos: 
     vilt = diptych.load(saved_run("vilt.base", tmp_path / "vilt"), device="cpu")
     able = {name for name in OPERATIONS if vilt.can(name)}
     assert able == {"features", "fuse", "score", "itm"} and not vilt.can("both")
-    assert {name for name in OPERATIONS if not blip.can(name)} == {"answer", "classify"} and blip.can("both")
+    assert {name for name in OPERATIONS if not blip.can(name)} == {"answer", "classify", "predict"} and blip.can("both")
     calls: dict[str, Any] = {
         "embed_images": lambda: vilt.embed_images(photos),
         "embed_texts": lambda: vilt.embed_texts("a"),
@@ -401,8 +401,12 @@ def test_what_a_model_cannot_do_is_said_in_one_sentence(tmp_path: Path, photos: 
         "caption": lambda: vilt.caption(photos),
         "answer": lambda: vilt.answer(photos, "a"),
         "classify": lambda: vilt.classify(photos),
+        "predict": lambda: vilt.predict(photos),
     }
     assert calls.keys() == OPERATIONS.keys() - able
+    public = {name: value for name, value in vars(diptych.VLM).items() if not name.startswith("_")}
+    methods = {name for name, value in public.items() if "images" in getattr(value, "__annotations__", {})}
+    assert methods <= OPERATIONS.keys(), "can() answers for every method that takes images"
     for name, call in calls.items():
         with pytest.raises(diptych.UnsupportedOperation) as raised:
             call()
