@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from diptych.batch import Image, Text
 from diptych.cli import main
-from diptych.inference.saved_model import SavedModel
 from diptych.runs.load_model import load_model
 
 ACTIVATIONS = ("gelu", "quick_gelu", "relu", "silu", "swish", "gelu_new", "gelu_pytorch_tanh")
