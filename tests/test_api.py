@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -449,6 +450,16 @@ def test_a_saved_model_is_loaded_again_as_it_was(blip: diptych.VLM, photos: list
         assert out is not None
         with pytest.raises(RunError, match="contains a model: give another folder"):
             blip.save(out)
+
+
+def test_a_copied_run_without_its_log_is_evaluated_with_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = saved_run("clip.base", tmp_path / "run")
+    (folder / "run.json").unlink(missing_ok=True)
+    row = {"step": 1, "itc": 1.0}
+    (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    diptych.evaluate(folder, "retrieval", data="scenes:8", split="train", workers=0, device="cpu", gallery=4)
+    assert "could not be made" not in capsys.readouterr().err
+    assert "a saved model (pretraining)" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_bf16_is_near_fp32(blip: diptych.VLM, photos: list[Path]):
