@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ WORK = (
     "capfilt.corrupt_captions.corrupt_captions", "runs.train_tokenizer.train_tokenizer", "runs.baselines.baselines",
     "benchmark.run.benchmark", "runs.import_checkpoint.import_checkpoint", "runs.export.export", "planning.info.info",
     "planning.estimate.estimate", "runs.demo.demo", "predict.photos.caption_photos", "predict.photos.answer_question",
-    "predict.photos.score_texts", "predict.photos.embed",
+    "predict.photos.score_texts", "predict.photos.embed", "predict.photos.predict_task",
 )  # fmt: skip
 """What the commands call once their words are understood."""
 CHECKS = ("check_data", "check_saved", "check_inputs", "data_of")
@@ -83,10 +84,12 @@ def no_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def reached(*_: Any, **__: Any) -> None:
         raise Reached
 
-    for work in WORK:
-        module, _, function = work.rpartition(".")
-        monkeypatch.setattr(import_module(f"diptych.{module}"), function, reached)
+    places = [work.rpartition(".") for work in WORK]
+    modules = [import_module(f"diptych.{module}") for module, _, _ in places]  # all before one would import `reached`
+    for module, (_, _, function) in zip(modules, places, strict=True):
+        monkeypatch.setattr(module, function, reached)
     monkeypatch.setattr("diptych.runs.finetune.inherited", lambda folder, run, own=False: run)
+    monkeypatch.setattr("diptych.cli.predict.read_config", lambda folder: SimpleNamespace(task=folder.name))
     for module in {command.replace("-", "_") for command in COMMANDS} - {"import", "export"}:
         for check in CHECKS:
             monkeypatch.setattr(f"diptych.cli.{module}.{check}", lambda *_: "data", raising=False)
