@@ -455,6 +455,8 @@ def test_a_saved_model_is_loaded_again_as_it_was(blip: diptych.VLM, photos: list
 def test_a_copied_run_without_its_log_is_evaluated_with_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = saved_run("clip.base", tmp_path / "run")
     (folder / "run.json").unlink(missing_ok=True)
+    with pytest.raises(RunError, match=r"has no run\.json that names the data .*: give --data"):
+        diptych.evaluate(folder, "retrieval", device="cpu")
     row = {"step": 1, "itc": 1.0}
     (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     diptych.evaluate(folder, "retrieval", data="scenes:8", split="train", workers=0, device="cpu", gallery=4)

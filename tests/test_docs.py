@@ -42,7 +42,7 @@ WORK = (
     "predict.photos.score_texts", "predict.photos.embed", "predict.photos.predict_task",
 )  # fmt: skip
 """What the commands call once their words are understood."""
-CHECKS = ("check_data", "check_saved", "check_inputs", "data_of")
+CHECKS = ("check_data", "check_saved", "check_inputs", "needed_data")
 """What the command line looks up on disk before that."""
 
 

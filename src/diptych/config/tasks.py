@@ -60,7 +60,7 @@ class Evaluation:
     untrained: ClassVar[str] = ""
     options: ClassVar[type[FinetuningOptions]] = NoOptions
 
-    data: str = ""  # empty: the run's training data
+    data: str = ""  # empty: the run's training data; needed for a model without a run.json, as an imported one
     split: Text = "val"
     seed: Seed = 0  # random seed
     device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu

@@ -20,7 +20,7 @@ from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import RunError
 from diptych.modules.tokens import packing
 from diptych.runs import report
-from diptych.runs.check_inputs import data_of
+from diptych.runs.check_inputs import data_of, needed_data
 from diptych.runs.load_model import load_model
 from diptych.runs.matching import matching
 from diptych.runs.qualitative_examples import write_examples
@@ -75,7 +75,7 @@ def complete(settings: Evaluation, folder: Path) -> Evaluation:
     if settings.task not in EVALUATIONS:
         names = ", ".join(evaluation.__name__ for evaluation in EVALUATIONS.values())
         raise RunError(f"an evaluation is of one task: give one of {names}, not {type(settings).__name__}")
-    settings = replace(settings, data=settings.data or data_of(folder))
+    settings = replace(settings, data=settings.data or needed_data(folder))
     if isinstance(settings, VQA) and not settings.ablate and (folder / RUN_FILE).is_file():
         run, _ = read_run(folder)
         options = run.options if isinstance(run, Finetune) else None
