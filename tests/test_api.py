@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -393,7 +394,7 @@ def test_what_a_model_cannot_do_is_said_in_one_sentence(tmp_path: Path, photos: 
     vilt = diptych.load(saved_run("vilt.base", tmp_path / "vilt"), device="cpu")
     able = {name for name in OPERATIONS if vilt.can(name)}
     assert able == {"features", "fuse", "score", "itm"} and not vilt.can("both")
-    assert {name for name in OPERATIONS if not blip.can(name)} == {"answer", "classify"} and blip.can("both")
+    assert {name for name in OPERATIONS if not blip.can(name)} == {"answer", "classify", "predict"} and blip.can("both")
     calls: dict[str, Any] = {
         "embed_images": lambda: vilt.embed_images(photos),
         "embed_texts": lambda: vilt.embed_texts("a"),
@@ -401,8 +402,12 @@ def test_what_a_model_cannot_do_is_said_in_one_sentence(tmp_path: Path, photos: 
         "caption": lambda: vilt.caption(photos),
         "answer": lambda: vilt.answer(photos, "a"),
         "classify": lambda: vilt.classify(photos),
+        "predict": lambda: vilt.predict(photos),
     }
     assert calls.keys() == OPERATIONS.keys() - able
+    public = {name: value for name, value in vars(diptych.VLM).items() if not name.startswith("_")}
+    methods = {name for name, value in public.items() if "images" in getattr(value, "__annotations__", {})}
+    assert methods <= OPERATIONS.keys(), "can() answers for every method that takes images"
     for name, call in calls.items():
         with pytest.raises(diptych.UnsupportedOperation) as raised:
             call()
@@ -445,6 +450,18 @@ def test_a_saved_model_is_loaded_again_as_it_was(blip: diptych.VLM, photos: list
         assert out is not None
         with pytest.raises(RunError, match="contains a model: give another folder"):
             blip.save(out)
+
+
+def test_a_copied_run_without_its_log_is_evaluated_with_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = saved_run("clip.base", tmp_path / "run")
+    (folder / "run.json").unlink(missing_ok=True)
+    with pytest.raises(RunError, match=r"has no run\.json that names the data .*: give --data"):
+        diptych.evaluate(folder, "retrieval", device="cpu")
+    row = {"step": 1, "itc": 1.0}
+    (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    diptych.evaluate(folder, "retrieval", data="scenes:8", split="train", workers=0, device="cpu", gallery=4)
+    assert "could not be made" not in capsys.readouterr().err
+    assert "a saved model (pretraining)" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_bf16_is_near_fp32(blip: diptych.VLM, photos: list[Path]):

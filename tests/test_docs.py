@@ -42,7 +42,7 @@ WORK = (
     "predict.photos.score_texts", "predict.photos.predict_task", "predict.photos.embed",
 )  # fmt: skip
 """What the commands call once their words are understood."""
-CHECKS = ("check_data", "check_saved", "check_inputs", "data_of")
+CHECKS = ("check_data", "check_saved", "check_inputs", "needed_data")
 """What the command line looks up on disk before that."""
 
 
@@ -84,11 +84,12 @@ def no_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def reached(*_: Any, **__: Any) -> None:
         raise Reached
 
-    for work in WORK:
-        module, _, function = work.rpartition(".")
-        monkeypatch.setattr(import_module(f"diptych.{module}"), function, reached)
+    places = [work.rpartition(".") for work in WORK]
+    modules = [import_module(f"diptych.{module}") for module, _, _ in places]  # all before one would import `reached`
+    for module, (_, _, function) in zip(modules, places, strict=True):
+        monkeypatch.setattr(module, function, reached)
     monkeypatch.setattr("diptych.runs.finetune.inherited", lambda folder, run, own=False: run)
-    monkeypatch.setattr("diptych.cli.predict.read_config", lambda folder: SimpleNamespace(task="vqa"))
+    monkeypatch.setattr("diptych.cli.predict.read_config", lambda folder: SimpleNamespace(task=folder.name))
     for module in {command.replace("-", "_") for command in COMMANDS} - {"import", "export"}:
         for check in CHECKS:
             monkeypatch.setattr(f"diptych.cli.{module}.{check}", lambda *_: "data", raising=False)

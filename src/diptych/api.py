@@ -107,9 +107,8 @@ class VLM:
         self.loaded, self.dtype = loaded, dtype or torch.float32
 
     def __repr__(self) -> str:
-        can = ", ".join(
-            name for name in ("embed_images", "embed_texts", *SCORES, "caption", "answer", "classify") if self.can(name)
-        )
+        shown = "embed_images", "embed_texts", *SCORES, "caption", "answer", "classify", "predict"
+        can = ", ".join(filter(self.can, shown))
         return f"VLM({type(self.model).__name__} on {self.device.type}; can: {can})"
 
     @property

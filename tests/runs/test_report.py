@@ -296,7 +296,9 @@ def test_a_saved_model_that_was_not_trained_there_has_a_report(tmp_path: Path, c
     (folder / "run.json").unlink()  # as `VLM.save` writes it
     status, _ = evaluated(folder, "retrieval", "--data", "scenes:8")
     printed = capsys.readouterr()
-    assert status == 0 and "could not be made" not in printed.err and "not trained there" not in printed.out
-    assert "<title>Model for pretraining (vilt.tiny)</title>" in (folder / "report.html").read_text(encoding="utf-8")
-    assert main(["evaluate", str(folder), "--task", "retrieval", *settings("retrieval")]) == 0
-    assert "was not trained there: evaluating on the built-in scenes; --data names other" in capsys.readouterr().out
+    assert status == 0 and "could not be made" not in printed.err
+    assert "<title>vilt.tiny, a saved model (pretraining)</title>" in (folder / "report.html").read_text(
+        encoding="utf-8"
+    )
+    assert main(["evaluate", str(folder), "--task", "retrieval", *settings("retrieval")]) == 2
+    assert "has no run.json that names the data that it was trained on: give --data" in capsys.readouterr().err

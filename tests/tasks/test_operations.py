@@ -10,8 +10,9 @@ import torch
 
 import diptych
 from diptych.cli import main
-from diptych.config.tasks import VQA, Captioning, Matching, Retrieval
+from diptych.config.tasks import VQA, Captioning, GalleryEvaluation, Matching, Retrieval
 from diptych.runs.load_model import load_model
+from diptych.tasks.definition import Result, Task
 from diptych.tasks.operations import settings_without_effect
 from diptych.tasks.retrieval import evaluate
 from tests.test_api import saved_run
@@ -49,6 +50,14 @@ def test_the_settings_named_are_those_that_change_nothing(recipe: str, unused: d
         == {"seed"}
         == settings_without_effect(loaded, Captioning()).keys()
     )
+
+
+def test_the_seed_of_a_task_of_ones_own_is_not_said_to_have_no_effect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Whether an evaluation draws random numbers is known to its task alone."""
+    loaded = load_model(saved_run("clip.base", tmp_path / "run"), torch.device("cpu"))
+    own = Task(GalleryEvaluation, lambda loaded, config: Result({}), lambda loaded: "")
+    monkeypatch.setattr("diptych.tasks.operations.tasks", lambda: {GalleryEvaluation.task: own})
+    assert settings_without_effect(loaded, GalleryEvaluation(seed=3)) == {}
 
 
 @pytest.mark.slow

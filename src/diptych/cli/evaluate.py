@@ -11,7 +11,7 @@ Examples:
   DIR              the run folder. The results go to a folder in it (metrics.json, predictions.jsonl, skipped.json),
                    and its report.html is regenerated
   --task TASK      one of the tasks below; default: the task that the run was trained on (of pre-training: matching)
-  --data DATA      default: the data that the run was trained on
+  --data DATA      default: the data that the run was trained on; needed for an imported model
   --split SPLIT    default: val
   --gallery N      retrieval, captioning, matching: only the first N images; recall depends on the gallery's size, which
                    is printed beside it
@@ -37,7 +37,7 @@ from diptych.cli.errors import UsageError
 from diptych.config.spelling import bare, suggest_name
 from diptych.config.tasks import EVALUATIONS, Evaluation, check_settings_of_task, evaluation_of
 from diptych.inference.saved_model import check_saved
-from diptych.runs.check_inputs import check_data, data_of, task_of
+from diptych.runs.check_inputs import check_data, needed_data, task_of
 from diptych.utils.terminal import echo
 
 
@@ -60,7 +60,7 @@ def evaluate_command(args: list[str]) -> None:
     check_settings_of_task(task, explicit, "--")
     evaluation = apply_overrides(evaluation_of(task), args, f"evaluate DIR --task {task}")
     check_saved(folder)
-    check_data(evaluation.data or data_of(folder))
+    check_data(evaluation.data or needed_data(folder))
     from diptych.runs.evaluate import evaluate
 
     metrics = evaluate(folder, evaluation, explicit)

@@ -61,7 +61,7 @@ class Evaluation:
     options: ClassVar[type[FinetuningOptions]] = NoOptions
     splits: ClassVar[tuple[str, ...]] = ()
 
-    data: str = ""  # empty: the run's training data
+    data: str = ""  # empty: the run's training data; needed for a model without a run.json, as an imported one
     split: Text = "val"
     seed: Seed = 0  # random seed
     device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu

@@ -100,14 +100,21 @@ def task_of(folder: Path) -> str:
 
 
 def data_of(folder: Path) -> str:
-    """Data that the model in a folder was trained on; "scenes" if it was imported, or its run.json is damaged.
+    """Data that the model in a folder was trained on; "" if no run.json says so, "scenes" if that is damaged.
 
     That is reported when it is read whole.
     """
     check_saved(folder)
     if not (folder / "run.json").is_file():
-        return "scenes"
+        return ""
     try:
         return read_json(folder / "run.json", {"run": {"data?": str}})["run"].get("data", "scenes")
     except DamagedFile:
         return "scenes"
+
+
+def needed_data(folder: Path) -> str:
+    """Data that the model in a folder was trained on. Raises RunError if they are not known."""
+    if data := data_of(folder):
+        return data
+    raise RunError(f"{folder} has no run.json that names the data that it was trained on: give --data")

@@ -18,11 +18,10 @@ from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import RunError, read_config
 from diptych.modules.tokens import packing
 from diptych.runs import report
-from diptych.runs.check_inputs import data_of
+from diptych.runs.check_inputs import data_of, needed_data
 from diptych.runs.load_model import load_model
 from diptych.runs.matching import matching
 from diptych.runs.qualitative_examples import write_examples
-from diptych.runs.run_folder import RUN_FILE
 from diptych.tasks.definition import Result, tasks
 from diptych.tasks.operations import settings_without_effect
 from diptych.training.distributed import pick_device, uses_bf16
@@ -45,8 +44,6 @@ def evaluate(folder: Path, settings: Evaluation, explicit: Collection[str] = ())
         InUse: another process writes the same evaluation.
         WriteError: a file cannot be written.
     """
-    if not settings.data and not (folder / RUN_FILE).is_file():
-        echo(f"{folder} was not trained there: evaluating on the built-in scenes; --data names other data")
     settings = complete(settings, folder)
     device = pick_device(settings.device)
     loaded = load_model(folder, device)
@@ -75,7 +72,7 @@ def complete(settings: Evaluation, folder: Path) -> Evaluation:
     if settings.task not in EVALUATIONS:
         names = ", ".join(evaluation.__name__ for evaluation in EVALUATIONS.values())
         raise RunError(f"an evaluation is of one task: give one of {names}, not {type(settings).__name__}")
-    settings = replace(settings, data=settings.data or data_of(folder))
+    settings = replace(settings, data=settings.data or needed_data(folder))
     options = read_config(folder).options
     settings = settings if options is None else settings.of_run(options)
     return replace(settings, split=requested_split(settings.split, settings.data, settings.splits))

@@ -16,6 +16,7 @@ from diptych.config.run import Finetune
 from diptych.config.serialization import flatten
 from diptych.data.sources.base import first_skipped
 from diptych.inference.saved_model import CONFIG_FILE, read_config
+from diptych.models.configs import model_name
 from diptych.report import Facts, Findings, Section, Table, read_curves, write_report
 from diptych.runs.heat_maps import heat_maps
 from diptych.runs.qualitative_examples import EXAMPLES_FILE, read_examples
@@ -54,10 +55,10 @@ def continue_on_error(what: str, make: Callable[[], T], otherwise: T) -> T:
 
 
 def training_sections(out: Path) -> list[Section]:
-    """Curves with their chance levels, and the findings of the training diagnostics. Empty for imported weights."""
+    """Curves with their chance levels, and the findings of the training diagnostics. Empty without a log of training."""
     if not (out / "metrics.jsonl").is_file():
         return []
-    _, facts = read_run(out)
+    facts = read_run(out)[1] if (out / RUN_FILE).is_file() else {}
     levels = {name: (level["value"], level["name"]) for name, level in facts.get("chance_losses", {}).items()}
     return [*read_curves(out / "metrics.jsonl", levels), Findings(findings(out))]
 
@@ -141,8 +142,8 @@ def title(out: Path) -> str:
     saved = read_config(out)
     if (imported := saved.imported) is not None:
         return f"{imported.checkpoint}, imported ({imported.system}, {imported.task})"
-    if not (out / RUN_FILE).is_file():  # as `VLM.save` writes it
-        return f"Model for {saved.task}{f' ({saved.recipe})' if saved.recipe else ''}"
+    if not (out / RUN_FILE).is_file():
+        return f"{saved.recipe or model_name(saved.model)}, a saved model ({saved.task})"
     run, _ = read_run(out)
     task = f"Fine-tuning for {run.task}" if isinstance(run, Finetune) else "Pre-training"
     recipe = f" ({run.recipe})" if run.recipe else ""

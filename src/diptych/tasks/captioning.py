@@ -28,7 +28,15 @@ from diptych.objectives.views import Views
 from diptych.protocols import CausalDecoder, ChanceLoss, ImageEncoder, TextDecoder
 from diptych.report import CaptionExample
 from diptych.tasks.common import encode_images, required
-from diptych.tasks.definition import MAX_EXAMPLES, Result, Task, draw_examples, evenly_spaced, trained_with
+from diptych.tasks.definition import (
+    MAX_EXAMPLES,
+    Result,
+    Task,
+    draw_examples,
+    evenly_spaced,
+    seed_without_effect,
+    trained_with,
+)
 from diptych.tasks.gallery import Gallery, load_images, open_gallery, readable_gallery
 
 BATCH = 32  # images captioned at once in evaluation
@@ -238,4 +246,4 @@ def lacks(loaded: LoadedModel) -> str:
     return f"was not trained to generate captions {trained_with(loaded)}"
 
 
-TASK = Task(settings.Captioning, evaluate, lacks)
+TASK = Task(settings.Captioning, evaluate, lacks, unused=seed_without_effect)

@@ -31,6 +31,7 @@ from diptych.tasks.definition import (
     Task,
     draw_examples,
     evenly_spaced,
+    seed_without_effect,
     trained_with,
 )
 
@@ -166,4 +167,5 @@ TASK = Task(
         needs="with a classifier of images",
     ),
     predict,
+    seed_without_effect,
 )

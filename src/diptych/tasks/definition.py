@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import diptych.tasks
 from diptych.batch import Batch
 from diptych.config.run import Finetune
-from diptych.config.tasks import EVALUATIONS, Evaluation
+from diptych.config.tasks import EVALUATIONS, Evaluation, GalleryEvaluation
 from diptych.data.examples import Examples
 from diptych.data.loader import Skipped
 from diptych.data.sources.base import BadSample
@@ -118,7 +118,8 @@ class Task(Generic[Settings]):
         fine_tuning: None for tasks that are part of pre-training.
         predict: the output for each image of a batch, with its text if the task has one, as the fields of a row of JSON;
             `diptych predict` writes them. None for tasks of pre-trained models, which have commands of their own.
-        unused: the settings of its evaluation that have no effect on a model, each with the reason.
+        unused: the settings of its evaluation that have no effect on a model, each with the reason;
+            `seed_without_effect` if the evaluation draws no random numbers.
     """
 
     settings: type[Settings]
@@ -127,6 +128,13 @@ class Task(Generic[Settings]):
     fine_tuning: FineTuning | None = None
     predict: Predict | None = None
     unused: Callable[[LoadedModel, Settings], Mapping[str, str]] = lambda loaded, settings: {}
+
+
+def seed_without_effect(loaded: LoadedModel, config: Evaluation) -> dict[str, str]:
+    """The seed, which has no effect where at most the captions are shuffled, unless they are."""
+    if not isinstance(config, GalleryEvaluation):
+        return {"seed": "nothing is random in this evaluation"}
+    return {} if config.shuffle_captions else {"seed": "only shuffle_captions is random in this evaluation"}
 
 
 def trained_with(loaded: LoadedModel) -> str:

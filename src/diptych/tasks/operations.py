@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from diptych.config.tasks import EVALUATIONS, Evaluation, GalleryEvaluation, Matching
+from diptych.config.tasks import EVALUATIONS, FINETUNED, Evaluation
 from diptych.inference.loaded_model import LoadedModel
 from diptych.models.configs import ImageOnlyModel, model_name
 from diptych.protocols import DualEncoder, FusionEncoder, PartlySupported, UnsupportedOperation
@@ -53,15 +53,9 @@ def finetuned_task(loaded: LoadedModel) -> tuple[type[Evaluation], Predict]:
 
     Raises UnsupportedOperation if there is none.
     """
-    task = tasks().get(loaded.saved.task)
-    if task is None or task.predict is None or task.lacks(loaded):
-        known = ", ".join(name for name, one in tasks().items() if one.predict is not None)
-        raise UnsupportedOperation(
-            f"predict: this {model_name(loaded.saved.model)} is a model for {loaded.saved.task}; models that diptych "
-            f"finetune trained for a task have it ({known}); of others use caption, score or embed"
-        )
-    if why := _is_baseline(loaded):
-        raise UnsupportedOperation(f"predict: this {model_name(loaded.saved.model)} {why}")
+    check_operation(loaded, "predict")
+    task = tasks()[loaded.saved.task]
+    assert task.predict is not None
     return task.settings, task.predict
 
 
@@ -75,12 +69,7 @@ def _is_baseline(loaded: LoadedModel) -> str:
 def settings_without_effect(loaded: LoadedModel, evaluation: Evaluation) -> dict[str, str]:
     """The settings of an evaluation that change nothing, for this model and its other settings, each with the reason."""
     task = tasks().get(evaluation.task)
-    unused = dict(task.unused(loaded, evaluation)) if task is not None else {}
-    if isinstance(evaluation, GalleryEvaluation) and not isinstance(evaluation, Matching):
-        unused |= {} if evaluation.shuffle_captions else {"seed": "only shuffle_captions is random in this evaluation"}
-    elif not isinstance(evaluation, Matching):
-        unused["seed"] = "nothing is random in this evaluation"
-    return unused
+    return dict(task.unused(loaded, evaluation)) if task is not None else {}
 
 
 def _lacks_image_embedding(loaded: LoadedModel) -> str:
@@ -113,6 +102,13 @@ def _lacks_similarity(loaded: LoadedModel) -> str:
 
 def _lacks_pair_score(loaded: LoadedModel) -> str:
     return "" if pair_scorer(loaded) else f"has no trained ITM or ranking head {trained_with(loaded)}"
+
+
+def _lacks_prediction(loaded: LoadedModel) -> str:
+    task = tasks().get(loaded.saved.task)
+    if task is None or task.predict is None:
+        return f"is a model for {loaded.saved.task}"
+    return task.lacks(loaded) or _is_baseline(loaded)
 
 
 def _lacks_fusion(loaded: LoadedModel) -> str:
@@ -151,6 +147,11 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "classify": Operation(
         classification.lacks, "runs of diptych finetune classification can, and imported ViTs with a classifier"
+    ),
+    "predict": Operation(
+        _lacks_prediction,
+        f"models that diptych finetune trained for a task can ({', '.join(FINETUNED)}); of others use caption, score or "
+        "embed",
     ),
 }  # fmt: skip
 """By name: what `VLM.can` answers, and what `UnsupportedOperation` says."""

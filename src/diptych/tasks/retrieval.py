@@ -53,6 +53,7 @@ from diptych.tasks.definition import (
     Task,
     draw_examples,
     evenly_spaced,
+    seed_without_effect,
     trained_with,
 )
 from diptych.tasks.gallery import Gallery, load_images, open_gallery, readable_gallery
@@ -419,6 +420,11 @@ def lacks(loaded: LoadedModel) -> str:
 
 
 def unused(loaded: LoadedModel, config: settings.Retrieval) -> dict[str, str]:
+    """The seed, and settings of re-ranking, that have no effect."""
+    return seed_without_effect(loaded, config) | _unused_by_reranking(loaded, config)
+
+
+def _unused_by_reranking(loaded: LoadedModel, config: settings.Retrieval) -> dict[str, str]:
     """Settings of re-ranking that have no effect. `rerank` 0 is not among them where nothing could be re-ranked."""
     model = f"this {model_name(loaded.saved.model)}"
     if pair_scorer(loaded) is None:

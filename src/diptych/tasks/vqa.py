@@ -53,6 +53,7 @@ from diptych.tasks.definition import (
     Task,
     draw_examples,
     evenly_spaced,
+    seed_without_effect,
     trained_with,
 )
 
@@ -422,4 +423,5 @@ TASK = Task(
     lacks,
     FineTuning(build_module, training_examples, labels=answers_of, check=check_no_decoder),
     predict,
+    seed_without_effect,
 )
