@@ -62,7 +62,7 @@ hypothesis_settings.register_profile("patient", deadline=None, suppress_health_c
 hypothesis_settings.load_profile("patient")
 
 
-MAX_QUICK_CASES = 5  # of a parametrised test, in `make check`
+MAX_QUICK_CASES = 3  # of a parametrised test, in `make check`
 
 
 @pytest.fixture(scope="session", autouse=True)

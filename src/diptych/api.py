@@ -7,6 +7,7 @@ docs/python-api.md is the manual.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -30,7 +31,7 @@ from diptych.data.sources.pairs import PREFIX, read_pairs
 from diptych.data.sources.photos import ImageInput, Photos, open_photos
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.inference.embedders import input_embeddings
-from diptych.inference.folder import write_config
+from diptych.inference.folder import IGNORED_WEIGHTS, write_config
 from diptych.inference.image_processor import ImageProcessor, OnError
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import RunError, is_saved
@@ -60,6 +61,7 @@ from diptych.tasks.vqa import OpenVQA, answer_ranker
 from diptych.training.checkpoint import MODEL, save_weights
 from diptych.training.distributed import pick_device
 from diptych.training.signals import INTERRUPTED
+from diptych.utils.io import atomic_write
 from diptych.utils.lock import locked
 from diptych.utils.rng import uniform
 
@@ -453,6 +455,8 @@ class VLM:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes config.json and model.safetensors, which `load` and all commands take; returns the folder.
 
+        Of an imported model also the official weights that it does not use, which `diptych export` writes back.
+
         Raises RunError if the folder contains a model; InUse if another process writes there.
         """
         out = Path(folder)
@@ -460,6 +464,9 @@ class VLM:
             if any((out / name).exists() for name in ("run.json", CONFIG_FILE, MODEL)):
                 raise RunError(f"{out} contains a model: give another folder")
             write_config(out, self.loaded.saved)
+            if self.loaded.folder is not None and (unused := self.loaded.folder / IGNORED_WEIGHTS).is_file():
+                with atomic_write(out / IGNORED_WEIGHTS) as path:
+                    shutil.copyfile(unused, path)
             save_weights(out, self.loaded.module)
         return out
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from diptych.cli import COMMANDS, main
 from diptych.cli.arguments import apply_overrides, flags, pop_option
@@ -74,6 +75,7 @@ def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             "finetune vqa --recipe vilt.tiny --out x --negative_texts 3",
             "--negative_texts is a setting of retrieval, and",
         ),
+        ("finetune vqa --recipe vilt.tiny --out x --task retrieval", "there is no --task"),
         ("finetune retrieval --recipe vilt.tiny --out x --ablate image", "--ablate is a setting of vqa, and the task"),
         ("pretrain vilt.tiny --out x --epochs 1", "no --epochs; did you mean --steps, which counts batches?"),
         ("pretrain CLIP.small --out x", "no recipe 'CLIP.small'; did you mean clip.small or "),
@@ -143,7 +145,8 @@ def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("info flamingo", "there is no system or recipe 'flamingo'"),
         ("info blipp", "did you mean blip?"),
         ("evaluate x --task retreival", "got 'retreival'; did you mean retrieval?"),
-        ("info vilt vit", "info takes only one system or recipe; remove vit"),
+        ("info vilt vit", "info takes only one system, recipe or run; remove vit"),
+        ("info {tmp}", "no config.json there"),
         ("import vilt {tmp}/nowhere.ckpt --out x", "no such file"),
         ("import vilt {garbage} --out x", "garbage.pth"),
         ("import flamingo {garbage} --out x", "no system 'flamingo'"),
@@ -279,6 +282,14 @@ def test_recipes_are_the_functions_that_return_a_pre_training_run():
 
 
 @pytest.mark.slow
+def test_info_of_a_run_says_what_it_is_and_can(pretrained: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["info", str(pretrained)]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    weights = load_file(pretrained / "model.safetensors")
+    assert lines["model"] == f"ViLT, {sum(tensor.numel() for tensor in weights.values()):,} weights"
+    assert lines["task"].startswith("pretraining (trained with ") and "itm" in lines["heads"] and "itm" in lines["can"]
+
+
 def test_info_prints_the_published_counts(capsys):
     assert main(["info", "vilt"]) == 0
     output = capsys.readouterr().out

@@ -11,6 +11,7 @@ import torch
 from PIL import Image as Pillow
 from torch import nn
 
+import diptych
 from diptych.batch import Image, Text
 from diptych.checkpoints.read import load_state_dict
 from diptych.cli import main
@@ -104,9 +105,12 @@ def test_a_run_trained_here_is_exported_and_imported_again(tmp_path: Path):
 
 
 def test_an_import_without_its_ignored_weights_says_so_when_exported(tmp_path: Path):
-    """As `VLM.save` writes it, or where the file was removed."""
     import_checkpoint("vilt", GOLDEN_CASES / "vilt_pretrain" / "checkpoint.pth", tmp_path / "a", 4, None, None)
     assert export(tmp_path / "a", "official", tmp_path / "x.pth").left_out == []
+    copy = diptych.load(tmp_path / "a", device="cpu").save(tmp_path / "copy")
+    assert export(copy, "official", tmp_path / "z.pth").left_out == []
+    whole, again = (load_state_dict(tmp_path / name) for name in ("x.pth", "z.pth"))
+    assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
     (tmp_path / "a" / "ignored.safetensors").unlink()
     lost = export(tmp_path / "a", "official", tmp_path / "y.pth").left_out
     assert lost == ["text_embeddings.position_ids (a buffer of 0, 1, 2 …, not a weight)"]

@@ -27,7 +27,7 @@ COMMANDS = {
     "corrupt-captions": "swap a share of the captions between images, to measure caption filters",
     "import": "turn official or Hugging Face weights into a run",
     "export": "write a run's weights in the official or Hugging Face layout",
-    "info": "parameters, FLOPs, tokens and published results of a system or recipe",
+    "info": "parameters, FLOPs and published results of a system or recipe; what a run is and can do",
     "estimate": "memory, training time and bottleneck of a run, before it starts",
 }
 MODULES = {"import": "weights", "export": "weights"}  # commands whose module has another name

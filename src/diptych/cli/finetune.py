@@ -43,9 +43,8 @@ from diptych.utils.terminal import echo
 def finetune_command(args: list[str]) -> None:
     if wants_help(args[:1]) or not args:
         own_recipes = f"Systems' own recipes:\n{list_recipes('Finetune')}"
-        echo(
-            f"{__doc__}\nTasks:\n{list_tasks(FINETUNED)}\n\n{own_recipes}\n\ndiptych finetune TASK --help lists every option."
-        )
+        echo(f"{__doc__}\nTasks:\n{list_tasks(FINETUNED)}\n\n{own_recipes}\n")
+        echo("diptych finetune TASK --help lists every option.")
         return
     name = pop_positional(args, "the task", f"expected {', '.join(FINETUNED)} or a system's own recipe")
     system_recipes = recipes("Finetune")
@@ -54,7 +53,9 @@ def finetune_command(args: list[str]) -> None:
         suggestion = suggest_name(name, [*FINETUNED, *system_recipes], 3)
         raise UsageError(f"there is no task or recipe {name!r}{suggestion} (diptych finetune --help lists all)")
     if wants_help(args):
-        return show_help(finetuning_recipe(name), f"finetune {name} --init_from DIR --data DATA --out DIR2", __doc__)
+        return show_help(
+            finetuning_recipe(name), f"finetune {name} --init_from DIR --data DATA --out DIR2", __doc__, ("task",)
+        )
     init_from, untrained = pop_option(args, "--init_from", ""), pop_option(args, "--recipe", "")
     if of_system and untrained:
         raise UsageError(f"{name} has a model of its own: give --init_from DIR, a pre-trained run, or neither")
@@ -70,4 +71,4 @@ def finetune_command(args: list[str]) -> None:
 
     if init_from:
         run = inherited(Path(init_from), run, of_system)
-    finetune(apply_overrides(run, args, f"finetune {name}"), out)
+    finetune(apply_overrides(run, args, f"finetune {name}", positionals=("task",)), out)

@@ -51,8 +51,8 @@ class Evaluation:
     """What the evaluations of all tasks share. An evaluation is made of the class of its task.
 
     Class attributes: the name of the `task`; for tasks that models are fine-tuned for, the `untrained` recipe whose
-    model supports it, and the class of the `options` of fine-tuning; what the `text` of a sample is called ("" if it has
-    none); the `splits` that only its data have.
+    model supports it, and the class of the `options` of fine-tuning; what the `text` of a sample is called ("" if there
+    is none); the `splits` that only its data have.
     """
 
     task: ClassVar[str] = ""
@@ -164,21 +164,21 @@ FINETUNED = {name: evaluation for name, evaluation in EVALUATIONS.items() if eva
 
 
 def evaluation_of(task: str, **values: Any) -> Evaluation:
-    """The evaluation of a task with other values than its defaults. Raises ValueError for a task that does not exist."""
+    """The evaluation of a task with other values than its defaults. Raises ValueError for an unknown task."""
     if task not in EVALUATIONS:
         raise ValueError(f"task: expected one of {', '.join(EVALUATIONS)}, got {task!r}")
     return EVALUATIONS[task](**values)
 
 
 def check_settings_of_task(task: str, names: Iterable[str], prefix: str = "") -> None:
-    """Raises ValueError for a setting that only other tasks have. `prefix`: what a name is typed with, for the message."""
+    """Raises ValueError for a setting that only other tasks have. `prefix`: what a name is typed with."""
     settings_of = {name: {field.name for field in fields(evaluation)} for name, evaluation in EVALUATIONS.items()}
     for name in names:
         others = [other for other, known in settings_of.items() if name in known]
         if others and task not in others:
             raise ValueError(
-                f"{prefix}{name} is a setting of {' and '.join(others)}, and the task is {task}: leave it out, or evaluate "
-                f"on {others[0]}"
+                f"{prefix}{name} is a setting of {' and '.join(others)}, and the task is {task}: leave it out, or "
+                f"evaluate on {others[0]}"
             )
 
 

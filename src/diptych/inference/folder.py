@@ -27,6 +27,8 @@ from diptych.inference.saved_model import CONFIG_FILE, MODEL_TYPE, ModelSettings
 from diptych.utils.io import atomic_write, with_digest
 
 WEIGHTS = "model.safetensors"
+IGNORED_WEIGHTS = "ignored.safetensors"
+"""The official weights that an imported model does not use (teacher, queue, ...), which `export` writes back."""
 SIZE_MARGIN = 2**26
 """Parameters beyond twice those of the weights file with which a model is refused before weights are compared."""
 MAX_AREA_RATIO, MIN_AREA_LIMIT = 16, 2**20

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diptych.checkpoints import digests
 from diptych.checkpoints.nested_state_dicts import split_by_modality
-from diptych.inference.folder import check_model, read_weights
+from diptych.inference.folder import IGNORED_WEIGHTS, check_model, read_weights
 from diptych.inference.saved_model import RunError, SavedModel, read_config
 from diptych.inference.tokenizer import vocabulary_of
 from diptych.models.configs import BLIPConfig, ImageOnlyModel, max_text_length, model_name
@@ -29,7 +29,6 @@ from diptych.runs.exported_settings import (
 )
 from diptych.runs.hf_images import DEFAULT_FAMILY, IMAGE_PROCESSOR_FILE, preprocessor_config
 from diptych.runs.hf_vocabulary import tokenizer_files
-from diptych.runs.import_checkpoint import IGNORED_WEIGHTS
 from diptych.utils.io import atomic_write
 from diptych.utils.lock import locked
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diptych.checkpoints.digests import Damaged, holds_tensors
 from diptych.checkpoints.strict import load_strict
-from diptych.inference.folder import write_config
+from diptych.inference.folder import IGNORED_WEIGHTS, write_config
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import CONFIG_FILE, RunError, SavedModel, read_config
 from diptych.inference.tokenizer import tokenizer_of
@@ -24,9 +24,6 @@ from diptych.runs.run_folder import RUN_FILE
 from diptych.training.checkpoint import CHECKPOINT, MODEL, save_tensors, save_weights
 from diptych.utils.lock import single_writer
 from diptych.utils.state_dict import named_weights
-
-IGNORED_WEIGHTS = "ignored.safetensors"
-"""The official weights that a run does not use (teacher, queue, ...), which `export` writes back."""
 
 
 @dataclass(frozen=True)

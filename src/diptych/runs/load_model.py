@@ -65,7 +65,8 @@ def _imported_task(saved: SavedModel, system: str, weights: Mapping[str, Tensor]
     adapter = ADAPTERS.get(system)
     if adapter is None or type(saved.model) is not adapter.config_class:
         raise RunError(
-            f"config.imported.system: expected a system whose model is a {type(saved.model).__name__}, got {system!r:.60}"
+            f"config.imported.system: expected a system whose model is a {type(saved.model).__name__}, got "
+            f"{system!r:.60}"
         )
     try:
         module = student_of(adapter.build(asdict(saved.model), saved.task, weights))

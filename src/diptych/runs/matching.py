@@ -24,7 +24,7 @@ from diptych.protocols import ChanceLoss, TrainStep
 from diptych.runs.build import build
 from diptych.runs.run_folder import RUN_FILE, read_run
 from diptych.runs.train import ratios, sums
-from diptych.tasks.definition import Result
+from diptych.tasks.definition import Result, tasks
 from diptych.tasks.gallery import open_gallery
 from diptych.utils.state_dict import named_weights
 
@@ -73,7 +73,9 @@ def _steps(loaded: LoadedModel) -> list[TrainStep]:
     if "itm" in loaded.losses:
         steps.append(MatchingAccuracy(loaded))
     if not steps:
-        raise RunError("matching needs a run of `diptych pretrain`, or an imported model with an ITM head")
+        others = " or ".join(name for name, task in tasks().items() if not task.lacks(loaded))
+        advice = f": give --task {others}" if others else ""
+        raise RunError(f"matching needs a run of `diptych pretrain`, or an imported model with an ITM head{advice}")
     return steps
 
 

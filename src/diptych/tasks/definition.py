@@ -116,7 +116,7 @@ class Task(Generic[Settings]):
         evaluate: its evaluation. Raises DataError, and RunError for a model that cannot do it.
         lacks: what a model lacks for it, as the end of a sentence that begins with the model; "" if nothing.
         fine_tuning: None for tasks that are part of pre-training.
-        predict: the output for each image of a batch, with its text if the task has one, as the fields of a row of JSON;
+        predict: the output for each image of a batch, with its text if there is one, as the fields of a row of JSON;
             `diptych predict` writes them. None for tasks of pre-trained models, which have commands of their own.
         unused: the settings of its evaluation that have no effect on a model, each with the reason;
             `seed_without_effect` if the evaluation draws no random numbers.

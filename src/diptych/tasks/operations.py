@@ -67,7 +67,7 @@ def _is_baseline(loaded: LoadedModel) -> str:
 
 
 def settings_without_effect(loaded: LoadedModel, evaluation: Evaluation) -> dict[str, str]:
-    """The settings of an evaluation that change nothing, for this model and its other settings, each with the reason."""
+    """The settings of an evaluation that change nothing for this model, each with the reason."""
     task = tasks().get(evaluation.task)
     return dict(task.unused(loaded, evaluation)) if task is not None else {}
 
@@ -143,7 +143,8 @@ OPERATIONS: dict[str, Operation] = {
         "beit3.small_captions, or import a BLIP for captioning",
     ),
     "answer": Operation(
-        lambda loaded: vqa.lacks(loaded) or _is_baseline(loaded), "runs of diptych finetune vqa can, and imported ViLT, ALBEF and BLIP for VQA"
+        lambda loaded: vqa.lacks(loaded) or _is_baseline(loaded),
+        "runs of diptych finetune vqa can, and imported ViLT, ALBEF and BLIP for VQA",
     ),
     "classify": Operation(
         classification.lacks, "runs of diptych finetune classification can, and imported ViTs with a classifier"
