@@ -158,6 +158,7 @@ def test_an_evaluation_pass_gives_every_example_once(world):
         assert ids == sorted(ids)
 
 
+@pytest.mark.slow
 def test_shuffling_keeps_all_examples_and_separates_captions_of_an_image():
     plain = pairs(40)
     mixed = Shuffled(plain, 1)

@@ -142,6 +142,7 @@ def test_each_layer_projects_a_context_once(name: str, num_beams: int, search: s
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.slow
 def test_a_token_costs_the_same_whatever_the_number_of_beams(name: str):
     """The prompt is computed once per context, not once per beam, and so is what a context costs."""
     setting = case(name)

@@ -106,6 +106,7 @@ def outputs(loaded: LoadedModel) -> list[Tensor]:
 
 @pytest.mark.quick("vit-*", "vilt-*", "clip*", "albef-vqa")
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example.system}-{example.task}")
+@pytest.mark.slow
 def test_an_imported_model_computes_the_same_loaded_saved_and_loaded_again(example: Example, tmp_path: Path):
     folder = imported(example, tmp_path / "imported")
     step = ADAPTERS[example.system].build(example.arguments, example.task, state_of(example))
@@ -124,6 +125,7 @@ def untrusted(folder: Path, tmp_path: Path, path: str, value: Any, name: str) ->
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "pop", "keys", "vqa"])
+@pytest.mark.slow
 def test_heads_of_any_name_among_an_imported_models_weights_are_loaded_or_refused(name: str, tmp_path: Path):
     example = next(one for one in EXAMPLES if (one.system, one.task) == ("vilbert", "tasks"))
     folder = imported(example, tmp_path / "imported")

@@ -25,6 +25,7 @@ SAVED = SavedModel(model=ViLTConfig(), images=ImageSettings(), heads=("itm", "ml
 
 
 @pytest.mark.parametrize("model", get_args(Model), ids=lambda cls: cls.__name__)
+@pytest.mark.slow
 def test_a_random_saved_model_comes_back_as_it_was(model: Any, tmp_path: Path):
     draw, distinct = random.Random(model.__name__), set()
     for _ in range(20):
@@ -163,6 +164,7 @@ def test_a_run_of_version_0_1_is_refused_by_its_version(tmp_path: Path):
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.slow
 def test_every_flipped_bit_is_noticed(seed: int, tmp_path: Path):
     """No other model is read from a damaged config.json, and the error is one line that names it."""
     write_config(tmp_path, SAVED)

@@ -109,6 +109,7 @@ def official_file(example: Example, folder: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example.system}-{example.task}")
+@pytest.mark.slow
 def test_an_import_of_every_system_and_task_is_loaded_saved_and_loaded_equal(
     example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -145,6 +145,7 @@ def test_damaged_weights_are_an_error_of_every_command_that_reads_them(pretraine
 DAMAGES = (b"", b"\xff\xfe\x00", b"{", b"[]", b"{}", b"null", b"[" * 4000)
 
 
+@pytest.mark.slow
 def test_a_damaged_run_json_is_a_one_line_error_that_names_it(imported: Path, tmp_path: Path, capsys):
     out = tmp_path / "run"
     shutil.copytree(imported, out)
@@ -179,6 +180,7 @@ def test_a_run_whose_config_json_was_changed_is_not_resumed(
     assert contents(out) == before
 
 
+@pytest.mark.slow
 def test_a_damaged_config_json_is_a_one_line_error_that_names_it(imported: Path, tmp_path: Path, capsys):
     out = tmp_path / "run"
     shutil.copytree(imported, out)

@@ -99,6 +99,7 @@ def equals_ours(theirs: Tensor, ours: Tensor) -> bool:
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_blip_s_answers_are_hugging_face_s(tmp_path: Path):
     """Questions have the same length, since their decoder attends to the padding of shorter ones."""
     arguments, step = random("vqa")
