@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.copied_package import ROOT, copy_package, run_copy
+
 DOCUMENT = ROOT / "docs" / "adding-a-model.md"
 IMPORT = "from diptych.models.mean_pair.config import MeanPairConfig"
 RUN = "--data scenes:40 --batch_size 8 --workers 0 --device cpu --precision fp32"
@@ -20,7 +19,7 @@ RUN = "--data scenes:40 --batch_size 8 --workers 0 --device cpu --precision fp32
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     """A copy of the package with the model's folder, and the lines that the document says in models/configs.py."""
-    shutil.copytree(ROOT / "src" / "diptych", tmp_path / "diptych", ignore=shutil.ignore_patterns("__pycache__"))
+    copy_package(tmp_path)
     folder = tmp_path / "diptych" / "models" / "mean_pair"
     folder.mkdir()
     (folder / "__init__.py").touch()
@@ -36,14 +35,7 @@ def package(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_model_of_the_document_trains_and_is_evaluated(package: Path):
-    environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
-
-    def diptych(command: str) -> str:
-        words = [sys.executable, "-m", "diptych", *command.split()]
-        done = subprocess.run(words, cwd=package, env=environment, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
+    diptych = partial(run_copy, package)
     assert "mean_pair.tiny" in diptych("pretrain --help")
     assert "encode_text" in diptych("info mean_pair.tiny")
     diptych(f"pretrain mean_pair.tiny {RUN} --steps 3 --out run")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
+from tests.copied_package import ROOT, copy_package, run_copy
+
 OWN = ROOT / "tests" / "own_task"
 DOCUMENT = ROOT / "docs" / "adding-a-task.md"
 TABLE = "(Retrieval, Captioning, VQA, Matching, Classification)"
@@ -24,7 +23,7 @@ RUN = "--batch_size 8 --workers 0 --device cpu --precision fp32"
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     """A copy of the package with the task's file, its dataclass and its name in the table of config/tasks.py."""
-    shutil.copytree(ROOT / "src" / "diptych", tmp_path / "diptych", ignore=shutil.ignore_patterns("__pycache__"))
+    copy_package(tmp_path)
     shutil.copy(OWN / "orientation.py", tmp_path / "diptych" / "tasks")
     config = tmp_path / "diptych" / "config" / "tasks.py"
     text = config.read_text()
@@ -36,14 +35,7 @@ def package(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_task_of_the_document_is_trained_for_evaluated_and_predicted(package: Path):
-    environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
-
-    def diptych(command: str) -> str:
-        words = [sys.executable, "-m", "diptych", *command.split()]
-        done = subprocess.run(words, cwd=package, env=environment, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
+    diptych = partial(run_copy, package)
     assert "orientation" in diptych("finetune --help")
     diptych(f"finetune orientation --recipe vit.base {SMALL} {MODEL} --data scenes:40 {RUN} --steps 3 --out run")
     assert json.loads((package / "run" / "config.json").read_text())["labels"][1] == "90 degrees"

@@ -22,7 +22,7 @@ from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, TrainStep
 from diptych.runs.build import build
-from diptych.runs.run_folder import RUN_FILE, read_run
+from diptych.runs.run_folder import RUN_FILE, check_same_model, read_run
 from diptych.runs.train import ratios, sums
 from diptych.tasks.definition import Result, tasks
 from diptych.tasks.gallery import open_gallery
@@ -82,10 +82,8 @@ def _steps(loaded: LoadedModel) -> list[TrainStep]:
 def _trained_step(loaded: LoadedModel, folder: Path) -> TrainStep:
     """The training step that run.json describes, with the weights of the model. Raises RunError, WeightsError."""
     run, _ = read_run(folder)
-    if not isinstance(run, Pretrain) or (run.model, run.embedders) != (loaded.saved.model, loaded.saved.embedders):
-        raise RunError(
-            f"{folder}: run.json and config.json describe different models: restore the one that was changed"
-        )
+    check_same_model(folder, loaded.saved, run, loaded.saved.heads, loaded.saved.labels)
+    assert isinstance(run, Pretrain)  # as config.json's task is pre-training
     check_module(folder, lambda: build(run, guided=False))
     step = build(run)
     load_strict(step, named_weights(loaded.module), str(folder))

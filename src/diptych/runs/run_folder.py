@@ -75,6 +75,16 @@ def saved_model(run: Pretrain | Finetune, heads: tuple[str, ...], labels: tuple[
     )
 
 
+def check_same_model(
+    folder: Path, saved: SavedModel, run: Pretrain | Finetune, heads: tuple[str, ...], labels: tuple[str, ...]
+) -> None:
+    """Raises RunError unless a folder's config.json, `saved`, is what its run.json describes. Others: see `write_run`."""
+    if saved != saved_model(run, heads, labels):  # the weights would be read by it
+        raise RunError(
+            f"{folder}: run.json and config.json describe different models: restore the one that was changed"
+        )
+
+
 def read_run(folder: Path) -> tuple[Pretrain | Finetune, dict[str, Any]]:
     """Settings and facts of the training run in a folder. The path of a vocabulary is that of the copy in the folder.
 

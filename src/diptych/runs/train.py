@@ -33,7 +33,7 @@ from diptych.protocols import TrainStep, student_of
 from diptych.runs import report
 from diptych.runs.check_init import check_same_vocabulary
 from diptych.runs.check_objectives import MIN_COMPARED, check_samples, compares_samples
-from diptych.runs.run_folder import ancestors, read_run, saved_model, write_run
+from diptych.runs.run_folder import ancestors, check_same_model, read_run, write_run
 from diptych.runs.training_data import TrainingData, batches, data_size, describe_data
 from diptych.training import checkpoint
 from diptych.training.distributed import Group, uses_bf16
@@ -134,8 +134,7 @@ def _check_resumable(
     recorded, wanted = (identity(one) | train_settings.identity(one.training) for one in (recorded_run, run))
     checkpoint.check_same_settings(out, recorded, wanted, defaults(run))  # run.json may be another run's
     labels = resumed.get("identity", {}).get("labels", saved.labels)
-    if saved != saved_model(recorded_run, _heads(module), tuple(labels)):  # the weights would be read by it
-        raise RunError(f"{out}: run.json and config.json describe different models: restore the one that was changed")
+    check_same_model(out, saved, recorded_run, _heads(module), tuple(labels))
     return facts
 
 
