@@ -12,11 +12,11 @@ from torch import Tensor
 
 from diptych.modules.attention import (
     SelfAttention,
-    _attend_grouped,
-    _attend_jagged,
     _attend_padded,
+    _softmax_attention,
     scaled_dot_product_attention,
 )
+from diptych.modules.packed_attention import attend_grouped, attend_jagged
 from diptych.modules.tokens import Layout, Span, Tokens
 
 WIDTH, HEADS = 8, 2
@@ -58,11 +58,13 @@ def padded_path(q: Tensor, k: Tensor, v: Tensor, query: Layout, key: Layout) -> 
 
 
 def grouped_path(q: Tensor, k: Tensor, v: Tensor, query: Layout, key: Layout) -> Tensor:
-    return _attend_grouped(packed(q, query), packed(k, key), packed(v, key), HEADS, query, key)
+    return attend_grouped(
+        (packed(q, query), packed(k, key), packed(v, key)), HEADS, query, key, kernel=_softmax_attention
+    )
 
 
 def jagged_path(q: Tensor, k: Tensor, v: Tensor, query: Layout, key: Layout) -> Tensor:
-    return _attend_jagged(packed(q, query), packed(k, key), packed(v, key), HEADS, query, key)
+    return attend_jagged(packed(q, query), packed(k, key), packed(v, key), HEADS, query, key)
 
 
 PATHS: dict[str, Callable[..., Tensor]] = {"padded": padded_path, "grouped": grouped_path, "jagged": jagged_path}

@@ -208,27 +208,6 @@ def test_concat_joins_each_samples_tokens_and_split_inverts_it(data: st.DataObje
         torch.testing.assert_close(v.grad[torch.tensor(case.mask)], w, rtol=0, atol=0)
 
 
-@settings(max_examples=25, deadline=None)
-@given(case=ragged(), other=st.data())
-def test_groups_put_samples_of_equal_lengths_next_to_each_other(case: Ragged, other: st.DataObject):
-    here, there = case.tokens().pack().layout, other.draw(ragged(len(case.mask))).tokens().pack().layout
-    for a, b in ((here, there), (here, here)):
-        rows, other_rows, groups = a.groups(b)
-        assert sorted(rows.tolist()) == list(range(len(a.flat)))
-        assert sorted(other_rows.tolist()) == list(range(len(b.flat)))
-        assert len({(n, m) for _, n, m in groups}) == len(groups), "a pair of lengths appears twice"
-        assert sum(count for count, _, _ in groups) == len(case.mask)
-        owner = torch.repeat_interleave(torch.arange(len(case.mask)), torch.tensor(a.lengths))[rows].tolist()
-        other_owner = torch.repeat_interleave(torch.arange(len(case.mask)), torch.tensor(b.lengths))[
-            other_rows
-        ].tolist()
-        for count, n, m in groups:
-            for _ in range(count):
-                owners, other_owners = owner[:n], other_owner[:m]
-                assert len({*owners, *other_owners}) <= 1, "a group mixes rows of two samples"
-                owner, other_owner = owner[n:], other_owner[m:]
-
-
 def test_to_padded_of_packed_tokens_is_zero_at_padding_and_of_padded_tokens_unchanged():
     mask = torch.tensor([[True, True, False], [True, False, False]])
     values = torch.arange(1.0, 7.0).view(2, 3, 1)

@@ -20,6 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import diptych.utils.feature_cache as cache_module
+from diptych.utils import memory
 from diptych.utils.feature_cache import Arrays, DiskCache, MemoryCache, default_folder, digest
 
 HALF = {"grid": torch.arange(6).view(2, 3).half(), "classes": torch.tensor([0.5])}
@@ -475,8 +476,8 @@ def test_entries_evicted_from_memory_are_read_from_disk_or_computed_again(tmp_pa
 
 
 def test_the_default_bound_is_a_share_of_the_memory_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cache_module, "_CGROUP_LIMIT", tmp_path / "memory.max")
-    assert cache_module.available_memory() > 1e8
+    monkeypatch.setattr(memory, "_CGROUP_LIMIT", tmp_path / "memory.max")
+    assert memory.available_memory() > 1e8
     (tmp_path / "memory.max").write_text(f"{16 * 32}\n")
     cache = MemoryCache()
     for name in "abc":
@@ -485,9 +486,9 @@ def test_the_default_bound_is_a_share_of_the_memory_of_the_process(tmp_path: Pat
 
 
 def test_the_default_for_a_system_of_unknown_memory_is_8_gb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cache_module, "_CGROUP_LIMIT", tmp_path / "memory.max")
-    monkeypatch.delattr(cache_module.os, "sysconf", raising=False)  # as on Windows
-    assert cache_module.available_memory() == 8e9
+    monkeypatch.setattr(memory, "_CGROUP_LIMIT", tmp_path / "memory.max")
+    monkeypatch.delattr(memory.os, "sysconf", raising=False)  # as on Windows
+    assert memory.available_memory() == 8e9
 
 
 def test_the_default_folder_is_that_of_the_environment_or_the_user(monkeypatch: pytest.MonkeyPatch):

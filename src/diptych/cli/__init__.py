@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from diptych import __version__
+from diptych.utils.memory import keep_freed_memory
 from diptych.utils.terminal import MAX_ERROR_CHARS, echo, echo_exception, printable
 
 COMMANDS = {
@@ -56,6 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     An error that is the user's to fix prints one line and returns 2; with ``--debug`` it is raised.
     """
     sys.excepthook = echo_exception
+    if arguments is None:  # the process is this command
+        keep_freed_memory()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         echo(usage())

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from diptych.modules.packed_attention import attend_grouped, attend_jagged
 from diptych.modules.tokens import Layout, Span, Tokens, check_same_samples
 
 
@@ -208,7 +209,7 @@ def scaled_dot_product_attention(
 
     Raises ValueError for layouts of different numbers of samples.
 
-    No kernel takes a mask other than `Causal`, or a bias, for packed tokens: they are padded for the call.
+    On a GPU no kernel takes a mask or a bias for packed tokens: they are padded for the call.
     """
     check_same_samples(query_layout, key_layout)
     if isinstance(allowed, Causal):
@@ -217,14 +218,15 @@ def scaled_dot_product_attention(
         allowed = causal(query_layout.mask.shape[1], key_layout.mask.shape[1], query.device)
     if query.dim() == 3:
         return _attend_padded(query, key, value, num_heads, key_layout, allowed, bias)
+    if not query.is_cuda:
+        values = query, key, value
+        return attend_grouped(values, num_heads, query_layout, key_layout, allowed, bias, kernel=_softmax_attention)
     if allowed is not None or bias is not None:
         warnings.warn("attention with a mask or a bias has no packed kernel: computing padded tokens", stacklevel=2)
         q, (k, v) = Tokens(query, query_layout).to_padded(), (Tokens(x, key_layout).to_padded() for x in (key, value))
         context = _attend_padded(q, k, v, num_heads, key_layout, allowed, bias)
         return Tokens(context, query_layout).pack().values
-    if query.is_cuda:
-        return _attend_jagged(query, key, value, num_heads, query_layout, key_layout)
-    return _attend_grouped(query, key, value, num_heads, query_layout, key_layout)
+    return attend_jagged(query, key, value, num_heads, query_layout, key_layout)
 
 
 def causal(queries: int, keys: int, device: torch.device | str | None = None) -> Bool[Tensor, "queries keys"]:
@@ -236,7 +238,7 @@ def _attend_causal(
     q: Tensor, k: Tensor, v: Tensor, num_heads: int, query_layout: Layout, key_layout: Layout, rule: Causal
 ) -> Tensor:
     if q.dim() == 2 and not q.is_cuda:
-        return _attend_grouped(q, k, v, num_heads, query_layout, key_layout, is_causal=True)
+        return attend_grouped((q, k, v), num_heads, query_layout, key_layout, causal, kernel=_softmax_attention)
     if q.dim() == 2:  # torch's jagged layout lacks a causal kernel for some precisions
         q, (k, v) = Tokens(q, query_layout).to_padded(), (Tokens(x, key_layout).to_padded() for x in (k, v))
         return Tokens(_attend_causal(q, k, v, num_heads, query_layout, key_layout, rule), query_layout).pack().values
@@ -266,39 +268,6 @@ def _attend_padded(
         bias = bias.to(q.dtype)
         mask = bias if mask is None else bias.masked_fill(~mask, torch.finfo(q.dtype).min)
     return _softmax_attention(q, k, v, mask).transpose(1, 2).flatten(2)
-
-
-def _attend_jagged(q: Tensor, k: Tensor, v: Tensor, num_heads: int, query_layout: Layout, key_layout: Layout) -> Tensor:
-    """Attention over packed tokens on a GPU: one call in torch's jagged layout, which has fast kernels."""
-
-    def jagged(x: Tensor, layout: Layout) -> Tensor:
-        x = x.unflatten(-1, (num_heads, -1))
-        longest = max(layout.lengths)
-        nested = torch.nested.nested_tensor_from_jagged(x, layout.offsets, min_seqlen=1, max_seqlen=longest)
-        return nested.transpose(1, 2)
-
-    out = F.scaled_dot_product_attention(jagged(q, query_layout), jagged(k, key_layout), jagged(v, key_layout))
-    return out.transpose(1, 2).values().flatten(-2)
-
-
-def _attend_grouped(
-    q: Tensor, k: Tensor, v: Tensor, num_heads: int, query_layout: Layout, key_layout: Layout, is_causal: bool = False
-) -> Tensor:
-    """Attention over packed tokens on a CPU: one call per group of samples of equal lengths, without padding."""
-    query_rows, key_rows, groups = query_layout.groups(key_layout)
-    q = q.index_select(0, query_rows)
-    k, v = k.index_select(0, key_rows), v.index_select(0, key_rows)
-    # `split`, not slices: the backward of a slice writes zeros over the whole tensor
-    queries = q.split([count * n for count, n, _ in groups])
-    keys, values = (x.split([count * m for count, _, m in groups]) for x in (k, v))
-    out = []
-    for (count, n, m), a, b, c in zip(groups, queries, keys, values, strict=True):
-        a, b, c = (x.view(count, -1, num_heads, x.shape[-1] // num_heads).transpose(1, 2) for x in (a, b, c))
-        mask = causal(n, m, q.device) if is_causal else None
-        out.append(_softmax_attention(a, b, c, mask).transpose(1, 2).flatten(2).flatten(0, 1))
-    back = torch.empty_like(query_rows)
-    back[query_rows] = torch.arange(len(query_rows), device=back.device)
-    return torch.cat(out).index_select(0, back)
 
 
 def _split_heads(x: Float[Tensor, "b n d"], num_heads: int) -> Float[Tensor, "b h n e"]:
@@ -338,8 +307,14 @@ class SelfAttention(nn.Module):
         cache: KVCache | None = None,
     ) -> Tokens:  # fmt: skip
         """The tokens after self-attention. With a `cache`, the newest `tokens` attend to cached ones too."""
-        query, key, value = self._project(tokens.values).chunk(3, -1)
-        key_layout = tokens.layout
+        values, key_layout = self._project(tokens.values), tokens.layout
+        if tokens.packed and not values.is_cuda and cache is None:
+            rule = causal if isinstance(allowed, Causal) else allowed
+            context = attend_grouped(
+                (values,), self.num_heads, key_layout, key_layout, rule, bias, kernel=_softmax_attention
+            )
+            return Tokens(self.out(context), tokens.layout)
+        query, key, value = values.chunk(3, -1)
         if cache is not None:
             key, value, key_layout = cache.update(self, key, value, key_layout)
         context = scaled_dot_product_attention(

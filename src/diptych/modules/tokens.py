@@ -18,34 +18,28 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-_packing: ContextVar[bool | None] = ContextVar("packing", default=False)
+_packing: ContextVar[bool] = ContextVar("packing", default=False)
 
 
 @contextmanager
-def packing(on: bool | None = None) -> Iterator[None]:
+def packing(on: bool = True) -> Iterator[None]:
     """Context in which new Tokens are packed, so that models compute no padding. Values at real tokens are the same.
 
-    None packs if that is faster: everywhere but on a CPU under autocast, whose bfloat16 kernels are recompiled for
-    each new number of rows, which costs more time (and memory) than padding.
+    Packed is the faster layout on every device and in every precision that was measured (docs/speed.md).
     """
     before = _packing.set(on)
     try:
         yield
     finally:
         _packing.reset(before)
-
-
-def packs(values: Tensor) -> bool:
-    """Whether new Tokens of these values are packed, by the enclosing `packing`."""
-    setting = _packing.get()
-    return setting if setting is not None else values.is_cuda or not torch.is_autocast_enabled("cpu")
 
 
 @dataclass(frozen=True)
@@ -99,6 +93,11 @@ class Layout:
         counts = self.mask.sum(1)
         return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
 
+    @cached_property
+    def partners(self) -> WeakKeyDictionary[Layout, dict[str, Any]]:
+        """What is computed once for this layout and another, by the other layout and by name."""
+        return WeakKeyDictionary()
+
     def rows_by_modality(self, packed: bool) -> dict[str, Int[Tensor, " k"]]:
         """Indices of each modality's rows: of the packed values, or of the flattened canvas."""
         return self._packed_rows if packed else self._padded_rows
@@ -117,25 +116,6 @@ class Layout:
         row[self.flat] = torch.arange(len(self.flat), device=row.device)
         real = self.mask.flatten()
         return {name: row[cells[real[cells]]] for name, cells in self._padded_rows.items()}
-
-    def groups(self, other: Layout) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
-        """Groups of samples with equal lengths in both layouts; samples without a token in this layout are left out.
-
-        Returns: packed rows of this layout and of `other`, reordered so that the samples of a group are adjacent; and
-        per group (number of samples, length in this layout, length in `other`).
-        """
-        if other is not self:
-            return self._grouped(other)
-        if "_groups" not in self.__dict__:
-            self.__dict__["_groups"] = self._grouped(self)
-        return self.__dict__["_groups"]
-
-    def _grouped(self, other: Layout) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
-        pairs = list(zip(self.lengths, other.lengths, strict=True))
-        order = sorted((i for i, (n, _) in enumerate(pairs) if n), key=lambda i: pairs[i])
-        groups = [(len(list(run)), n, m) for (n, m), run in groupby(pairs[i] for i in order)]
-        samples = torch.tensor(order, device=self.mask.device)
-        return self.rows_of(samples), other.rows_of(samples), groups
 
     def rows_of(self, samples: Int[Tensor, " k"]) -> Int[Tensor, " t"]:
         """Packed rows of the given samples, in the order of `samples`."""
@@ -178,7 +158,7 @@ class Tokens:
     def from_padded(cls, values: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"], *spans: Span) -> Tokens:
         """Tokens from padded values, in the layout set by `packing` (outside of it: padded)."""
         tokens = cls(values, Layout(mask, spans))
-        return tokens.pack() if packs(values) else tokens
+        return tokens.pack() if _packing.get() else tokens
 
     @property
     def packed(self) -> bool:
@@ -197,15 +177,28 @@ class Tokens:
         """These tokens in the packed layout."""
         if self.packed:
             return self
-        return Tokens(self.values.flatten(0, 1).index_select(0, self.layout.flat), self.layout)
+        rows = self.values.flatten(0, 1)
+        return Tokens(rows if self.layout.full else rows.index_select(0, self.layout.flat), self.layout)
 
     def to_padded(self) -> Float[Tensor, "b n d"]:
         """Padded values. Packed tokens give zeros at padding; padded tokens keep their values there."""
-        if not self.packed:
-            return self.values
+        canvas = self._canvas()
+        if canvas is not None:
+            return canvas
         b, n = self.layout.mask.shape
         blank = self.values.new_zeros(b * n, self.values.shape[1])
         return blank.index_copy(0, self.layout.flat, self.values).view(b, n, -1)
+
+    def _canvas(self) -> Float[Tensor, "b n d"] | None:
+        """The values as a canvas, if that needs no copy: padded ones, and packed ones of a layout without padding."""
+        if not self.packed:
+            return self.values
+        return self.values.view(*self.mask.shape, -1) if self.layout.full else None
+
+    def _with_canvas(self, canvas: Float[Tensor, "b n d"], layout: Layout) -> Tokens:
+        """Tokens of a canvas, packed if these are."""
+        tokens = Tokens(canvas, layout)
+        return tokens.pack() if self.packed else tokens
 
     @property
     def image_index(self) -> int:
@@ -251,6 +244,9 @@ class Tokens:
         """Tokens plus one vector ``(d,)``, or plus padded values ``(n, d)`` or ``(b, n, d)``."""
         if canvas.dim() == 1 or not self.packed:
             return Tokens(self.values + canvas, self.layout)
+        own = self._canvas()
+        if own is not None:
+            return self._with_canvas(own + canvas, self.layout)
         b, n = self.mask.shape
         rows = canvas.expand(b, n, canvas.shape[-1]).reshape(b * n, -1).index_select(0, self.layout.flat)
         return Tokens(self.values + rows, self.layout)
@@ -268,8 +264,9 @@ class Tokens:
         for part in parts[1:]:
             check_same_samples(parts[0].layout, part.layout)
         layout = Layout(torch.cat([p.layout.mask for p in parts], 1), tuple(s for p in parts for s in p.layout.spans))
-        if not parts[0].packed:
-            return Tokens(torch.cat([p.values for p in parts], 1), layout)
+        canvases = [p._canvas() for p in parts]
+        if all(canvas is not None for canvas in canvases):
+            return parts[0]._with_canvas(torch.cat([c for c in canvases if c is not None], 1), layout)
         origins, offset = [], 0
         for p in parts:
             origin = torch.zeros(p.mask.numel(), dtype=torch.long, device=p.mask.device)
@@ -306,8 +303,9 @@ class Tokens:
     def split(self, *layouts: Layout) -> tuple[Tokens, ...]:
         """Inverse of `concat`; `layouts` are those of the parts, in the same order."""
         sizes = [x.mask.shape[1] for x in layouts]
-        if not self.packed:
-            return tuple(Tokens(v, x) for v, x in zip(self.values.split(sizes, 1), layouts, strict=True))
+        canvas = self._canvas()
+        if canvas is not None:
+            return tuple(self._with_canvas(v, x) for v, x in zip(canvas.split(sizes, 1), layouts, strict=True))
         column = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(self.mask.device)
         owner = column.expand_as(self.mask).flatten()[self.layout.flat]
         return tuple(
@@ -321,8 +319,9 @@ class Tokens:
             raise KeyError(f"no span with modality {modality!r} and name {name!r} among {self.layout.spans}")
         columns = torch.cat([torch.arange(*self.layout.bounds(i)) for i in spans]).to(self.mask.device)
         layout = Layout(self.mask[:, columns], tuple(self.layout.spans[i] for i in spans))
-        if not self.packed:
-            return Tokens(self.values.index_select(1, columns), layout)
+        canvas = self._canvas()
+        if canvas is not None:
+            return self._with_canvas(canvas.index_select(1, columns), layout)
         selected = torch.zeros(self.mask.shape[1], dtype=torch.bool, device=self.mask.device)
         selected[columns] = True
         rows = selected.expand_as(self.mask).flatten()[self.layout.flat].nonzero().squeeze(1)
@@ -330,7 +329,8 @@ class Tokens:
 
     def first(self) -> Float[Tensor, "b d"]:
         """The first token of each sample, which must be real ([CLS] of BERT-like text, the class token of a ViT)."""
-        return self.values.index_select(0, self.layout.offsets[:-1]) if self.packed else self.values[:, 0]
+        canvas = self._canvas()
+        return self.values.index_select(0, self.layout.offsets[:-1]) if canvas is None else canvas[:, 0]
 
     def mean(self) -> Float[Tensor, "b d"]:
         """The mean of each sample's real tokens."""
@@ -348,13 +348,15 @@ class Tokens:
     def index_samples(self, samples: Int[Tensor, " k"]) -> Tokens:
         """Samples by index, in the order of `samples`; an index may occur several times."""
         layout = Layout(self.mask[samples], self.layout.spans)
-        if not self.packed:
-            return Tokens(self.values[samples], layout)
+        canvas = self._canvas()
+        if canvas is not None:
+            return self._with_canvas(canvas.index_select(0, samples), layout)
         return Tokens(self.values.index_select(0, self.layout.rows_of(samples)), layout)
 
     def gather(self, where: Bool[Tensor, "b n"]) -> Float[Tensor, "k d"]:
         """The values where `where` is True (a subset of the mask), sample after sample."""
-        return self.apply_mask(where).pack().values if self.packed else self.values[where]
+        canvas = self._canvas()
+        return self.apply_mask(where).values if canvas is None else canvas[where]
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class ContrastiveObjective(Protocol):
 class Pretraining(nn.Module):
     """The module that DDP wraps: model, heads and objectives.
 
-    `pack`: compute without padding (None: if that is faster); the losses are the same. `statistics`: see
+    `pack`: compute without padding; the losses are the same. `statistics`: see
     `Objective.chance_loss`. Other arguments: see `Views`.
     """
 
@@ -71,7 +71,7 @@ class Pretraining(nn.Module):
         statistics: Mapping[str, float] | None = None,
         max_patches: int | None = None,
         teacher_network: FrozenCNN | None = None,
-        pack: bool | None = None,
+        pack: bool = True,
         tokenizer: FrozenTokenizer | None = None,
         grad_cache_size: int | None = None,
     ):

@@ -11,7 +11,7 @@ import torch
 from diptych.config.run import Pretrain
 from diptych.planning.accelerators import ACCELERATORS, Accelerator, parse_gpus
 from diptych.planning.profile import Profile, profile
-from diptych.utils import feature_cache
+from diptych.utils.memory import available_memory
 
 USABLE_MEMORY = 0.92  # the share of a device's memory that a run can use
 FP32, ADAM = 4, 8  # bytes per number, and of AdamW's two moments per parameter
@@ -108,7 +108,7 @@ def measure_cpu(cores: int) -> Accelerator:
         name,
         peak,
         peak,
-        feature_cache.available_memory(),
+        available_memory(),
         bandwidth,
         bandwidth,
         "a matrix product and a copy timed here, fp32",

@@ -20,6 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, uint8
 
+from diptych.utils.memory import available_memory
+
 Arrays = dict[str, Tensor]
 KEY_BYTES = 20
 _MAX_ENTRY = _MAX_SHARD = 64 * 2**20  # bytes
@@ -33,7 +35,6 @@ _PLACE_BITS = 8 * (_CHECKED - KEY_BYTES)
 _SHARD_FILE = re.compile(r"([0-9a-f]{16}-[0-9]+)\.(index|data)")
 _OLD_FILE = re.compile(r"[0-9a-f]{40}\.seen")
 
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 SHARE = 1 / 16
 """The default bound of one `MemoryCache`, as a share of the memory that this process may use. A run has up to three
 (images, regions, texts), and as many in each data worker.
@@ -317,17 +318,6 @@ def _write(file: FileIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
-
-
-def available_memory() -> float:
-    """The memory that this process may use, in bytes: the machine's, or the limit of its container."""
-    try:
-        machine = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):  # not available on this system, as on Windows
-        machine = 8e9
-    with contextlib.suppress(OSError, ValueError):  # "max" if there is no limit
-        machine = min(machine, float(_CGROUP_LIMIT.read_text()))
-    return machine
 
 
 class MemoryCache:
