@@ -72,12 +72,12 @@ def test_tokens_of_another_number_of_samples_raise():
 @pytest.mark.parametrize("owner", [[0, 0, 1, 2, 2], [2, 0, 1, 0, 2]])
 def test_gradients_reach_the_shared_contexts(owner: list[int]):
     torch.manual_seed(0)
-    attention, owner, text = CrossAttention(16, 4), torch.tensor(owner), ragged((3, 1, 2, 3, 2))
+    attention, samples, text = CrossAttention(16, 4), torch.tensor(owner), ragged((3, 1, 2, 3, 2))
     gradients = []
     for share in (True, False):
         values = ragged(LENGTHS).values.clone().requires_grad_()
         contexts = Tokens(values, ragged(LENGTHS).layout)
-        context = SharedContext(contexts, owner) if share else contexts.index_samples(owner)
+        context = SharedContext(contexts, samples) if share else contexts.index_samples(samples)
         attention(text, context).values.square().sum().backward()
         gradients.append(values.grad)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
