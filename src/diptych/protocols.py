@@ -100,6 +100,14 @@ class CrossAttentionEncoder(FusionEncoder, Protocol):
         ...
 
 
+def image_contexts(model: object, image: Tokens) -> Context:
+    """The images as contexts of a model's fusion and decoder.
+
+    Where texts cross-attend to images, keys and values of an image are shared by all texts and calls.
+    """
+    return SharedContext.of(image) if isinstance(model, CrossAttentionEncoder) else image
+
+
 @runtime_checkable
 class CausalFusionEncoder(FusionEncoder, Protocol):
     """A fusion model that can generate text: its fusion has a causal form."""

@@ -19,9 +19,10 @@ from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
+from diptych.tasks.retrieval import Retrieval
 from diptych.training.distributed import checkpoint_activations
 from tests.generation.counting import flops, rows_computed
-from tests.models.systems.common import batch_of
+from tests.models.systems.common import FALSE, batch_of
 from tests.models.test_battery import amplified, gradients, losses_of, step_of, total_of
 
 B = 6
@@ -53,6 +54,7 @@ STEPS: dict[str, Callable[[int], nn.Module]] = {
     "albef": lambda seed: step_of("albef", "pretraining", seed)[0],
     "albef with a teacher": lambda seed: distilled("albef", "pretraining", seed),
     "albef answers": lambda seed: step_of("albef for vqa", "vqa", seed)[0],
+    "albef retrieval": lambda seed: Retrieval(step_of("albef", "pretraining", seed)[0].model, 32, FALSE),  # type: ignore
     "blip": lambda seed: step_of("blip", "pretraining", seed)[0],
     "coca": lambda seed: step_of("coca", "pretraining", seed)[0],
 }
@@ -124,7 +126,7 @@ def cross_attentions(module: nn.Module) -> list[CrossAttention]:
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("choices", [Shifted, Repeated])
-@pytest.mark.parametrize("name", ["albef", "albef with a teacher", "blip", "albef answers"])
+@pytest.mark.parametrize("name", ["albef", "albef with a teacher", "albef retrieval", "blip", "albef answers"])
 def test_each_layer_projects_an_image_once_in_a_step(name: str, choices: type[KeyedChoices], packed: bool):
     """For the positive pair, both negatives, masked words and the decoder together."""
     step = STEPS[name](0)

@@ -15,7 +15,7 @@ from diptych.modules.tokens import Tokens
 from diptych.objectives.cross_entropy import chunked_cross_entropy
 from diptych.objectives.definition import Definition, Needs
 from diptych.objectives.views import Views
-from diptych.protocols import CausalDecoder, ChanceLoss, CrossAttentionEncoder, EncodedTextDecoder
+from diptych.protocols import CausalDecoder, ChanceLoss, EncodedTextDecoder
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ class LMLoss:
         """The decoder's hidden states of each text, with its image as context."""
         if isinstance(model, EncodedTextDecoder):  # the contrastive loss encodes the same texts
             return model.decode_encoded(views.text, views.image)
-        context = views.image_context if isinstance(model, CrossAttentionEncoder) else views.image
-        return model.decode_hidden_states(views.text_input, context)
+        return model.decode_hidden_states(views.text_input, views.image_context)
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
         """The corpus's unigram entropy (`statistics["unigram_entropy"]`, nats per token); None without it."""

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from diptych.batch import Batch, Image, Matching, Regions, Text
 from diptych.encoders.efficientnet import FrozenCNN, TeacherFeatures
 from diptych.encoders.visual_tokenizer import FrozenTokenizer
-from diptych.modules.attention import SharedContext
+from diptych.modules.attention import Context
 from diptych.modules.tokens import FusedTokens, Tokens
 from diptych.objectives.gradient_cache import in_chunks
 from diptych.objectives.random_choices import MaskedText, RandomChoices, WordMasking
 from diptych.protocols import (
-    CrossAttentionEncoder,
     DualEncoder,
     FusionEncoder,
     ImageEncoder,
     RegionEncoder,
     TextEncoder,
+    image_contexts,
 )
 
 Value = TypeVar("Value")
@@ -191,20 +191,14 @@ class Views:
         return self._cache[key]
 
     @cached_property
-    def image_context(self) -> SharedContext:
-        """Each image as a context of cross-attention, whose keys and values all uses of the image share."""
-        return SharedContext.of(self.image)
+    def image_context(self) -> Context:
+        """Each image as a context of fusion and of a text decoder; all uses of it share keys and values."""
+        return image_contexts(self.model, self.image)
 
     def fuse(self, text: Tokens, images: Int[Tensor, " texts"] | None = None) -> FusedTokens:
-        """Each text fused with its own image, or with the image of the sample in `images`.
-
-        Where texts cross-attend to images, keys and values of an image are computed once for all calls.
-        """
-        model = self.fusion_encoder
-        if isinstance(model, CrossAttentionEncoder):
-            context = self.image_context
-            return model.fuse(text, context if images is None else context.index_samples(images))
-        return model.fuse(text, self.image if images is None else self.image.index_samples(images))
+        """Each text fused with its own image, or with the image of the sample in `images`."""
+        context = self.image_context if images is None else self.image_context.index_samples(images)
+        return self.fusion_encoder.fuse(text, context)  # type: ignore[arg-type]  # shared if the model takes it
 
     @cached_property
     def pair(self) -> FusedTokens:
