@@ -83,9 +83,13 @@ class FusionEncoder(ImageEncoder, TextEncoder, Protocol):
 class CrossAttentionEncoder(FusionEncoder, Protocol):
     """A fusion model whose text cross-attends to the image, which fusion leaves as it is (ALBEF, BLIP).
 
-    When many pairs are scored, what depends on one side alone is then computed once: by these two methods, which equal
-    `fuse` together.
+    What depends on one side alone need be computed once for many pairs. In training the pairs share an image's keys and
+    values, as a `SharedContext`. When pairs are scored, `before_image` and `pooled_pairs` equal `fuse` together.
     """
+
+    def fuse(self, text: Tokens, image: Context) -> FusedTokens:
+        """As `FusionEncoder.fuse`; images may be shared by several texts."""
+        ...
 
     def before_image(self, text: Tokens) -> Tokens:
         """A text's tokens after all that `fuse` computes before its first cross-attention."""
@@ -94,6 +98,14 @@ class CrossAttentionEncoder(FusionEncoder, Protocol):
     def pooled_pairs(self, text: Tokens, image: SharedContext) -> Float[Tensor, "b d"]:
         """The pooled vectors that `fuse` gives, from texts after `before_image` and one image for each of them."""
         ...
+
+
+def image_contexts(model: object, image: Tokens) -> Context:
+    """The images as contexts of a model's fusion and decoder.
+
+    Where texts cross-attend to images, keys and values of an image are shared by all texts and calls.
+    """
+    return SharedContext.of(image) if isinstance(model, CrossAttentionEncoder) else image
 
 
 @runtime_checkable
@@ -177,6 +189,15 @@ class CausalDecoder(TextDecoder, Protocol):
 
     def get_output_embeddings(self) -> MLMHead | nn.Linear:
         """The layer from hidden states to vocabulary logits. Raises UnsupportedOperation."""
+        ...
+
+
+@runtime_checkable
+class EncodedTextDecoder(CausalDecoder, TextEncoder, Protocol):
+    """A causal decoder whose first layers are the text encoder, so that another loss may share their output (CoCa)."""
+
+    def decode_encoded(self, text: Tokens, context: Context) -> Tokens:
+        """The tokens that `decode_hidden_states` gives, from texts after `encode_text`."""
         ...
 
 

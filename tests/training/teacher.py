@@ -15,6 +15,7 @@ from diptych.data.loader import Loaded
 from diptych.models.albef.config import ALBEFConfig
 from diptych.models.albef.model import ALBEF
 from diptych.objectives.itc import ITCLoss
+from diptych.objectives.itm import HardNegativeITMLoss
 from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Pretraining
@@ -33,7 +34,7 @@ def module() -> MomentumDistillation:
         image_dim=16, image_depth=2, image_num_heads=2, image_mlp_dim=16, patch_size=4, grid=(2, 2), dim=16, text_depth=1,
         fusion_depth=1, num_heads=2, mlp_dim=16, vocab_size=WORDS, text_length=9, embed_dim=8, dropout=0.0,
     ))  # fmt: skip
-    losses = [ITCLoss(), MLMLoss(WordMasking(WORDS, 4, whole_words=False))]
+    losses = [ITCLoss(), MLMLoss(WordMasking(WORDS, 4, whole_words=False)), HardNegativeITMLoss()]
     return MomentumDistillation(Pretraining(model, model.pretraining_heads(), losses), Queue(24, 8), momentum=0.9)
 
 

@@ -96,21 +96,18 @@ class KeyValues(NamedTuple):
 class SharedContext:
     """Contexts of cross-attention, each shared by several samples: an image by its beams, or by texts to score.
 
-    Keys and values are projected once per context and layer, when a layer first needs them, and kept for later calls.
-    A layer must always attend to the same view of a context (`select`, `map`).
+    Keys and values are projected once per context and layer, and kept for later calls: when a layer first needs them,
+    or before, by `project`. A layer must always attend to the same view of a context (`select`, `map`).
 
     Args:
         tokens: the contexts.
-        owner: the index of each sample's context, ascending: samples of one context are adjacent.
-
-    Raises ValueError for an `owner` that descends.
+        owner: the index of each sample's context. If it ascends, no query is copied to share keys and values.
     """
 
     def __init__(self, tokens: Tokens, owner: Int[Tensor, " samples"]):
-        if (owner.diff() < 0).any():
-            raise ValueError(f"samples of one context must be adjacent, got the contexts {owner.tolist()}: sort them")
         self.tokens, self.owner = tokens, owner
         self._counts: list[int] = owner.bincount(minlength=len(tokens)).tolist()  # samples of each context
+        self._order = owner.argsort(stable=True) if (owner.diff() < 0).any() else None  # samples, by context
         self._views: tuple[Callable[[Tokens], Tokens], ...] = ()  # applied before projection, in this order
         self._projected: dict[nn.Module, KeyValues] = {}
 
@@ -138,17 +135,17 @@ class SharedContext:
 
     def expanded(self) -> Tokens:
         """Each sample's own copy of its context."""
-        one_each = self._counts == [1] * len(self.tokens)
+        one_each = self._counts == [1] * len(self.tokens) and self._order is None
         return self._apply_views(self.tokens if one_each else self.tokens.index_samples(self.owner))
 
-    def keys_values(self, attention: CrossAttention) -> KeyValues:
-        """The keys and values of the contexts, not of the samples, in one layer."""
+    def project(self, attention: nn.Module, projection: Callable[[Tokens], KeyValues]) -> KeyValues:
+        """The keys and values of the contexts, not of the samples, in one layer: `projection` of them, computed once.
+
+        In training they must be computed outside the block of the layer: activation checkpointing calls a block twice,
+        and each call would have to compute the same.
+        """
         if attention not in self._projected:
-            context = self._apply_views(self.tokens)
-            key, value = attention.key(context.values), attention.value(context.values)
-            if not context.packed:
-                key, value = (_split_heads(x, attention.num_heads).contiguous() for x in (key, value))
-            self._projected[attention] = KeyValues(key, value, context.layout)
+            self._projected[attention] = projection(self._apply_views(self.tokens))
         return self._projected[attention]
 
     def fold(self, query: Float[Tensor, "*q d"], layout: Layout) -> tuple[Float[Tensor, "*f d"], Layout]:
@@ -160,13 +157,23 @@ class SharedContext:
         b, n = layout.mask.shape
         if b != len(self):
             raise ValueError(f"expected tokens of {len(self)} samples, as many as share the contexts, got {b}")
+        if self._order is not None:
+            query, layout = _index_samples(query, layout, self._order)
         if query.dim() == 3 and len(set(self._counts)) == 1:
             mask = layout.mask.reshape(len(self.tokens), -1)
             return query.reshape(*mask.shape, -1), Layout(mask, (Span("text", "words", mask.shape[1]),))
-        per_sample = layout.mask.sum(1) if query.dim() == 2 else torch.full_like(self.owner, n)
-        lengths = self.owner.new_zeros(len(self.tokens)).index_add(0, self.owner, per_sample)
+        owner = self.owner if self._order is None else self.owner[self._order]
+        per_sample = layout.mask.sum(1) if query.dim() == 2 else torch.full_like(owner, n)
+        lengths = owner.new_zeros(len(self.tokens)).index_add(0, owner, per_sample)
         mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
         return query.reshape(-1, query.shape[-1]), Layout(mask, (Span("text", "words", mask.shape[1]),))
+
+    def unfold(self, folded: Float[Tensor, "*f d"], query: Float[Tensor, "*q d"], layout: Layout) -> Tensor:
+        """Inverse of `fold`: `folded` in the shape of `query`, and in its order of samples."""
+        unfolded = folded.reshape(*query.shape[:-1], -1)
+        if self._order is None:
+            return unfolded
+        return _index_samples(unfolded, Layout(layout.mask[self._order], layout.spans), self._order.argsort())[0]
 
     def _viewed(self, view: Callable[[Tokens], Tokens]) -> SharedContext:
         viewed = copy(self)
@@ -179,8 +186,18 @@ class SharedContext:
         return tokens
 
 
+def _index_samples(values: Tensor, layout: Layout, samples: Int[Tensor, " k"]) -> tuple[Tensor, Layout]:
+    selected = Tokens(values, layout).index_samples(samples)
+    return selected.values, selected.layout
+
+
 Context = Tokens | SharedContext
 """What cross-attention attends to: one context for each sample, or contexts that samples share."""
+
+
+def expanded(context: Context) -> Tokens:
+    """Each sample's own copy of its context."""
+    return context.expanded() if isinstance(context, SharedContext) else context
 
 
 @dataclass(frozen=True)
@@ -367,14 +384,21 @@ class CrossAttention(nn.Module):
             attended = scaled_dot_product_attention(query, key, value, self.num_heads, tokens.layout, context.layout)
         return Tokens(self.out(attended), tokens.layout)
 
+    def project(self, context: Tokens) -> KeyValues:
+        """The keys and values of `context`, as `SharedContext` keeps them."""
+        key, value = self.key(context.values), self.value(context.values)
+        if not context.packed:
+            key, value = (_split_heads(x, self.num_heads).contiguous() for x in (key, value))
+        return KeyValues(key, value, context.layout)
+
     def _attend_shared(self, query: Float[Tensor, "*q d"], layout: Layout, context: SharedContext) -> Tensor:
         folded, folded_layout = context.fold(query, layout)
-        projected = context.keys_values(self)
+        projected = context.project(self, self.project)
         if folded.dim() == 3:
             mask = None if projected.layout.full else projected.layout.mask[:, None, None, :]
             heads = _softmax_attention(_split_heads(folded, self.num_heads), projected.key, projected.value, mask)
-            return heads.transpose(1, 2).flatten(2).view_as(query)
+            return context.unfold(heads.transpose(1, 2).flatten(2), query, layout)
         attended = scaled_dot_product_attention(
             folded, *projected.pack(), self.num_heads, folded_layout, projected.layout
         )
-        return attended.view_as(query)
+        return context.unfold(attended, query, layout)

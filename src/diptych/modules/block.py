@@ -9,7 +9,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from diptych.modules.attention import Causal, Context, CrossAttention, KVCache, SelfAttention
+from diptych.modules.attention import (
+    Causal,
+    Context,
+    CrossAttention,
+    KeyValues,
+    KVCache,
+    SelfAttention,
+    SharedContext,
+)
 from diptych.modules.tokens import Tokens
 
 
@@ -128,6 +136,10 @@ class PostNormBlock(nn.Module):
         """
         return self.after_self_attention(self.self_attend(tokens, allowed, cache), context)
 
+    def project_context(self, context: Tokens) -> KeyValues:
+        """The keys and values of a context in cross-attention. Raises ValueError if the block has none."""
+        return self._cross_attention()[0].project(context)
+
     def self_attend(
         self, tokens: Tokens, allowed: Bool[Tensor, "*b n m"] | Causal | None = None, cache: KVCache | None = None
     ) -> Tokens:
@@ -144,12 +156,24 @@ class PostNormBlock(nn.Module):
     def after_self_attention(self, tokens: Tokens, context: Context | None = None) -> Tokens:
         """The rest of the block: cross-attention if there is a `context`, and the feed-forward network."""
         if context is not None:
-            if self.cross is None or self.cross_norm is None:
-                raise ValueError(
-                    "this block has no cross-attention: build it with context_dim, or call it without context"
-                )
-            tokens = (tokens + self.cross(tokens, context).map(self.dropout)).map(self.cross_norm)
+            cross, cross_norm = self._cross_attention()
+            tokens = (tokens + cross(tokens, context).map(self.dropout)).map(cross_norm)
         return (tokens + tokens.map(self.feedforward).map(self.dropout)).map(self.norm2)
+
+    def _cross_attention(self) -> tuple[CrossAttention, nn.LayerNorm]:
+        if self.cross is None or self.cross_norm is None:
+            raise ValueError("this block has no cross-attention: build it with context_dim, or call it without context")
+        return self.cross, self.cross_norm
+
+
+def project_once(block: PostNormBlock, context: Context | None) -> None:
+    """Projects the keys and values of a `SharedContext` in a block's cross-attention, if no earlier call has done it.
+
+    To be called before the block, not in it: activation checkpointing runs a block's `forward` again in the backward
+    pass, when these keys and values exist already.
+    """
+    if isinstance(context, SharedContext) and block.cross is not None:
+        context.project(block.cross, block.project_context)
 
 
 class PreNormContextBlock(nn.Module):

@@ -100,13 +100,18 @@ def _logits(
     images, texts = all_gather(candidates.image)[0], all_gather(candidates.text)[0]
     candidate_ids, first, ids = positive_pairs(views)
     num_in_batch = len(images)
+    image_candidates, text_candidates = [images], [texts]
     if teacher is not None and teacher.queued is not None:
-        images, texts = torch.cat([images, teacher.queued.image]), torch.cat([texts, teacher.queued.text])
+        queued = teacher.queued
+        image_candidates, text_candidates = [images, queued.image], [texts, queued.text]
         queued_ids = teacher.identities if "image" in views.batch.labels else None
         if queued_ids is None:
-            queued_ids = candidate_ids.new_full((len(images) - num_in_batch,), -1)
+            queued_ids = candidate_ids.new_full((len(queued.image),), -1)
         candidate_ids = torch.cat([candidate_ids, queued_ids])
     contrast = cast(ITCHead, views.heads[head])
     scale = views.cached(("scale", head), contrast.scale)
-    to_text, to_image = (contrast.logits(a @ b.T, scale) for a, b in ((query.image, texts), (query.text, images)))
+    to_text, to_image = (
+        contrast.logits(torch.cat([a @ b.T for b in candidates], 1), scale)  # joins the products: the queue is large
+        for a, candidates in ((query.image, text_candidates), (query.text, image_candidates))
+    )
     return ContrastLogits(to_text, to_image, first, num_in_batch, ids, candidate_ids)

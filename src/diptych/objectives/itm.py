@@ -91,8 +91,10 @@ class HardNegativeITMLoss:
         (all_texts, first), (all_images, _) = self._candidates(views.text), self._candidates(views.image)
         own = torch.arange(first, first + len(images), device=images.device)
         text = all_texts.index_samples(torch.cat([own, texts]))
-        image = all_images.index_samples(torch.cat([images, own]))
-        mismatched = views.fusion_encoder.fuse(text, image)
+        if all_images is views.image:
+            mismatched = views.fuse(text, torch.cat([images, own]))
+        else:  # of other ranks
+            mismatched = views.fusion_encoder.fuse(text, all_images.index_samples(torch.cat([images, own])))
         return views.head("itm", torch.cat([views.pair.pooled, mismatched.pooled]))
 
     def _candidates(self, tokens: Tokens) -> tuple[Tokens, int]:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from diptych.batch import Text
 from diptych.config.objectives import LM
+from diptych.modules.tokens import Tokens
 from diptych.objectives.cross_entropy import chunked_cross_entropy
 from diptych.objectives.definition import Definition, Needs
 from diptych.objectives.views import Views
-from diptych.protocols import CausalDecoder, ChanceLoss
+from diptych.protocols import CausalDecoder, ChanceLoss, EncodedTextDecoder
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,17 @@ class LMLoss:
         if not isinstance(model, CausalDecoder):
             raise ValueError(f"{type(model).__name__} has no text decoder: the LM loss needs an autoregressive model")
         targets = without_prompt(text, self.num_prompt_tokens)
-        rows = model.decode_hidden_states(text, views.image).gather(F.pad(targets, (0, 1)))
+        rows = self.hidden_states(views, model).gather(F.pad(targets, (0, 1)))
         loss, correct = chunked_cross_entropy(
             model.get_output_embeddings(), rows, text.ids[:, 1:][targets], self.label_smoothing
         )
         return {self.name: loss, f"{self.name}/accuracy": correct.float()}
+
+    def hidden_states(self, views: Views, model: CausalDecoder) -> Tokens:
+        """The decoder's hidden states of each text, with its image as context."""
+        if isinstance(model, EncodedTextDecoder):  # the contrastive loss encodes the same texts
+            return model.decode_encoded(views.text, views.image)
+        return model.decode_hidden_states(views.text_input, views.image_context)
 
     def chance_loss(self, statistics: Mapping[str, float]) -> ChanceLoss | None:
         """The corpus's unigram entropy (`statistics["unigram_entropy"]`, nats per token); None without it."""

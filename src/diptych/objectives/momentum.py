@@ -39,7 +39,7 @@ def momentum_update(teacher: nn.Module, student: nn.Module, momentum: float) -> 
     """Updates the teacher's parameters: momentum · teacher + (1 − momentum) · student. Buffers do not change."""
     student_parameters = dict(student.named_parameters(remove_duplicate=False))
     for name, parameter in teacher.named_parameters():
-        parameter.mul_(momentum).add_(student_parameters[name] * (1 - momentum))
+        parameter.lerp_(student_parameters[name], 1 - momentum)  # in one pass over both, without a temporary tensor
 
 
 class MomentumSchedule(nn.Module):
@@ -85,6 +85,13 @@ class Queue(nn.Module):
             self.register_buffer("identity", torch.full((size,), -100))  # no image id is negative
         self.register_buffer("place", torch.zeros(1, dtype=torch.long))
         self.identified = with_identities
+
+    def snapshot(self) -> JointEmbeddings:
+        """A copy of the features, which a later `push` does not change; under autocast in its precision."""
+        device_type = self.image.device.type
+        autocast = torch.is_autocast_enabled(device_type)
+        dtype = torch.get_autocast_dtype(device_type) if autocast else self.image.dtype
+        return JointEmbeddings(self.image.to(dtype, copy=True), self.text.to(dtype, copy=True))
 
     @torch.no_grad()
     def push(self, features: JointEmbeddings, identity: Int[Tensor, " b"] | None = None) -> None:
@@ -132,7 +139,7 @@ class MomentumDistillation(nn.Module):
         """The student's views of a batch, with the teacher's. `alpha`: instead of the schedule's."""
         teacher_views = self.teacher.views(batch, draws)
         alpha = self.pace.alpha(batch.step) if alpha is None else alpha
-        queued = None if self.queue is None else JointEmbeddings(self.queue.image.clone(), self.queue.text.clone())
+        queued = None if self.queue is None else self.queue.snapshot()
         image_ids = self.queue.identity.clone() if self.queue is not None and self.queue.identified else None
         return self.student.views(batch, draws, TeacherOutput(teacher_views, alpha, queued, image_ids))
 

@@ -13,10 +13,18 @@ from torch import Tensor, nn
 from diptych.batch import Batch, Image, Matching, Regions, Text
 from diptych.encoders.efficientnet import FrozenCNN, TeacherFeatures
 from diptych.encoders.visual_tokenizer import FrozenTokenizer
+from diptych.modules.attention import Context
 from diptych.modules.tokens import FusedTokens, Tokens
 from diptych.objectives.gradient_cache import in_chunks
 from diptych.objectives.random_choices import MaskedText, RandomChoices, WordMasking
-from diptych.protocols import DualEncoder, FusionEncoder, ImageEncoder, RegionEncoder, TextEncoder
+from diptych.protocols import (
+    DualEncoder,
+    FusionEncoder,
+    ImageEncoder,
+    RegionEncoder,
+    TextEncoder,
+    image_contexts,
+)
 
 Value = TypeVar("Value")
 
@@ -183,9 +191,19 @@ class Views:
         return self._cache[key]
 
     @cached_property
+    def image_context(self) -> Context:
+        """Each image as a context of fusion and of a text decoder; all uses of it share keys and values."""
+        return image_contexts(self.model, self.image)
+
+    def fuse(self, text: Tokens, images: Int[Tensor, " texts"] | None = None) -> FusedTokens:
+        """Each text fused with its own image, or with the image of the sample in `images`."""
+        context = self.image_context if images is None else self.image_context.index_samples(images)
+        return self.fusion_encoder.fuse(text, context)  # type: ignore[arg-type]  # shared if the model takes it
+
+    @cached_property
     def pair(self) -> FusedTokens:
         """Each text fused with its own image."""
-        return self.fusion_encoder.fuse(self.text, self.image)
+        return self.fuse(self.text)
 
     @cached_property
     def matching_pair(self) -> FusedTokens:
@@ -203,8 +221,8 @@ class Views:
 
     def masked_pair(self, masking: WordMasking) -> FusedTokens:
         """Each masked text fused with its own image."""
-        encode, fuse = self.fusion_encoder.encode_text, self.fusion_encoder.fuse
-        return self.cached(("masked pair", masking), lambda: fuse(encode(self.masked(masking).text), self.image))
+        encode = self.fusion_encoder.encode_text
+        return self.cached(("masked pair", masking), lambda: self.fuse(encode(self.masked(masking).text)))
 
 
 def _required(value: Value | None, error: str) -> Value:

@@ -36,13 +36,14 @@ from diptych.inference.saved_model import ModelSettings, RunError
 from diptych.inference.tokenizer import tokenizer_of
 from diptych.metrics.recall import RecallAtK, recall
 from diptych.models.configs import ImageOnlyModel, model_name, pooled_dim
+from diptych.modules.attention import Context
 from diptych.modules.heads import ITCHead, ITMHead, RankingHead
 from diptych.modules.init import init_transformer
 from diptych.modules.tokens import Tokens
 from diptych.objectives.itc import ITCLoss
 from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
-from diptych.protocols import ChanceLoss, ComparisonPool, DualEncoder, FusionEncoder
+from diptych.protocols import ChanceLoss, ComparisonPool, DualEncoder, FusionEncoder, image_contexts
 from diptych.report import QualitativeExample, RetrievalExample
 from diptych.tasks.common import encode_images, encode_texts, options_of, required, sample_counts
 from diptych.tasks.definition import (
@@ -146,16 +147,17 @@ class Retrieval(nn.Module):
 
     def candidate_scores(self, batch: Batch) -> Float[Tensor, "b candidates"]:
         """Each image's score with its own text, then with its negative texts."""
-        image = encode_images(self.model, batch)
+        image = image_contexts(self.model, encode_images(self.model, batch))
         true = self.score(image, self.model.encode_text(required(batch.text, "text")))
         texts = self.model.encode_text(required(batch.negative_texts, "negative texts"))
         image_index = torch.arange(len(batch), device=batch.ids.device).repeat_interleave(len(texts) // len(batch))
         negative = self.score(image.index_samples(image_index), texts)
         return torch.cat([true[:, None], negative.view(len(batch), -1)], 1)
 
-    def score(self, image: Tokens, text: Tokens) -> Float[Tensor, " b"]:
+    def score(self, image: Context, text: Tokens) -> Float[Tensor, " b"]:
         """The score of each image with the text of the same row."""
-        return self.rank(self.model.fuse(text, image).pooled).float()
+        fused = self.model.fuse(text, image)  # type: ignore[arg-type]  # shared if the model takes it
+        return self.rank(fused.pooled).float()
 
     def losses(self, scores: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
         first = scores.new_zeros(len(scores), dtype=torch.long)

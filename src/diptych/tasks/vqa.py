@@ -159,7 +159,8 @@ class OpenVQA(nn.Module):
 
     def logits(self, question: Tokens, answers: AnswerTargets) -> Float[Tensor, "a n vocab_size"]:
         """Logits of the token that follows each token of the answers."""
-        return self.model.next_token_logits(answers.text, question.index_samples(answers.question))
+        context = SharedContext.of(question).index_samples(answers.question)
+        return self.model.next_token_logits(answers.text, context)
 
     def batch_logits(self, batch: Batch) -> Float[Tensor, "a n vocab_size"]:
         """The logits of a batch; a momentum teacher computes them too (see `MomentumDistilled`)."""

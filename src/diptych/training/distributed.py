@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -64,6 +64,8 @@ def shard(module: nn.Module, device: torch.device) -> None:
     for unit in [*separate, module]:
         sharded = fully_shard(unit, mesh=mesh, reshard_after_forward=True, ignored_params=scalars)
         sharded.set_force_sum_reduction_for_comms(device.type == "cpu")  # gloo has no averaging reduction
+        if hasattr(unit, "project_context"):  # called before the block's forward
+            register_fsdp_forward_method(unit, "project_context")
 
 
 def unshard(module: nn.Module) -> None:

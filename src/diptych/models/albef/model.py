@@ -19,8 +19,8 @@ from diptych.batch import Image, Regions, Text
 from diptych.models.albef.config import ALBEFConfig
 from diptych.models.vit.config import ViTConfig
 from diptych.models.vit.model import ViT
-from diptych.modules.attention import Causal, Context, KVCache, SharedContext
-from diptych.modules.block import PostNormBlock
+from diptych.modules.attention import Causal, Context, KVCache, SharedContext, expanded
+from diptych.modules.block import PostNormBlock, project_once
 from diptych.modules.embeddings import TextEmbedding, word_table
 from diptych.modules.fusion import pooled_cross_attention
 from diptych.modules.heads import ITCHead, ITMHead, MLMHead, Temperature
@@ -99,13 +99,13 @@ class ALBEF(nn.Module):
         """The class token."""
         return (tokens.first(),)
 
-    def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
+    def fuse(self, text: Tokens, image: Context) -> FusedTokens:
         """The text after cross-attention to one image. Raises UnsupportedOperation for a model of several."""
         if (why := self.unsupported().get("fuse")) is not None:
             raise UnsupportedOperation(why)
         return self.fuse_images(text, (image,))
 
-    def fuse_images(self, text: Tokens, images: tuple[Tokens, ...]) -> FusedTokens:
+    def fuse_images(self, text: Tokens, images: tuple[Context, ...]) -> FusedTokens:
         """The text after cross-attention to each of the `num_images`. Raises ValueError if there are more or fewer."""
         if len(images) != self.num_images:
             raise ValueError(
@@ -113,8 +113,9 @@ class ALBEF(nn.Module):
             )
         for blocks in self.fusion:
             for block, image in zip(blocks, images, strict=True):  # type: ignore[call-overload]  # a ModuleList
+                project_once(block, image)
                 text = block(text, image)
-        return FusedTokens(text, images[0], text.first())
+        return FusedTokens(text, expanded(images[0]), text.first())
 
     def before_image(self, text: Tokens) -> Tokens:
         """The text after the first fusion layer's self-attention. Raises UnsupportedOperation for several images."""
@@ -142,6 +143,7 @@ class ALBEF(nn.Module):
             raise UnsupportedOperation(self.unsupported()["next_token_logits"])
         tokens = self.answer_words(text, 0 if cache is None else cache.length)
         for block in self.decoder:
+            project_once(block, context)  # type: ignore[arg-type]  # a ModuleList
             tokens = block(tokens, context, Causal(padding=False), cache)
         return self.answer_head(tokens.to_padded())
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from diptych.batch import Image, Regions, Text
 from diptych.models.beit3.config import BEiT3Config
-from diptych.modules.attention import Context, KVCache, SharedContext, causal
+from diptych.modules.attention import Context, KVCache, causal, expanded
 from diptych.modules.embeddings import PatchEmbedding
 from diptych.modules.init import init_transformer
 from diptych.modules.input_embeddings import OWN, InputEmbeddings
@@ -119,7 +119,7 @@ class BEiT3(nn.Module):
             n = newest.mask.shape[1]
             states = self.transformer.encode(newest, causal(n, cache.columns + n, newest.mask.device), cache)
         else:
-            image = context.expanded() if isinstance(context, SharedContext) else context
+            image = expanded(context)
             mask = prefix_causal_mask(newest.layout, image.layout)
             states = self.transformer.encode(Tokens.concat(image, newest), mask, cache)
         if cache is not None:

@@ -19,8 +19,8 @@ from diptych.batch import Image, Regions, Text
 from diptych.models.blip.config import BLIPConfig
 from diptych.models.vit.config import ViTConfig
 from diptych.models.vit.model import ViT
-from diptych.modules.attention import Causal, Context, KVCache, SharedContext
-from diptych.modules.block import PostNormBlock, activation_named
+from diptych.modules.attention import Causal, Context, KVCache, SharedContext, expanded
+from diptych.modules.block import PostNormBlock, activation_named, project_once
 from diptych.modules.embeddings import TextEmbedding, word_table
 from diptych.modules.fusion import DualImageBlock, pooled_cross_attention
 from diptych.modules.heads import ITCHead, ITMHead, MLMHead, Temperature
@@ -44,10 +44,12 @@ class GroundedEncoder(nn.Module):
             tokens = block(tokens)
         return tokens
 
-    def encode_grounded(self, text: Tokens, context: Tokens | tuple[Tokens, ...]) -> Tokens:
+    def encode_grounded(self, text: Tokens, context: Context | tuple[Tokens, ...]) -> Tokens:
         """The tokens, their first one replaced by [ENC], after all layers with cross-attention to `context`."""
         tokens = self.with_enc_token(text)
         for block in self.blocks:
+            if not isinstance(context, tuple):
+                project_once(block, context)  # type: ignore[arg-type]  # a ModuleList
             tokens = block(tokens, context)
         return tokens
 
@@ -73,6 +75,7 @@ class GroundedDecoder(nn.Module):
             ids = torch.cat([torch.full_like(ids[:, :1], self.bos_token_id), ids[:, 1:]], 1)
         tokens = self.words(Text(ids, text.mask), start)  # b n dim
         for block in self.blocks:
+            project_once(block, context)  # type: ignore[arg-type]  # a ModuleList
             tokens = block(tokens, context, Causal(padding=False), cache)
         return tokens
 
@@ -164,7 +167,7 @@ class BLIP(nn.Module):
         """The class token of an image, or of a text after the text encoder."""
         return ((tokens if tokens.layout.spans[0].modality == "image" else self.encode_unimodal(tokens)).first(),)
 
-    def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
+    def fuse(self, text: Tokens, image: Context) -> FusedTokens:
         """The text after the image-grounded text encoder, pooled from [ENC].
 
         Raises UnsupportedOperation for the variants "caption" and "nlvr2".
@@ -172,7 +175,7 @@ class BLIP(nn.Module):
         if (why := self.unsupported().get("fuse")) is not None:
             raise UnsupportedOperation(why)
         text = self.text_encoder.encode_grounded(text, image)
-        return FusedTokens(text, image, text.first())
+        return FusedTokens(text, expanded(image), text.first())
 
     def before_image(self, text: Tokens) -> Tokens:
         """The text, its first token replaced by [ENC], after the first layer's self-attention.

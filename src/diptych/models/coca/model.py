@@ -175,7 +175,7 @@ class CoCa(nn.Module):
 
     def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
         """The words after the multimodal text decoder, pooled from the last word, which attends to all others."""
-        words = self._decode_multimodal(text.select(name="words"), image)
+        words = self.decode_encoded(text, image)
         return FusedTokens(words, image, last_token(words))
 
     def next_token_logits(
@@ -186,8 +186,13 @@ class CoCa(nn.Module):
 
     def decode_hidden_states(self, text: Text, context: Context, cache: KVCache | None = None) -> Tokens:
         """The words after both decoders, before the LM head."""
-        words = self.text(text).select(name="words") if cache is None else self.text.decode_next(text, cache)
-        return self._decode_multimodal(words, context, cache)
+        if cache is None:
+            return self.decode_encoded(self.text(text), context)
+        return self._decode_multimodal(self.text.decode_next(text, cache), context, cache)
+
+    def decode_encoded(self, text: Tokens, context: Context) -> Tokens:
+        """The words after both decoders, from texts after `encode_text`."""
+        return self._decode_multimodal(text.select(name="words"), context)
 
     def get_output_embeddings(self) -> nn.Linear:
         """The captioner's LM head."""
