@@ -1,0 +1,97 @@
+"""The rows of `python -m bench.speed`: the work, how it is prepared, the peers, and the ratios to be reached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+
+from bench.speed import albef, blip, clip, coca, peers
+from bench.speed.harness import Work
+
+BOTH = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of work.
+
+    `prepare`: the module of this package and its function from a precision to the Work. `targets`: peer / Diptych to
+    be reached, by peer and precision. `seconds`: CPU time of one round at each precision, of all candidates together,
+    on one core of a Xeon; a row has ten times its estimate to finish. `memory`: whether peak memory is compared too.
+    """
+
+    name: str
+    title: str
+    prepare: str
+    seconds: Mapping[str, float]
+    targets: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    memory: bool = False
+
+    def work(self, precision: str) -> Work:
+        """Prepares the candidates. Raises ImportError if a peer that all depend on is not installed."""
+        module, _, function = self.prepare.partition(":")
+        return getattr(import_module(f"bench.speed.{module}"), function)(precision)
+
+    def target(self, peer: str, precision: str) -> float | None:
+        return self.targets.get(peer, {}).get(precision)
+
+
+def both(fp32: float, bf16: float) -> dict[str, float]:
+    return dict(zip(BOTH, (fp32, bf16), strict=True))
+
+
+CLIP_PEERS = {peers.HF: both(1.0, 1.0), peers.OPEN_CLIP: both(1.0, 1.0)}
+CLIP_TEXT_PEERS = {
+    f"{peers.HF}, padded to the longest": both(1.0, 1.0),
+    f"{peers.HF}, padded to {clip.COLUMNS}": both(1.0, 1.0),
+    f"{peers.OPEN_CLIP}, padded to {clip.COLUMNS}": both(1.0, 1.0),
+}
+ROWS = (
+    Row(
+        "blip.captions",
+        "BLIP-base captions, 4 images of 384 pixels, beam size 3, 20 tokens",
+        "blip:captions",
+        both(21, 8),
+        {blip.GENERATE: both(1.4, 1.6)},
+    ),
+    Row("blip.encode", "of which encoding the images", "blip:encoding", both(8, 3)),
+    Row(
+        "blip.rerank",
+        "BLIP-base re-ranking, 1 encoded image × 128 texts",
+        "blip:reranking",
+        both(20, 8),
+        {blip.ENCODED_ONCE: both(3.0, 3.0)},
+    ),
+    Row("blip.rerank_few", "BLIP-base re-ranking, 2 images × 8 texts, with encoding", "blip:few_texts", both(25, 9)),
+    Row("albef.rerank", "ALBEF-base re-ranking, 1 encoded image × 128 texts", "albef:reranking", both(12, 5)),
+    Row(
+        "vilt.step",
+        "ViLT-B/32 step, batch 8, the same shapes every round",
+        "vilt:step",
+        both(42, 14),
+        {peers.HF: both(1.4, 1.5)},
+        memory=True,
+    ),
+    Row("vilt.step_fresh", "ViLT-B/32 step, batch 8, other shapes every round", "vilt:fresh_steps", {"bf16": 20}),
+    Row("vilt.vqa", "ViLT VQA, 8 questions", "vilt:vqa", both(9, 3), {peers.HF: both(1.5, 1.8)}),
+    Row(
+        "albef.step",
+        "ALBEF-base step, batch 4 at 256 pixels",
+        "albef:step",
+        both(25, 10),
+        {albef.OFFICIAL: both(1.3, 1.3)},
+    ),
+    Row(
+        "coca.step",
+        "CoCa ViT-B/32 step, batch 8",
+        "coca:step",
+        both(12, 5),
+        {f"{peers.OPEN_CLIP}, cut to the longest text": both(1.1, 1.3)},
+    ),
+    Row("clip.images", "CLIP ViT-B/32, 32 images", "clip:images", both(8, 3), CLIP_PEERS),
+    Row("clip.texts", "CLIP ViT-B/32, 32 texts", "clip:texts", both(5, 2), CLIP_TEXT_PEERS),
+    Row("jpeg.224", "16 JPEGs 1600×1200 → 224", "jpeg:large_to_224", {"fp32": 1}),
+    Row("jpeg.384", "16 JPEGs 1600×1200 → 384", "jpeg:large_to_384", {"fp32": 1}),
+    Row("jpeg.same", "128 JPEGs 224×224 → 224", "jpeg:same_size", {"fp32": 1}),
+)
