@@ -24,6 +24,7 @@ from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import FixedChoices, KeyedChoices, WordMasking
+from diptych.utils.state_dict import named_weights
 
 OFFICIAL, LOOP = "as the official code", "as the official code, one image at a time"
 SIZE, SIDE, RERANKED_SIDE, K = 4, 256, 384, 128
@@ -42,7 +43,7 @@ def momentum_step(side: int) -> tuple[MomentumDistillation, Reference]:
     ours = MomentumDistillation(student, Queue(65536, config.embed_dim))
     arguments = {"text_depth": config.text_depth, "fusion_depth": config.fusion_depth, "num_images": 1}
     reference = Reference(grid[0] * grid[1])
-    reference.load_state_dict(names(arguments, "pretraining").to_official(ours.state_dict()), strict=False)
+    reference.load_state_dict(names(arguments, "pretraining").to_official(named_weights(ours)))
     return ours, reference
 
 
