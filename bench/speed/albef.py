@@ -26,7 +26,7 @@ from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import FixedChoices, KeyedChoices, WordMasking
 from diptych.utils.state_dict import named_weights
 
-OFFICIAL, LOOP = "as the official code", "as the official code, one image at a time"
+OFFICIAL, LOOP = "reference run as the official code", "reference run as the official code, image by image"
 SIZE, SIDE, RERANKED_SIDE, K = 4, 256, 384, 128
 ALPHA = 0.4
 WEIGHTS = {"itc": 1.0, "itm": 1.0, "mlm": 1.0}

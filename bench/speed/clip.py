@@ -22,6 +22,8 @@ from diptych.modules.tokens import packing
 from diptych.objectives.pretraining import Pretraining
 
 COUNT, COLUMNS, END = 32, 77, SPECIAL[1]
+LONGEST = f"{peers.HF}, padded to the longest"
+HF_WIDE, OPEN_CLIP_WIDE = (f"{peer}, padded to {COLUMNS}" for peer in (peers.HF, peers.OPEN_CLIP))
 ARGUMENTS = {name: getattr(CLIPConfig(), name) for name in CLIPConfig.__dataclass_fields__}
 
 
@@ -107,8 +109,8 @@ def texts(precision: str) -> Work:
         return embed(precision, lambda: model.encode_text(wide))
 
     others = {
-        f"{peers.HF}, padded to the longest": peers.unless_missing(lambda: hf(text.ids, text.mask)),
-        f"{peers.HF}, padded to {COLUMNS}": peers.unless_missing(lambda: hf(wide, wide_mask)),
-        f"{peers.OPEN_CLIP}, padded to {COLUMNS}": peers.unless_missing(openai),
+        LONGEST: peers.unless_missing(lambda: hf(text.ids, text.mask)),
+        HF_WIDE: peers.unless_missing(lambda: hf(wide, wide_mask)),
+        OPEN_CLIP_WIDE: peers.unless_missing(openai),
     }
     return Work(embed(precision, ours), others, compare_tensors(precision, "embeddings", 1e-5, 2e-2))

@@ -17,6 +17,7 @@ from diptych.models.coca.checkpoint import build, names
 from diptych.models.coca.config import CoCaConfig
 
 SIZE, COLUMNS = 8, 76
+WIDE, CUT = f"{peers.OPEN_CLIP}, {COLUMNS} columns", f"{peers.OPEN_CLIP}, cut to the longest text"
 WEIGHTS = {"itc": 1.0, "caption": 2.0}
 ARGUMENTS = {name: getattr(CoCaConfig(), name) for name in CoCaConfig.__dataclass_fields__}
 
@@ -55,8 +56,8 @@ def step(precision: str) -> Work:
 
     longest = text.ids.shape[1] + 1
     others = {
-        f"{peers.OPEN_CLIP}, {COLUMNS} columns": peers.unless_missing(lambda: candidate(COLUMNS)),
-        f"{peers.OPEN_CLIP}, cut to the longest text": peers.unless_missing(lambda: candidate(longest)),
+        WIDE: peers.unless_missing(lambda: candidate(COLUMNS)),
+        CUT: peers.unless_missing(lambda: candidate(longest)),
     }
     run = training_step(ours, lambda _: ours(batch), WEIGHTS, precision)
     return Work(run, others, compare_steps(precision, 1e-5))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 
-from bench.speed import albef, blip, clip, coca, peers
+from bench.speed import albef, blip, clip, coca, jpeg, peers
 from bench.speed.harness import Work
 
 BOTH = ("fp32", "bf16")
@@ -16,16 +16,17 @@ BOTH = ("fp32", "bf16")
 class Row:
     """One kind of work.
 
-    `prepare`: the module of this package and its function from a precision to the Work. `targets`: peer / Diptych to
-    be reached, by peer and precision. `seconds`: CPU time of one round at each precision, of all candidates together,
-    on one core of a Xeon; a row has ten times its estimate to finish. `memory`: whether peak memory is compared too.
+    `prepare`: the module of this package and its function from a precision to the Work. `seconds`: CPU time of one
+    round at each precision, of all candidates together, on one core of a Xeon; a row has ten times its estimate to
+    finish. `peers`: the peers, each with the ratio peer / Diptych to be reached, by precision. `memory`: whether peak
+    memory is compared too.
     """
 
     name: str
     title: str
     prepare: str
     seconds: Mapping[str, float]
-    targets: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    peers: Mapping[str, Mapping[str, float]]
     memory: bool = False
 
     def work(self, precision: str) -> Work:
@@ -33,20 +34,11 @@ class Row:
         module, _, function = self.prepare.partition(":")
         return getattr(import_module(f"bench.speed.{module}"), function)(precision)
 
-    def target(self, peer: str, precision: str) -> float | None:
-        return self.targets.get(peer, {}).get(precision)
-
 
 def both(fp32: float, bf16: float) -> dict[str, float]:
     return dict(zip(BOTH, (fp32, bf16), strict=True))
 
 
-CLIP_PEERS = {peers.HF: both(1.0, 1.0), peers.OPEN_CLIP: both(1.0, 1.0)}
-CLIP_TEXT_PEERS = {
-    f"{peers.HF}, padded to the longest": both(1.0, 1.0),
-    f"{peers.HF}, padded to {clip.COLUMNS}": both(1.0, 1.0),
-    f"{peers.OPEN_CLIP}, padded to {clip.COLUMNS}": both(1.0, 1.0),
-}
 ROWS = (
     Row(
         "blip.captions",
@@ -55,7 +47,7 @@ ROWS = (
         both(21, 8),
         {blip.GENERATE: both(1.4, 1.6)},
     ),
-    Row("blip.encode", "of which encoding the images", "blip:encoding", both(8, 3)),
+    Row("blip.encode", "of which encoding the images", "blip:encoding", both(8, 3), {peers.HF: {}}),
     Row(
         "blip.rerank",
         "BLIP-base re-ranking, 1 encoded image × 128 texts",
@@ -63,8 +55,20 @@ ROWS = (
         both(20, 8),
         {blip.ENCODED_ONCE: both(3.0, 3.0)},
     ),
-    Row("blip.rerank_few", "BLIP-base re-ranking, 2 images × 8 texts, with encoding", "blip:few_texts", both(25, 9)),
-    Row("albef.rerank", "ALBEF-base re-ranking, 1 encoded image × 128 texts", "albef:reranking", both(12, 5)),
+    Row(
+        "blip.rerank_few",
+        "BLIP-base re-ranking, 2 images × 8 texts, with encoding",
+        "blip:few_texts",
+        both(25, 9),
+        {blip.ENCODED_ONCE: {}, blip.PAIR_BY_PAIR: {}},
+    ),
+    Row(
+        "albef.rerank",
+        "ALBEF-base re-ranking, 1 encoded image × 128 texts",
+        "albef:reranking",
+        both(12, 5),
+        {albef.LOOP: {}},
+    ),
     Row(
         "vilt.step",
         "ViLT-B/32 step, batch 8, the same shapes every round",
@@ -73,7 +77,13 @@ ROWS = (
         {peers.HF: both(1.4, 1.5)},
         memory=True,
     ),
-    Row("vilt.step_fresh", "ViLT-B/32 step, batch 8, other shapes every round", "vilt:fresh_steps", {"bf16": 20}),
+    Row(
+        "vilt.step_fresh",
+        "ViLT-B/32 step, batch 8, other shapes every round",
+        "vilt:fresh_steps",
+        {"bf16": 20},
+        {peers.HF: {}},
+    ),
     Row("vilt.vqa", "ViLT VQA, 8 questions", "vilt:vqa", both(9, 3), {peers.HF: both(1.5, 1.8)}),
     Row(
         "albef.step",
@@ -86,12 +96,30 @@ ROWS = (
         "coca.step",
         "CoCa ViT-B/32 step, batch 8",
         "coca:step",
-        both(12, 5),
-        {f"{peers.OPEN_CLIP}, cut to the longest text": both(1.1, 1.3)},
+        both(12, 9),
+        {coca.WIDE: {}, coca.CUT: both(1.1, 1.3)},
     ),
-    Row("clip.images", "CLIP ViT-B/32, 32 images", "clip:images", both(8, 3), CLIP_PEERS),
-    Row("clip.texts", "CLIP ViT-B/32, 32 texts", "clip:texts", both(5, 2), CLIP_TEXT_PEERS),
-    Row("jpeg.224", "16 JPEGs 1600×1200 → 224", "jpeg:large_to_224", {"fp32": 1}),
-    Row("jpeg.384", "16 JPEGs 1600×1200 → 384", "jpeg:large_to_384", {"fp32": 1}),
-    Row("jpeg.same", "128 JPEGs 224×224 → 224", "jpeg:same_size", {"fp32": 1}),
+    Row(
+        "clip.images",
+        "CLIP ViT-B/32, 32 images",
+        "clip:images",
+        both(8, 3),
+        {peers.HF: both(1.0, 1.0), peers.OPEN_CLIP: both(1.0, 1.0)},
+    ),
+    Row(
+        "clip.texts",
+        "CLIP ViT-B/32, 32 texts",
+        "clip:texts",
+        both(5, 2),
+        dict.fromkeys((clip.LONGEST, clip.HF_WIDE, clip.OPEN_CLIP_WIDE), both(1.0, 1.0)),
+    ),
+    Row("jpeg.224", "16 JPEGs, 1600×1200 → 224", "jpeg:large_to_224", {"fp32": 1}, {jpeg.TORCHVISION: {}}),
+    Row("jpeg.384", "16 JPEGs, 1600×1200 → 384", "jpeg:large_to_384", {"fp32": 1}, {jpeg.TORCHVISION: {}}),
+    Row(
+        "jpeg.same",
+        "128 JPEGs, 224×224 → 224",
+        "jpeg:same_size",
+        {"fp32": 1},
+        {jpeg.TORCHVISION: {}, jpeg.PROCESSOR: {}},
+    ),
 )
