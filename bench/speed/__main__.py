@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from datetime import date
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -88,18 +89,26 @@ def run_worker(row: Row, precision: str, rounds: int, *more: str) -> Any:
 def measured(row: Row, precision: str, rounds: int, profile: bool) -> list[Result]:
     """The results of a row by peer; each says why if it was not measured."""
     try:
-        results = run_worker(row, precision, rounds, *(["--profile"] if profile else []))
+        results: list[Result] = run_worker(row, precision, rounds, *(["--profile"] if profile else []))
         if row.memory:
             add_memory(row, precision, results)
     except RuntimeError as error:
-        results = [{"peer": peer, "not_measured": str(error)} for peer in row.peers]
+        results = without_numbers(row, str(error))
     except subprocess.TimeoutExpired as error:
-        results = [{"peer": peer, "not_measured": f"took more than {error.timeout:.0f} s"} for peer in row.peers]
-    for result in results:
-        target, ratio = row.peers.get(result["peer"], {}).get(precision), result.get("ratio")
-        result["target"] = target
-        result["reached"] = None if target is None or ratio is None else ratio >= target
-    return [{"row": row.name, "title": row.title, "precision": precision, **result} for result in results]
+        results = without_numbers(row, f"took more than {error.timeout:.0f} s")
+    named = {"row": row.name, "title": row.title, "precision": precision}
+    return [{**named, **result, **against_target(row, precision, result)} for result in results]
+
+
+def without_numbers(row: Row, reason: str) -> list[Result]:
+    return [{"peer": peer, "not_measured": reason} for peer in row.peers]
+
+
+def against_target(row: Row, precision: str, result: Result) -> Result:
+    """The ratio to be reached, and whether it was; None where there is none."""
+    target = row.peers.get(result["peer"], {}).get(precision)
+    comparable = target is not None and "ratio" in result
+    return {"target": target, "reached": result["ratio"] >= target if comparable else None}
 
 
 def add_memory(row: Row, precision: str, results: list[Result]) -> None:
@@ -114,10 +123,10 @@ def add_memory(row: Row, precision: str, results: list[Result]) -> None:
 def start_up(rounds: int) -> list[Result]:
     """The rows of bench.start_up: commands from the shell."""
     try:
-        from bench.start_up import rows
+        module = import_module("bench.start_up")
     except ImportError as error:
         return [{"work": "start-up", "note": f"not measured ({error})"}]
-    return rows(rounds)
+    return module.rows(rounds)
 
 
 def summary(results: list[Result]) -> Iterator[str]:

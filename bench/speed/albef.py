@@ -17,6 +17,7 @@ from bench.speed.inputs import texts
 from diptych.batch import Batch, Image
 from diptych.models.albef.checkpoint import names
 from diptych.models.albef.config import ALBEFConfig
+from diptych.models.albef.model import ALBEF
 from diptych.modules.tokens import packing
 from diptych.objectives.itc import ITCLoss
 from diptych.objectives.itm import HardNegativeITMLoss
@@ -65,11 +66,11 @@ def step(precision: str) -> Work:
 @torch.no_grad()
 def reranking(precision: str) -> Work:
     """One image with 128 texts; images and texts were encoded before, which both leave out."""
-    ours, reference = (module.eval() for module in momentum_step(RERANKED_SIDE))
-    model, bert = ours.student.model, cast(Reference, reference).text_encoder.bert
+    ours, reference = momentum_step(RERANKED_SIDE)
+    model, bert = cast(ALBEF, ours.eval().student.model), reference.eval().text_encoder.bert
     text, pixels = texts(K), torch.randn(1, 3, RERANKED_SIDE, RERANKED_SIDE)
     with autocast(precision), packing():
-        image, encoded = model.encode_image(Image.from_full(pixels)), model.encode_text(text)  # type: ignore[operator]
+        image, encoded = model.encode_image(Image.from_full(pixels)), model.encode_text(text)
         states, words = image.to_padded(), encoded.to_padded()
 
     @torch.no_grad()

@@ -96,15 +96,12 @@ class Bert(nn.Module):
 
     def __init__(self, vocabulary: int):
         super().__init__()
-        self.embeddings = nn.ModuleDict(
-            {
-                "word_embeddings": nn.Embedding(vocabulary, DIM),
-                "position_embeddings": nn.Embedding(512, DIM),
-                "token_type_embeddings": nn.Embedding(2, DIM),
-                "LayerNorm": norm(),
-            }
-        )
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Layer(i >= DEPTH - FUSION) for i in range(DEPTH))})
+        tables = {"word_embeddings": vocabulary, "position_embeddings": 512, "token_type_embeddings": 2}
+        embeddings = {name: nn.Embedding(size, DIM) for name, size in tables.items()}
+        self.embeddings = nn.ModuleDict({**embeddings, "LayerNorm": norm()})
+        layers = nn.ModuleList(Layer(i >= DEPTH - FUSION) for i in range(DEPTH))
+        self.encoder = nn.ModuleDict({"layer": layers})
+        self.text_layers, self.fusion_layers = list(layers[: DEPTH - FUSION]), list(layers[DEPTH - FUSION :])
 
     def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Texts after the text layers."""
@@ -112,13 +109,13 @@ class Bert(nn.Module):
         types = self.embeddings["token_type_embeddings"](torch.zeros_like(ids))
         positions = self.embeddings["position_embeddings"](torch.arange(ids.shape[1]))
         x = self.embeddings["LayerNorm"](words + types + positions)
-        for layer in self.encoder["layer"][: DEPTH - FUSION]:  # type: ignore[index]  # a ModuleList
+        for layer in self.text_layers:
             x = layer(x, additive(mask), None)
         return x
 
     def fuse(self, x: Tensor, mask: Tensor, image: Tensor) -> Tensor:
         """Texts after the fusion layers."""
-        for layer in self.encoder["layer"][DEPTH - FUSION :]:  # type: ignore[index]  # a ModuleList
+        for layer in self.fusion_layers:
             x = layer(x, additive(mask), image)
         return x
 
@@ -135,21 +132,30 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.bert = Bert(vocabulary)
         transform = nn.ModuleDict({"dense": nn.Linear(DIM, DIM), "LayerNorm": norm()})
-        predictions = nn.ModuleDict({"transform": transform, "decoder": nn.Linear(DIM, vocabulary)})
-        predictions["decoder"].weight = self.bert.embeddings["word_embeddings"].weight
-        predictions.register_parameter("bias", predictions["decoder"].bias)
+        decoder = nn.Linear(DIM, vocabulary)
+        decoder.weight = self.bert.embeddings.get_submodule("word_embeddings").weight  # type: ignore[assignment]
+        predictions = nn.ModuleDict({"transform": transform, "decoder": decoder})
+        predictions.register_parameter("bias", decoder.bias)
         self.cls = nn.ModuleDict({"predictions": predictions})
 
     def word_logits(self, ids: Tensor, mask: Tensor, image: Tensor) -> Tensor:
         """Vocabulary logits at every position (b n vocabulary)."""
         hidden = self.bert.fuse(self.bert.encode(ids, mask), mask, image)
-        head = self.cls["predictions"]
-        transform = head["transform"]  # type: ignore[index]  # a ModuleDict
-        return head["decoder"](transform["LayerNorm"](F.gelu(transform["dense"](hidden))))  # type: ignore[index]
+        transform = self.cls.get_submodule("predictions.transform")
+        hidden = transform.get_submodule("LayerNorm")(F.gelu(transform.get_submodule("dense")(hidden)))
+        return self.cls.get_submodule("predictions.decoder")(hidden)
 
 
 class Reference(nn.Module):
-    """One step: image-text contrast with a queue, matching with hard negatives, and masked words, each distilled."""
+    """One step: image-text contrast with a queue, matching with hard negatives, and masked words."""
+
+    visual_encoder: VisionTransformer
+    visual_encoder_m: VisionTransformer
+    text_encoder: TextEncoder
+    text_encoder_m: TextEncoder
+    image_queue: Tensor
+    text_queue: Tensor
+    queue_ptr: Tensor
 
     def __init__(self, patches: int, vocabulary: int = 30522, embed_dim: int = 256, queue: int = 65536):
         super().__init__()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,7 @@ def load(files: list[bytes], settings: ImageSettings, _: int) -> Tensor:
 def with_torchvision(files: list[bytes], side: int) -> peers.Candidate:
     """torchvision's usual transforms of CLIP. Raises ImportError."""
     peers.torchvision()
-    from torchvision import transforms
-
+    transforms: Any = import_module("torchvision.transforms")
     steps = transforms.Compose(
         [
             transforms.Resize(side, transforms.InterpolationMode.BICUBIC),
