@@ -93,15 +93,15 @@ def measured(row: Row, precision: str, rounds: int, profile: bool) -> list[Resul
         if row.memory:
             add_memory(row, precision, results)
     except RuntimeError as error:
-        results = without_numbers(row, str(error))
+        results = without_numbers(row, precision, str(error))
     except subprocess.TimeoutExpired as error:
-        results = without_numbers(row, f"took more than {error.timeout:.0f} s")
+        results = without_numbers(row, precision, f"took more than {error.timeout:.0f} s")
     named = {"row": row.name, "title": row.title, "precision": precision}
     return [{**named, **result, **against_target(row, precision, result)} for result in results]
 
 
-def without_numbers(row: Row, reason: str) -> list[Result]:
-    return [{"peer": peer, "not_measured": reason} for peer in row.peers]
+def without_numbers(row: Row, precision: str, reason: str) -> list[Result]:
+    return [{"peer": peer, "not_measured": reason} for peer in row.peers_at(precision)]
 
 
 def against_target(row: Row, precision: str, result: Result) -> Result:

@@ -5,6 +5,7 @@ Differs: captions are generated to their full length, because random weights end
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.speed import peers
-from bench.speed.harness import Check, Work, autocast, compare_tensors
+from bench.speed.harness import Check, Work, autocast, compare_tensors, with_bf16_weights
 from bench.speed.inputs import texts
 from diptych.batch import Image, Text
 from diptych.generation import BeamConfig, GenerationConfig, beam_search
@@ -59,17 +60,21 @@ def captions(precision: str) -> Work:
             return beam_search(ours, image, torch.tensor([[START]] * len(pixels)), generation, BeamConfig(BEAMS)).ids
 
     @torch.no_grad()
-    def generate(_: int) -> Tensor:
+    def generate(model: Any, images: Tensor, _: int) -> Tensor:
         with autocast(precision):
-            prompt = torch.tensor([[START, END]] * len(pixels))  # `generate` drops the last token
+            prompt = torch.tensor([[START, END]] * len(images))  # `generate` drops the last token
             lengths = {"max_length": LENGTH, "min_length": LENGTH}
-            return theirs.generate(pixel_values=pixels, input_ids=prompt, num_beams=BEAMS, **lengths)
+            return model.generate(pixel_values=images, input_ids=prompt, num_beams=BEAMS, **lengths)
+
+    def converted() -> peers.Candidate:
+        return partial(generate, copy.deepcopy(theirs).bfloat16(), pixels.bfloat16())
 
     def compare(a: Tensor, b: Tensor) -> list[Check]:
         differ = float((a != b).sum()) if a.shape == b.shape else float(a.numel())
         return [Check(f"ids that differ, of {a.numel()}", differ, 0.0 if precision == "fp32" else None)]
 
-    return Work(write, {GENERATE: generate}, compare)
+    others = {GENERATE: partial(generate, theirs, pixels), **with_bf16_weights(precision, GENERATE, converted)}
+    return Work(write, others, compare)
 
 
 def encoding(precision: str) -> Work:

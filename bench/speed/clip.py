@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.speed import peers
-from bench.speed.harness import Work, autocast, compare_tensors
+from bench.speed.harness import Work, autocast, compare_tensors, with_bf16_weights
 from bench.speed.inputs import CLIP as SPECIAL
 from bench.speed.inputs import texts as random_texts
 from diptych.batch import Image
@@ -42,16 +42,19 @@ def openai_model(official: State) -> Any:
 
 
 def hf_model(official: State) -> Any:
-    """Hugging Face's model with these weights. Raises ImportError."""
+    """Hugging Face's model with these weights. Raises ImportError.
+
+    With its plain attention, which is the faster of its two on a CPU for so few tokens.
+    """
     transformers = peers.transformers()
     settings, named, _ = to_hf(ARGUMENTS, "", official)
-    model = transformers.CLIPModel(transformers.CLIPConfig(**settings))
+    model = transformers.CLIPModel(transformers.CLIPConfig(**settings, attn_implementation="eager"))
     model.load_state_dict(named, strict=False)
     return model.eval()
 
 
 def embed(precision: str, encode: Callable[[], Tensor]) -> peers.Candidate:
-    """A candidate that returns unit-norm embeddings in fp32."""
+    """A candidate that returns unit-norm embeddings in fp32; autocast leaves a model of bf16 weights as it is."""
 
     @torch.no_grad()
     def run(_: int) -> Tensor:
@@ -75,20 +78,24 @@ def images(precision: str) -> Work:
             (pooled,) = step.model.pooled_features(step.model.encode_image(Image.from_full(pixels)))  # type: ignore[operator]
             return step.heads["itc"].project_image(pooled)  # type: ignore[operator]
 
-    def hf() -> peers.Candidate:
-        model = hf_model(official)
-        return embed(precision, lambda: hf_features(model.get_image_features(pixel_values=pixels)))
+    def hf(dtype: torch.dtype = torch.float32) -> peers.Candidate:
+        model, inputs = hf_model(official).to(dtype), pixels.to(dtype)
+        return embed(precision, lambda: hf_features(model.get_image_features(pixel_values=inputs)))
 
-    def openai() -> peers.Candidate:
-        model = openai_model(official)
-        return embed(precision, lambda: model.encode_image(pixels))
+    def openai(dtype: torch.dtype = torch.float32) -> peers.Candidate:
+        model, inputs = openai_model(official).to(dtype), pixels.to(dtype)
+        return embed(precision, lambda: model.encode_image(inputs))
 
     others = {peers.HF: peers.unless_missing(hf), peers.OPEN_CLIP: peers.unless_missing(openai)}
+    others |= with_bf16_weights(precision, peers.HF, lambda: hf(torch.bfloat16))
+    others |= with_bf16_weights(precision, peers.OPEN_CLIP, lambda: openai(torch.bfloat16))
     return Work(embed(precision, ours), others, compare_tensors(precision, "embeddings", 1e-5, 2e-2))
 
 
 def texts(precision: str) -> Work:
-    """Lengths as of captions. Hugging Face gets the attention mask, as its tokenizer returns it."""
+    """Lengths as of captions. Hugging Face's, padded to the longest, needs no mask of padding, as attention is causal;
+    padded to 77 it gets the mask, as its tokenizer returns it.
+    """
     step, official = clip()
     text = random_texts(COUNT, SPECIAL)
     wide = F.pad(text.ids, (0, COLUMNS - text.ids.shape[1]))
@@ -99,9 +106,8 @@ def texts(precision: str) -> Work:
             (pooled,) = step.model.pooled_features(step.model.encode_text(text))  # type: ignore[operator]
             return step.heads["itc"].project_text(pooled)  # type: ignore[operator]
 
-    def hf(ids: Tensor, mask: Tensor) -> peers.Candidate:
-        model = hf_model(official)
-        inputs = {"input_ids": ids, "attention_mask": mask.long()}
+    def hf(dtype: torch.dtype = torch.float32, **inputs: Tensor) -> peers.Candidate:
+        model = hf_model(official).to(dtype)
         return embed(precision, lambda: hf_features(model.get_text_features(**inputs)))
 
     def openai() -> peers.Candidate:
@@ -109,8 +115,9 @@ def texts(precision: str) -> Work:
         return embed(precision, lambda: model.encode_text(wide))
 
     others = {
-        LONGEST: peers.unless_missing(lambda: hf(text.ids, text.mask)),
-        HF_WIDE: peers.unless_missing(lambda: hf(wide, wide_mask)),
+        LONGEST: peers.unless_missing(lambda: hf(input_ids=text.ids)),
+        HF_WIDE: peers.unless_missing(lambda: hf(input_ids=wide, attention_mask=wide_mask.long())),
         OPEN_CLIP_WIDE: peers.unless_missing(openai),
+        **with_bf16_weights(precision, LONGEST, lambda: hf(torch.bfloat16, input_ids=text.ids)),
     }
     return Work(embed(precision, ours), others, compare_tensors(precision, "embeddings", 1e-5, 2e-2))

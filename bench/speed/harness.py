@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from bench.side_by_side import Timing, in_turn
-from bench.speed.peers import Candidate, versions
+from bench.speed.peers import BF16_WEIGHTS, Candidate, unless_missing, versions
 
 OURS = "Diptych"
 PROFILED = 12  # operators with the largest share of a profile
@@ -55,6 +55,11 @@ class Work:
 def autocast(precision: str) -> torch.autocast:
     """bf16 by autocast, on either side; fp32: without effect."""
     return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+
+
+def with_bf16_weights(precision: str, name: str, build: Callable[[], Candidate]) -> dict[str, Candidate | str]:
+    """A further peer in bf16, whose model was converted as a whole: faster than autocast, and less precise."""
+    return {name + BF16_WEIGHTS: unless_missing(build)} if precision == "bf16" else {}
 
 
 def measure(work: Work, rounds: int) -> list[Result]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 HF, OPEN_CLIP, TORCHVISION = "Hugging Face", "open_clip", "torchvision"
+BF16_WEIGHTS = ", bf16 weights"  # ends the name of a peer whose weights, norms and residuals are bf16, without autocast
 PACKAGES = {HF: "transformers", OPEN_CLIP: "open_clip_torch", TORCHVISION: "torchvision"}
 OPERATORS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",

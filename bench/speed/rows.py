@@ -34,6 +34,10 @@ class Row:
         module, _, function = self.prepare.partition(":")
         return getattr(import_module(f"bench.speed.{module}"), function)(precision)
 
+    def peers_at(self, precision: str) -> list[str]:
+        """The peers that run at this precision."""
+        return [peer for peer in self.peers if precision == "bf16" or not peer.endswith(peers.BF16_WEIGHTS)]
+
 
 def both(fp32: float, bf16: float) -> dict[str, float]:
     return dict(zip(BOTH, (fp32, bf16), strict=True))
@@ -45,7 +49,7 @@ ROWS = (
         "BLIP-base captions, 4 images of 384 pixels, beam size 3, 20 tokens",
         "blip:captions",
         both(21, 8),
-        {blip.GENERATE: both(1.4, 1.6)},
+        {blip.GENERATE: both(1.4, 1.6), blip.GENERATE + peers.BF16_WEIGHTS: {}},
     ),
     Row("blip.encode", "of which encoding the images", "blip:encoding", both(8, 3), {peers.HF: {}}),
     Row(
@@ -84,7 +88,13 @@ ROWS = (
         {"bf16": 20},
         {peers.HF: {}},
     ),
-    Row("vilt.vqa", "ViLT VQA, 8 questions", "vilt:vqa", both(9, 3), {peers.HF: both(1.5, 1.8)}),
+    Row(
+        "vilt.vqa",
+        "ViLT VQA, 8 questions",
+        "vilt:vqa",
+        both(9, 5),
+        {peers.HF: both(1.5, 1.8), peers.HF + peers.BF16_WEIGHTS: {}},
+    ),
     Row(
         "albef.step",
         "ALBEF-base step, batch 4 at 256 pixels",
@@ -103,15 +113,17 @@ ROWS = (
         "clip.images",
         "CLIP ViT-B/32, 32 images",
         "clip:images",
-        both(8, 3),
-        {peers.HF: both(1.0, 1.0), peers.OPEN_CLIP: both(1.0, 1.0)},
+        both(8, 4),
+        dict.fromkeys((peers.HF, peers.OPEN_CLIP), both(1.0, 1.0))
+        | {peers.HF + peers.BF16_WEIGHTS: {}, peers.OPEN_CLIP + peers.BF16_WEIGHTS: {}},
     ),
     Row(
         "clip.texts",
         "CLIP ViT-B/32, 32 texts",
         "clip:texts",
         both(5, 2),
-        dict.fromkeys((clip.LONGEST, clip.HF_WIDE, clip.OPEN_CLIP_WIDE), both(1.0, 1.0)),
+        dict.fromkeys((clip.LONGEST, clip.HF_WIDE, clip.OPEN_CLIP_WIDE), both(1.0, 1.0))
+        | {clip.LONGEST + peers.BF16_WEIGHTS: {}},
     ),
     Row("jpeg.224", "16 JPEGs, 1600×1200 → 224", "jpeg:large_to_224", {"fp32": 1}, {jpeg.TORCHVISION: {}}),
     Row("jpeg.384", "16 JPEGs, 1600×1200 → 384", "jpeg:large_to_384", {"fp32": 1}, {jpeg.TORCHVISION: {}}),

@@ -8,6 +8,7 @@ the masks are drawn outside their step, so that the figures are about the model.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.speed import peers
-from bench.speed.harness import Work, autocast, compare_steps, compare_tensors, training_step
+from bench.speed.harness import Work, autocast, compare_steps, compare_tensors, training_step, with_bf16_weights
 from bench.speed.inputs import PATCH, pixel_mask, ragged_batch
 from diptych.batch import Batch, Image, Text
 from diptych.models.huggingface.layouts import to_official_names
@@ -138,4 +139,9 @@ def vqa(precision: str) -> Work:
         with autocast(precision):
             return theirs(**arguments).logits
 
-    return Work(answer, {peers.HF: answer_theirs}, compare_tensors(precision, "logits", 1e-5, 5e-2))
+    def converted() -> peers.Candidate:
+        model, pixels = copy.deepcopy(theirs).bfloat16(), batch.image.pixels.bfloat16()  # type: ignore[union-attr]
+        return torch.no_grad()(lambda _: model(**arguments | {"pixel_values": pixels}).logits)
+
+    others = {peers.HF: answer_theirs, **with_bf16_weights(precision, peers.HF, converted)}
+    return Work(answer, others, compare_tensors(precision, "logits", 1e-5, 5e-2))
