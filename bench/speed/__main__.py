@@ -123,10 +123,9 @@ def add_memory(row: Row, precision: str, results: list[Result]) -> None:
 def start_up(rounds: int) -> list[Result]:
     """The rows of bench.start_up: commands from the shell."""
     try:
-        module = import_module("bench.start_up")
-    except ImportError as error:
+        return import_module("bench.start_up").rows(rounds)
+    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
         return [{"work": "start-up", "note": f"not measured ({error})"}]
-    return module.rows(rounds)
 
 
 def summary(results: list[Result]) -> Iterator[str]:

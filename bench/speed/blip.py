@@ -133,9 +133,9 @@ def score_theirs(model: Any, states: Tensor, text: Text, precision: str) -> Tens
 
 
 def few_texts(precision: str) -> Work:
-    """2 images with 8 texts; encoding images and texts is part of all."""
+    """One image with 8 texts; encoding images and texts is part of all."""
     theirs, ours = blip("BlipForImageTextRetrieval")
-    text, pixels = texts(8), torch.randn(2, 3, SIDE, SIDE)
+    text, pixels = texts(8), torch.randn(1, 3, SIDE, SIDE)
 
     @torch.no_grad()
     def ours_of_pixels(number: int) -> Tensor:
