@@ -47,5 +47,12 @@ types: .venv/ready
 fast: .venv/ready  # in one process: a second one spends as long on collecting and warming up as it saves
 	$(BIN)/python -m pytest -p no:xdist -m "not slow"
 
-bench: .venv/ready
-	$(BIN)/python -m bench.run
+# Beside named peers, in half an hour. Their environment is their own: a torchvision for another PyTorch breaks tests.
+bench: .venv-bench/ready
+	.venv-bench/bin/python -m bench.speed $(BENCH)
+	.venv-bench/bin/python -m bench.result_pages
+
+.venv-bench/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install -q -c constraints.txt -e ".[bench]"
+	touch $@

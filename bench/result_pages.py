@@ -1,6 +1,7 @@
 """Tables and figures of the results pages, from the JSON files beside them: `python -m bench.result_pages`
 
-Each `docs/results/NAME.json` contains one table with its provenance. Its Markdown goes into the pages of docs/ and
+Each `docs/results/NAME.json` contains one table with its provenance; speed.json, of `python -m bench.speed`, those of
+bench/speed/tables.py. Its Markdown goes into the pages of docs/ and
 README.md that contain the lines `<!-- table NAME -->` and `<!-- end -->`; if the file has a figure, it goes to
 `docs/images/NAME.svg`.
 
@@ -21,6 +22,8 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from bench.speed.tables import speed_records
+
 ROOT = Path(__file__).parents[1]
 RESULTS, IMAGES = ROOT / "docs" / "results", ROOT / "docs" / "images"
 TABLE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -39,9 +42,9 @@ def pages() -> list[Path]:
 
 
 def records() -> dict[str, Record]:
-    """Every results file by its name, and the table of systems."""
+    """Every results file by its name, the tables of speed.json, and the table of systems."""
     files = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
-    return {**files, "systems": systems_record()}
+    return {**files, **speed_records(files.pop("speed")), "systems": systems_record()}
 
 
 def systems_record() -> Record:
@@ -88,6 +91,8 @@ def cell(value: Any, digits: int) -> str:
 
 def markdown(record: Record) -> str:
     """The table, and a line with the source of its numbers."""
+    if not record["rows"]:
+        return "\nNot measured.\n"
     names, places = zip(*record["columns"], strict=True)
     words = [
         all(value is None or isinstance(value, str) for value in column) for column in zip(*record["rows"], strict=True)
@@ -118,7 +123,8 @@ def draw(record: Record, path: Path) -> None:
     """Horizontal bars of some columns, written as SVG.
 
     `record["figure"]` holds `columns` (the series), `axis` (the label of the axis), `title`, `lines` (values of reference
-    by their labels), and `labels`: how many columns, from the first, name a row (1).
+    by their labels), and `labels`: how many columns, from the first, name a row (1). Its own `names` and `rows`, if it
+    has them, are drawn instead of the table's.
     """
     import matplotlib
 
@@ -126,10 +132,9 @@ def draw(record: Record, path: Path) -> None:
     matplotlib.rcParams.update({"svg.hashsalt": path.stem, "font.size": 9, "axes.spines.top": False})
     from matplotlib import pyplot as plt
 
-    figure, names = record["figure"], [name for name, _ in record["columns"]]
-    rows = [row for row in record["rows"] if any(row[names.index(name)] is not None for name in figure["columns"])][
-        ::-1
-    ]
+    figure = record["figure"]
+    names, drawn = figure.get("names", [name for name, _ in record["columns"]]), figure.get("rows", record["rows"])
+    rows = [row for row in drawn if any(row[names.index(name)] is not None for name in figure["columns"])][::-1]
     height = 0.8 / len(figure["columns"])
     chart, axes = plt.subplots(figsize=(7.2, 0.9 + 0.36 * len(rows)), layout="constrained")
     for k, name in enumerate(figure["columns"]):

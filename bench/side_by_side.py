@@ -41,12 +41,13 @@ def heading(title: str) -> str:
     """A Markdown heading with the date, machine, load and versions of a measurement."""
     load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
     when = time.strftime("%Y-%m-%d %H:%M %Z")
-    machine = f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores{load}; {torch.get_num_threads()} threads"
+    machine = f"{platform.machine()}, {processor()}, {os.cpu_count()} cores{load}; {torch.get_num_threads()} threads"
     versions = f"PyTorch {torch.__version__}, Python {platform.python_version()}"
     return f"\n## {title}\n\n{when}; {machine}; {versions}\n"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the CPU."""
     try:
         with open("/proc/cpuinfo") as file:
             return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
