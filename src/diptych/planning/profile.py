@@ -71,12 +71,14 @@ def profile(run: Pretrain) -> Profile:
     chosen = [by_length[int(share * len(by_length))] for share in SHARES]
     loaded = [dataset.load(i, 0, 0) for i in chosen]
     small, large = (dataset.collate(loaded * k, [*range(len(loaded) * k)], 0, 0) for k in (1, 2))
-    with Placeholders(), _no_garbage_collection():
-        module = with_teacher(build(run), run).train()
+    placeholders = Placeholders()
+    with _no_garbage_collection():
+        with placeholders:
+            module = with_teacher(build(run), run).train()
+            text_tokens, image_tokens = _tokens(student_of(module), small)
         if run.training.activation_checkpointing:
             checkpoint_activations(module)
-        costs = [count_step(module, batch) for batch in (small, large)]
-        text_tokens, image_tokens = _tokens(student_of(module), small)
+        costs = [count_step(module, batch, placeholders) for batch in (small, large)]
     each = Cost(*((b - a) / SAMPLES for a, b in zip(_values(costs[0]), _values(costs[1]), strict=True)))
     fixed = Cost(*(max(0.0, a - SAMPLES * e) for a, e in zip(_values(costs[0]), _values(each), strict=True)))
     parameters = list(module.parameters())
@@ -96,8 +98,11 @@ def _values(cost: Cost) -> tuple[float, float, float]:
     return cost.matmul_flops, cost.bytes_moved, cost.activation_bytes
 
 
-def count_step(module: nn.Module, batch: Batch) -> Cost:
-    """The cost of one training step of a `TrainStep` on a batch: forward and backward, with packed tokens."""
+def count_step(module: nn.Module, batch: Batch, placeholders: Placeholders | None = None) -> Cost:
+    """The cost of one training step of a `TrainStep` on a batch: forward and backward, with packed tokens.
+
+    `placeholders`: those that the module was built with; without them the step is computed.
+    """
     step = cast(TrainStep, module)
     weights = {p.untyped_storage().data_ptr() for p in [*module.parameters(), *module.buffers()]}
     saved: dict[int, int] = {}  # bytes by address
@@ -107,7 +112,7 @@ def count_step(module: nn.Module, batch: Batch) -> Cost:
             saved[address] = t.untyped_storage().nbytes()
         return t
 
-    with packing(), Counter() as counter:
+    with packing(), Counter(placeholders) as counter:
         with torch.autograd.graph.saved_tensors_hooks(record, lambda t: t):
             losses = step(batch, step.num_terms(batch))
             total = torch.stack([weight * losses[name] for name, weight in step.weights.items()]).sum()
