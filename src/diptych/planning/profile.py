@@ -19,6 +19,7 @@ from diptych.data.examples import Examples
 from diptych.data.loader import samples_per_second
 from diptych.modules.tokens import packing
 from diptych.planning.counting import Counter, Placeholders
+from diptych.objectives.definition import any_needs
 from diptych.protocols import ImageEncoder, RegionEncoder, TrainStep, student_of
 from diptych.runs.build import build, with_teacher
 from diptych.runs.pretrain import examples
@@ -61,7 +62,7 @@ def profile(run: Pretrain) -> Profile:
     """Counts the cost of a training step on 4 samples and of one on 8, forward and backward, without computing them.
 
     See `planning.counting.Placeholders`: weights and activations take neither time nor memory; masks, ids and lengths
-    are those of the run's data, of which a few samples are loaded.
+    are those of the run's data, of which a few samples are loaded. Features of frozen networks count as cached.
 
     Raises the errors of `runs.pretrain.pretrain`.
     """
@@ -78,6 +79,8 @@ def profile(run: Pretrain) -> Profile:
             text_tokens, image_tokens = _tokens(student_of(module), small)
         if run.training.activation_checkpointing:
             checkpoint_activations(module)
+        if _has_frozen_networks(run):
+            count_step(module, large, placeholders)  # loads them, and caches their features: counted in no step
         costs = [count_step(module, batch, placeholders) for batch in (small, large)]
     each = Cost(*((b - a) / SAMPLES for a, b in zip(_values(costs[0]), _values(costs[1]), strict=True)))
     fixed = Cost(*(max(0.0, a - SAMPLES * e) for a, e in zip(_values(costs[0]), _values(each), strict=True)))
@@ -91,6 +94,12 @@ def profile(run: Pretrain) -> Profile:
         fixed,
         each,
         _loading_rate(dataset),
+    )
+
+
+def _has_frozen_networks(run: Pretrain) -> bool:
+    return (run.embedders.image, run.embedders.text) != ("own", "own") or any_needs(
+        run.objectives, lambda needs: needs.frozen_cnn or needs.visual_tokenizer
     )
 
 
