@@ -18,8 +18,8 @@ from diptych.config.run import Pretrain
 from diptych.data.examples import Examples
 from diptych.data.loader import samples_per_second
 from diptych.modules.tokens import packing
-from diptych.planning.counting import Counter, Placeholders
 from diptych.objectives.definition import any_needs
+from diptych.planning.counting import Counter, Placeholders
 from diptych.protocols import ImageEncoder, RegionEncoder, TrainStep, student_of
 from diptych.runs.build import build, with_teacher
 from diptych.runs.pretrain import examples

@@ -34,9 +34,9 @@ def decayed(module: nn.Module) -> dict[str, bool]:
 
 
 class EagerAdamW(torch.optim.AdamW):
-    """torch's AdamW without its wrappers for torch.compile, which import torch._dynamo: a second before the first step.
+    """torch's AdamW, without the wrappers for torch.compile that import torch._dynamo: a second before the first step.
 
-    Only eager code is wrapped there, so that each method computes the same.
+    Outside of torch.compile they change nothing.
     """
 
     add_param_group = unwrap(torch.optim.AdamW.add_param_group)
