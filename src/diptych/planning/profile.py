@@ -144,9 +144,9 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _loading_rate(dataset: Examples) -> float:
-    """Samples per second of CPU time that this process loads, from 8 to 64 samples: about half a second."""
+    """Samples per second of CPU time that this process loads, from 8 to 64 samples: about a quarter of a second."""
     warm_up = samples_per_second(dataset, seed=1, samples=8, clock=time.process_time)  # opens files, loads libraries
-    samples = min(64, max(8, round(warm_up / 2)))
+    samples = min(64, max(8, round(warm_up / 4)))
     return samples_per_second(dataset, samples=samples, clock=time.process_time)
 
 
