@@ -13,6 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from diptych.batch import Batch
+from diptych.config.data import BOXES
 from diptych.config.run import Pretrain
 from diptych.modules.tokens import packing
 from diptych.objectives.definition import any_needs
@@ -107,7 +108,7 @@ def test_every_recipe_is_counted(name: str):
 
 def _input_to_be_given(run: Pretrain) -> str:
     """The option of an input that a recipe names no file for: region features, or a trained visual tokenizer."""
-    if run.embedders.image in ("regions", "features"):
+    if run.embedders.image not in ("own", "grid", *BOXES):
         return "--embedders.image"
     needs_tokenizer = any_needs(run.objectives, lambda needs: needs.visual_tokenizer)
     return "--visual_tokenizer" if needs_tokenizer and not run.visual_tokenizer else ""
