@@ -14,7 +14,7 @@ from diptych.data.loader import training_loader
 from diptych.models.vilt import recipes as vilt
 from diptych.planning import estimate as estimates
 from diptych.planning.accelerators import ACCELERATORS, Accelerator, parse_gpus
-from diptych.planning.profile import Cost, Profile, _cost, profile
+from diptych.planning.profile import Cost, Profile, count_step, profile
 from diptych.runs.build import build
 from diptych.runs.pretrain import examples
 
@@ -36,7 +36,7 @@ def small() -> Profile:
 def test_the_profile_predicts_the_cost_of_a_larger_batch(small: Profile):
     run = tiny()
     step = next(training_loader(examples(run, "train", True), batch_size=24, seed=0, start=0, steps=1, workers=0))
-    cost = _cost(build(run).train(), step[0].batch)
+    cost = count_step(build(run).train(), step[0].batch)
     assert cost.matmul_flops == pytest.approx(small.fixed.matmul_flops + 24 * small.per_sample.matmul_flops, rel=0.15)
     expected = small.fixed.activation_bytes + 24 * small.per_sample.activation_bytes
     assert cost.activation_bytes == pytest.approx(expected, rel=0.15)

@@ -10,8 +10,6 @@ from pathlib import Path
 from textwrap import TextWrapper
 from typing import Any, TypeVar
 
-import tyro
-
 from diptych.cli.errors import UsageError, find_misspelt
 from diptych.config.choices import DEFAULT, Words, choose, chosen_members, fill, help_of_choice, walk
 from diptych.config.spelling import suggest_name, suggest_setting
@@ -113,6 +111,8 @@ def apply_overrides(
         UsageError: A flag is unknown (the message suggests the nearest), a value does not fit its field, or a flag sets
             a field of a dataclass that is not chosen.
     """
+    if not args:
+        return config
     groups = unprefixed(config)
     args = [_tyro_flag(word, groups) for word in args]
     known = [flag for flag in flags(config) if flag.removeprefix("--") not in positionals]
@@ -210,6 +210,8 @@ def flags(config: Any) -> list[str]:
 
 
 def _parse(config: T, args: Sequence[str], command: str) -> T:
+    import tyro  # takes 0.05 s
+
     return tyro.cli(
         type(config),
         default=config,

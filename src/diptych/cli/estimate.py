@@ -1,7 +1,8 @@
 """diptych estimate RECIPE --gpus 8xA100 [--utilisation 0.6] [--data DATA] [--batch_size N] [--FIELD VALUE ...]
 
-Estimates a run before it starts: tokens, FLOPs, memory on each rank, hours, and the bottleneck. One training step is
-made here on a few samples and everything in it is counted, so give the data of the run if you have it.
+Estimates a run before it starts: tokens, FLOPs, memory on each rank, hours, and the bottleneck. The operations of a
+training step on a few samples are counted, without computing them, so give the data of the run if you have it. How fast
+data load is measured here.
 
 Examples:
   diptych estimate albef.pretrain_4m --gpus 8xA100
@@ -52,7 +53,7 @@ def estimate_command(args: list[str]) -> None:
     from diptych.planning.estimate import estimate
 
     console = Console(soft_wrap=True)
-    console.print(f"{name}: making one step here and counting ...", highlight=False)
+    console.print(f"{name}: counting the operations of a step ...", highlight=False)
     result = estimate(run, gpus, utilisation)
     console.print(f"{name} on {result.ranks} x {result.device.name} ({result.device.source})", highlight=False)
     console.print(_table(run, result, utilisation))

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from diptych import protocols
 from diptych.batch import Image, Regions, Text
@@ -19,6 +17,7 @@ from diptych.config.published import Published
 from diptych.config.run import Pretrain
 from diptych.models.configs import CrossViTConfig, RegionModel, ViLBERTConfig
 from diptych.modules.tokens import FusedTokens, Tokens
+from diptych.planning.counting import Counter, Placeholders
 
 NUM_REGIONS = 36  # of an image, for models of region features
 TEXT_TOKENS = 15  # a caption of typical length, with [CLS] and [SEP]
@@ -43,11 +42,14 @@ class Info:
 
 
 def info(known: Published | Pretrain) -> Info:
-    """The parameters and costs of a system at its published size, or of a recipe's model. All weights are zero.
+    """The parameters and costs of a system at its published size, or of a recipe's model.
 
-    Methods that compute nothing (pooling that takes one token's state) are left out.
+    Operations are counted without computing (`planning.counting.Placeholders`), for texts and images of zeros. Methods that compute nothing (pooling that takes one token's state) are left out.
     """
-    methods = _costs(_build_zero(known), _image(known))
+    placeholders = Placeholders()
+    with placeholders:
+        model = _build(known).eval()
+    methods = _costs(model, _image(known), placeholders)
     return Info(*parameters(known), [method for method in methods if method.tokens or method.flops])
 
 
@@ -81,18 +83,6 @@ def _build(known: Published | Pretrain) -> Any:
     return config_class(**known.config_overrides).build()
 
 
-def _build_zero(known: Published | Pretrain) -> Any:
-    """The model with all weights and buffers zero, which costs neither time nor, until written to, memory."""
-    with torch.device("meta"):
-        model = _build(known).eval()
-    for part in model.modules():
-        for name, p in list(part.named_parameters(recurse=False)):
-            setattr(part, name, nn.Parameter(torch.zeros(p.shape), requires_grad=False))
-        for name, b in list(part.named_buffers(recurse=False)):
-            setattr(part, name, torch.zeros(b.shape, dtype=b.dtype))
-    return model
-
-
 def _image(known: Published | Pretrain) -> Image | Regions:
     if isinstance(known, Pretrain):
         model = known.model
@@ -113,17 +103,17 @@ def _regions(n: int, feature_dim: int, whole: bool) -> Regions:
 
 
 @torch.no_grad()
-def _costs(model: Any, image: Image | Regions) -> Iterator[MethodCost]:
+def _costs(model: Any, image: Image | Regions, placeholders: Placeholders) -> Iterator[MethodCost]:
     """The cost of each method that the model has, on the outputs of the methods before it."""
     text = Text(torch.ones(1, TEXT_TOKENS, dtype=torch.long), torch.ones(1, TEXT_TOKENS, dtype=torch.bool))
     outputs: dict[str, Any] = {}
 
     def cost(name: str, method: Callable[[], Any]) -> MethodCost:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused kernels are not counted
+        with Counter(placeholders) as counter:
             outputs[name] = output = method()
         parts = [output.text, output.image] if isinstance(output, FusedTokens) else [output]
         tokens = sum(x.mask.shape[1] for x in parts if isinstance(x, Tokens))
-        return MethodCost(name, tokens, counter.get_total_flops())
+        return MethodCost(name, tokens, counter.flops)
 
     if isinstance(model, protocols.ImageEncoder):
         yield cost("encode_image", lambda: model.encode_image(image))  # type: ignore[arg-type]

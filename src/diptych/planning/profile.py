@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from diptych.batch import Batch
 from diptych.config.run import Pretrain
+from diptych.data.examples import Examples
 from diptych.data.loader import samples_per_second
 from diptych.modules.tokens import packing
+from diptych.objectives.definition import any_needs
+from diptych.planning.counting import Counter, Placeholders
 from diptych.protocols import ImageEncoder, RegionEncoder, TrainStep, student_of
 from diptych.runs.build import build, with_teacher
 from diptych.runs.pretrain import examples
@@ -58,24 +59,31 @@ class Profile:
 
 
 def profile(run: Pretrain) -> Profile:
-    """Builds the run's module and makes a step of 4 samples and one of 8, forward and backward.
+    """Counts the cost of a training step on 4 samples and of one on 8, forward and backward, without computing them.
+
+    See `planning.counting.Placeholders`: weights and activations take neither time nor memory; masks, ids and lengths
+    are those of the run's data, of which a few samples are loaded. Features of frozen networks count as cached.
 
     Raises the errors of `runs.pretrain.pretrain`.
     """
     data = "scenes:64" if run.data == "scenes" else run.data
     dataset = examples(replace(run, data=data), "train" if data != run.data else run.split, augment=True)
-    module = with_teacher(build(run), run).train()
-    if run.training.activation_checkpointing:
-        checkpoint_activations(module)
     by_length = sorted(range(min(len(dataset), 256)), key=dataset.length)
     chosen = [by_length[int(share * len(by_length))] for share in SHARES]
     loaded = [dataset.load(i, 0, 0) for i in chosen]
     small, large = (dataset.collate(loaded * k, [*range(len(loaded) * k)], 0, 0) for k in (1, 2))
-    costs = [_cost(module, batch) for batch in (small, large)]
+    placeholders = Placeholders()
+    with _no_garbage_collection():
+        with placeholders:
+            module = with_teacher(build(run), run).train()
+            text_tokens, image_tokens = _tokens(student_of(module), small)
+        if run.training.activation_checkpointing:
+            checkpoint_activations(module)
+        if _has_frozen_networks(run):
+            count_step(module, large, placeholders)  # loads them, and caches their features: counted in no step
+        costs = [count_step(module, batch, placeholders) for batch in (small, large)]
     each = Cost(*((b - a) / SAMPLES for a, b in zip(_values(costs[0]), _values(costs[1]), strict=True)))
     fixed = Cost(*(max(0.0, a - SAMPLES * e) for a, e in zip(_values(costs[0]), _values(each), strict=True)))
-    samples_per_second(dataset, seed=1, samples=16)  # warm-up: the first samples open files and load libraries
-    text_tokens, image_tokens = _tokens(student_of(module), small)
     parameters = list(module.parameters())
     return Profile(
         sum(p.numel() for p in parameters),
@@ -85,7 +93,13 @@ def profile(run: Pretrain) -> Profile:
         image_tokens,
         fixed,
         each,
-        samples_per_second(dataset, clock=time.process_time),
+        _loading_rate(dataset),
+    )
+
+
+def _has_frozen_networks(run: Pretrain) -> bool:
+    return (run.embedders.image, run.embedders.text) != ("own", "own") or any_needs(
+        run.objectives, lambda needs: needs.frozen_cnn or needs.visual_tokenizer
     )
 
 
@@ -93,7 +107,11 @@ def _values(cost: Cost) -> tuple[float, float, float]:
     return cost.matmul_flops, cost.bytes_moved, cost.activation_bytes
 
 
-def _cost(module: nn.Module, batch: Batch) -> Cost:
+def count_step(module: nn.Module, batch: Batch, placeholders: Placeholders | None = None) -> Cost:
+    """The cost of one training step of a `TrainStep` on a batch: forward and backward, with packed tokens.
+
+    `placeholders`: those that the module was built with; without them the step is computed.
+    """
     step = cast(TrainStep, module)
     weights = {p.untyped_storage().data_ptr() for p in [*module.parameters(), *module.buffers()]}
     saved: dict[int, int] = {}  # bytes by address
@@ -103,49 +121,33 @@ def _cost(module: nn.Module, batch: Batch) -> Cost:
             saved[address] = t.untyped_storage().nbytes()
         return t
 
-    with packing(), _products() as products, _Moved() as moved:
+    with packing(), Counter(placeholders) as counter:
         with torch.autograd.graph.saved_tensors_hooks(record, lambda t: t):
             losses = step(batch, step.num_terms(batch))
             total = torch.stack([weight * losses[name] for name, weight in step.weights.items()]).sum()
             activation_bytes = sum(saved.values())
         total.backward()
     module.zero_grad(set_to_none=True)
-    return Cost(products.get_total_flops(), moved.bytes, activation_bytes)
+    return Cost(counter.flops, counter.bytes_moved, activation_bytes)
 
 
 @contextmanager
-def _products() -> Iterator[FlopCounterMode]:
-    """Counts FLOPs of matrix products and attention, with the CPU's attention kernel, which torch's counter lacks."""
-    aten = torch.ops.aten
-
-    def forward(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-        return sdpa_flop_count(q, k, v)
-
-    def backward(gradient: Any, q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-        return sdpa_backward_flop_count(gradient, q, k, v)
-
-    kernels = {
-        aten._scaled_dot_product_flash_attention_for_cpu: forward,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
-    }
-    with FlopCounterMode(display=False, custom_mapping=kernels) as counter:
-        yield counter
+def _no_garbage_collection() -> Iterator[None]:
+    """Context without Python's search for reference cycles, which takes a fifth of the time of counting."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
-class _Moved(TorchDispatchMode):
-    """Counts the bytes that are read and written by operations other than matrix products and views."""
-
-    bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        output = func(*args, **kwargs)
-        name = func._schema.name
-        view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
-        if not view and not any(kind in name for kind in ("mm", "attention", "conv", "detach", "empty")):
-            leaves = tree_leaves((args, kwargs, output))
-            self.bytes += sum(t.numel() * t.element_size() for t in leaves if isinstance(t, Tensor))
-        return output
+def _loading_rate(dataset: Examples) -> float:
+    """Samples per second of CPU time that this process loads, from 8 to 64 samples: about a quarter of a second."""
+    warm_up = samples_per_second(dataset, seed=1, samples=8, clock=time.process_time)  # opens files, loads libraries
+    samples = min(64, max(8, round(warm_up / 4)))
+    return samples_per_second(dataset, samples=samples, clock=time.process_time)
 
 
 @torch.no_grad()

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from diptych.checkpoints import digests
 from diptych.checkpoints.digests import CheckpointError, Damaged
@@ -86,7 +85,7 @@ def _gather(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     """The unsharded tensors on the CPU, gathered one at a time; empty on ranks that do not `keep` them."""
     gathered = {}
     for name, t in tensors.items():
-        full = full_tensor(t) if isinstance(t, DTensor) else t
+        full = full_tensor(t)
         if keep:
             gathered[name] = full.cpu().contiguous()
     return gathered

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+# FSDP and DTensor take 0.6 s to import, sympy among them: functions import them, and only where weights are sharded.
 
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
@@ -53,6 +56,9 @@ def shard(module: nn.Module, device: torch.device) -> None:
 
     Source: Zhao et al. 2023 (PyTorch FSDP); torch's `fully_shard`.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     scalars = {p for p in module.parameters() if p.dim() == 0}
     units = list(blocks(module))
@@ -70,21 +76,31 @@ def shard(module: nn.Module, device: torch.device) -> None:
 
 def unshard(module: nn.Module) -> None:
     """Gathers all weights on every rank, which may then compute without the others. Undoes `shard`, after training."""
+    from torch.distributed.fsdp import FSDPModule
+
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.set_reshard_after_forward(False, recurse=False)
             part.unshard()
 
 
+def is_sharded(t: Tensor) -> TypeGuard[DTensor]:
+    """Whether a tensor is sharded over the ranks: a DTensor, which none can be before `shard` has imported the class."""
+    tensor = sys.modules.get("torch.distributed.tensor")
+    return tensor is not None and isinstance(t, tensor.DTensor)
+
+
 def full_tensor(t: Tensor) -> Tensor:
     """The unsharded tensor. Where it is sharded, every rank must call this."""
-    return t.full_tensor() if isinstance(t, DTensor) else t
+    return t.full_tensor() if is_sharded(t) else t
 
 
 def distribute_like(example: Tensor, t: Tensor) -> Tensor:
     """`t`, sharded like `example` if that has the same shape; every rank must have all of `t`."""
-    if not isinstance(example, DTensor) or t.shape != example.shape:
+    if not is_sharded(example) or t.shape != example.shape:
         return t
+    from torch.distributed.tensor import distribute_tensor
+
     # no broadcast: each rank has read the same file
     return distribute_tensor(t, example.device_mesh, example.placements, src_data_rank=None)
 
@@ -104,7 +120,7 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> float
     As torch's `clip_grad_norm_`, for sharded and unsharded parameters together.
     """
     with_grad = [p for p in parameters if p.grad is not None]
-    kinds = [[p for p in with_grad if isinstance(p, DTensor) is sharded] for sharded in (True, False)]
+    kinds = [[p for p in with_grad if is_sharded(p) is sharded] for sharded in (True, False)]
     norms = [
         full_tensor(nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None])) for kind in kinds if kind
     ]

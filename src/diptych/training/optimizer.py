@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from inspect import unwrap
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from diptych.config.training import Optimizer, steps_of
 from diptych.modules.position import RelativePositions
 from diptych.protocols import student_of
+from diptych.training.distributed import is_sharded
 
 _HEADS = ("heads.", "head.", "rank.")  # parameters of pre-training and task heads, outside `model`
 _NOT_DECAYED = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm, RelativePositions)
@@ -32,7 +33,18 @@ def decayed(module: nn.Module) -> dict[str, bool]:
     }
 
 
-def adamw(module: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
+class EagerAdamW(torch.optim.AdamW):
+    """torch's AdamW, without the wrappers for torch.compile that import torch._dynamo: a second before the first step.
+
+    Outside of torch.compile they change nothing.
+    """
+
+    add_param_group = unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = unwrap(torch.optim.AdamW.zero_grad)
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
+
+
+def adamw(module: nn.Module, settings: Optimizer) -> EagerAdamW:
     """AdamW over the trainable parameters of a module; each group has a `multiplier` of the learning rate.
 
     Raises ValueError if no parameter is trainable.
@@ -43,11 +55,11 @@ def adamw(module: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
     for name, p in module.named_parameters():  # a tied parameter is listed once, under its first name
         if p.requires_grad:
             # fused kernels take either sharded or unsharded parameters, not both
-            kind = (rule[name], name.startswith(_HEADS), isinstance(p, DTensor))
+            kind = (rule[name], name.startswith(_HEADS), is_sharded(p))
             groups.setdefault(kind, []).append(p)
     if not groups:
         raise ValueError("nothing to train: no parameter requires a gradient")
-    return torch.optim.AdamW(
+    return EagerAdamW(
         [
             {
                 "params": params,
