@@ -79,5 +79,5 @@ def reranking(precision: str) -> Work:
             fused = [bert.fuse(words, text.mask, one.repeat(len(words), 1, 1)) for one in states]
         return torch.stack([first_channel(hidden[:, 0].float()) for hidden in fused])
 
-    run = partial(rerank_ours, model, image, encoded, precision)
-    return Work(run, {LOOP: loop}, compare_tensors(precision, "scores", 1e-5, 0.1))
+    scores = rerank_ours(model, precision)
+    return Work(lambda _: scores(image, encoded), {LOOP: loop}, compare_tensors(precision, "scores", 1e-5, 0.1))

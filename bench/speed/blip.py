@@ -6,6 +6,7 @@ Differs: captions are generated to their full length, because random weights end
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.speed import peers
-from bench.speed.harness import Check, Work, autocast, compare_tensors, with_bf16_weights
+from bench.speed.harness import Check, Work, autocast, compare_tensors, inference, with_bf16_weights
 from bench.speed.inputs import texts
 from diptych.batch import Image, Text
 from diptych.generation import BeamConfig, GenerationConfig, beam_search
@@ -53,9 +54,10 @@ def captions(precision: str) -> Work:
     pixels = torch.randn(4, 3, SIDE, SIDE)
     generation = GenerationConfig(END, 0, LENGTH, LENGTH)
 
-    @torch.no_grad()
+    computing = inference(ours, precision)
+
     def write(_: int) -> Tensor:
-        with autocast(precision), packing():
+        with computing():
             image = ours.encode_image(Image.from_full(pixels))
             return beam_search(ours, image, torch.tensor([[START]] * len(pixels)), generation, BeamConfig(BEAMS)).ids
 
@@ -82,9 +84,10 @@ def encoding(precision: str) -> Work:
     theirs, ours = blip("BlipForConditionalGeneration")
     pixels = torch.randn(4, 3, SIDE, SIDE)
 
-    @torch.no_grad()
+    computing = inference(ours, precision)
+
     def encode(_: int) -> Tensor:
-        with autocast(precision), packing():
+        with computing():
             return ours.encode_image(Image.from_full(pixels)).to_padded()
 
     @torch.no_grad()
@@ -100,10 +103,15 @@ def first_channel(pooled: Tensor) -> Tensor:
     return pooled[:, 0]
 
 
-@torch.no_grad()
-def rerank_ours(model: Any, image: Tokens, text: Tokens, precision: str, _: int) -> Tensor:
-    with autocast(precision), packing():
-        return CrossEncoder(model, first_channel, [text]).score_all(image)
+def rerank_ours(model: Any, precision: str) -> Callable[[Tokens, Tokens], Tensor]:
+    """The scores of encoded images with all texts."""
+    computing = inference(model, precision)
+
+    def scores(image: Tokens, text: Tokens) -> Tensor:
+        with computing():
+            return CrossEncoder(model, first_channel, [text]).score_all(image)
+
+    return scores
 
 
 def reranking(precision: str) -> Work:
@@ -118,7 +126,8 @@ def reranking(precision: str) -> Work:
         return torch.stack([score_theirs(theirs, one, text, precision) for one in states])
 
     compare = compare_tensors(precision, "scores", 1e-5, 0.1)
-    return Work(partial(rerank_ours, ours, image, encoded, precision), {ENCODED_ONCE: rerank}, compare)
+    scores = rerank_ours(ours, precision)
+    return Work(lambda _: scores(image, encoded), {ENCODED_ONCE: rerank}, compare)
 
 
 @torch.no_grad()
@@ -137,11 +146,12 @@ def few_texts(precision: str) -> Work:
     theirs, ours = blip("BlipForImageTextRetrieval")
     text, pixels = texts(8), torch.randn(1, 3, SIDE, SIDE)
 
-    @torch.no_grad()
-    def ours_of_pixels(number: int) -> Tensor:
-        with autocast(precision), packing():
+    computing, scores = inference(ours, precision), rerank_ours(ours, precision)
+
+    def ours_of_pixels(_: int) -> Tensor:
+        with computing():
             image, encoded = ours.encode_image(Image.from_full(pixels)), ours.encode_text(text)
-        return rerank_ours(ours, image, encoded, precision, number)
+        return scores(image, encoded)
 
     @torch.no_grad()
     def encode(images: Tensor) -> Tensor:

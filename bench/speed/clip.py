@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.speed import peers
-from bench.speed.harness import Work, autocast, compare_tensors, with_bf16_weights
+from bench.speed.harness import Work, autocast, compare_tensors, inference, with_bf16_weights
 from bench.speed.inputs import CLIP as SPECIAL
 from bench.speed.inputs import texts as random_texts
 from diptych.batch import Image
@@ -18,7 +18,6 @@ from diptych.checkpoints.adapter import State
 from diptych.models.clip.checkpoint import names, pretraining_step
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.huggingface.clip_export import clip as to_hf
-from diptych.modules.tokens import packing
 from diptych.objectives.pretraining import Pretraining
 
 COUNT, COLUMNS, END = 32, 77, SPECIAL[1]
@@ -73,8 +72,10 @@ def images(precision: str) -> Work:
     step, official = clip()
     pixels = torch.randn(COUNT, 3, 224, 224)
 
+    computing = inference(step, precision)
+
     def ours() -> Tensor:
-        with packing():
+        with computing():
             (pooled,) = step.model.pooled_features(step.model.encode_image(Image.from_full(pixels)))  # type: ignore[operator]
             return step.heads["itc"].project_image(pooled)  # type: ignore[operator]
 
@@ -89,7 +90,9 @@ def images(precision: str) -> Work:
     others = {peers.HF: peers.unless_missing(hf), peers.OPEN_CLIP: peers.unless_missing(openai)}
     others |= with_bf16_weights(precision, peers.HF, lambda: hf(torch.bfloat16))
     others |= with_bf16_weights(precision, peers.OPEN_CLIP, lambda: openai(torch.bfloat16))
-    return Work(embed(precision, ours), others, compare_tensors(precision, "embeddings", 1e-5, 2e-2))
+    return Work(
+        lambda _: F.normalize(ours().float(), dim=-1), others, compare_tensors(precision, "embeddings", 1e-5, 2e-2)
+    )
 
 
 def texts(precision: str) -> Work:
@@ -101,8 +104,10 @@ def texts(precision: str) -> Work:
     wide = F.pad(text.ids, (0, COLUMNS - text.ids.shape[1]))
     wide_mask = F.pad(text.mask, (0, COLUMNS - text.ids.shape[1]))
 
+    computing = inference(step, precision)
+
     def ours() -> Tensor:
-        with packing():
+        with computing():
             (pooled,) = step.model.pooled_features(step.model.encode_text(text))  # type: ignore[operator]
             return step.heads["itc"].project_text(pooled)  # type: ignore[operator]
 
@@ -120,4 +125,6 @@ def texts(precision: str) -> Work:
         OPEN_CLIP_WIDE: peers.unless_missing(openai),
         **with_bf16_weights(precision, LONGEST, lambda: hf(torch.bfloat16, input_ids=text.ids)),
     }
-    return Work(embed(precision, ours), others, compare_tensors(precision, "embeddings", 1e-5, 2e-2))
+    return Work(
+        lambda _: F.normalize(ours().float(), dim=-1), others, compare_tensors(precision, "embeddings", 1e-5, 2e-2)
+    )

@@ -6,9 +6,10 @@ import gc
 import resource
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.side_by_side import Timing, in_turn
 from bench.speed.peers import BF16_WEIGHTS, Candidate, unless_missing, versions
+from diptych.inference.loaded_model import LoadedModel
 
 OURS = "Diptych"
 PROFILED = 12  # operators with the largest share of a profile
@@ -55,6 +57,12 @@ class Work:
 def autocast(precision: str) -> torch.autocast:
     """bf16 by autocast, on either side; fp32: without effect."""
     return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+
+
+def inference(module: nn.Module, precision: str) -> Callable[[], AbstractContextManager[None]]:
+    """The context in which Diptych's commands and Python API compute, of a model in evaluation mode."""
+    loaded = LoadedModel(cast(Any, None), module, torch.device("cpu"))
+    return lambda: loaded.computing(precision == "bf16")
 
 
 def with_bf16_weights(precision: str, name: str, build: Callable[[], Candidate]) -> dict[str, Candidate | str]:

@@ -17,13 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.speed import peers
-from bench.speed.harness import Work, autocast, compare_steps, compare_tensors, training_step, with_bf16_weights
+from bench.speed.harness import (
+    Work,
+    autocast,
+    compare_steps,
+    compare_tensors,
+    inference,
+    training_step,
+    with_bf16_weights,
+)
 from bench.speed.inputs import PATCH, pixel_mask, ragged_batch
 from diptych.batch import Batch, Image, Text
 from diptych.models.huggingface.layouts import to_official_names
 from diptych.models.importing import map_official
 from diptych.models.vilt.model import ViLT
-from diptych.modules.tokens import packing
 from diptych.objectives.itm import ITMLoss
 from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Pretraining
@@ -129,9 +136,10 @@ def vqa(precision: str) -> Work:
     assert batch.text is not None and batch.image is not None
     arguments = inputs(batch.text, batch.image)
 
-    @torch.no_grad()
+    computing = inference(ours, precision)
+
     def answer(_: int) -> Tensor:
-        with autocast(precision), packing():
+        with computing():
             return ours.logits(batch)
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ import torch
 
 from bench.speed.harness import measure, peak_memory, profiles
 from bench.speed.rows import ROWS, Row
+from diptych.utils.memory import keep_freed_memory
 
 
 def results(row: Row, precision: str, options: argparse.Namespace) -> Any:
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--memory-of", metavar="CANDIDATE", default="")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as in Diptych's commands; all candidates gain by it
     row = next(row for row in ROWS if row.name == options.row)
     options.file.write_text(json.dumps(results(row, options.precision, options)), encoding="utf-8")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +37,7 @@ from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import RunError, is_saved
 from diptych.inference.token_states import Features, features_of, joined, placed
 from diptych.modules.init import scale_init
-from diptych.modules.tokens import Tokens, packing
+from diptych.modules.tokens import Tokens
 from diptych.runs import recipes
 from diptych.runs.check_inputs import data_of, task_of
 from diptych.runs.evaluate import evaluate as evaluate_run
@@ -470,12 +470,9 @@ class VLM:
             save_weights(out, self.loaded.module)
         return out
 
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        """Context of all computation: without gradients and padding, in bf16 autocast if that is the dtype."""
-        bf16 = self.dtype == torch.bfloat16
-        with torch.no_grad(), packing(), torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            yield
+    def _computing(self) -> AbstractContextManager[None]:
+        """Context of all computation; see `LoadedModel.computing`."""
+        return self.loaded.computing(self.dtype == torch.bfloat16)
 
     def _encoded_images(
         self, photos: Photos, batch_size: int, on_error: OnError, indices: Sequence[int] | None = None

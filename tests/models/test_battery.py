@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from diptych.batch import Batch, Image
 from diptych.inference.folder import load_weights
+from diptych.modules.precision import CastWeights
 from diptych.modules.tokens import Tokens, packing
 from diptych.objectives.pretraining import Pretraining
 from diptych.protocols import TrainStep
@@ -347,3 +348,13 @@ def test_bfloat16_stays_near_float32(name: str, job: str):
     for key in step.weights:  # type: ignore[union-attr]
         assert rough[key].dtype == torch.float32, f"{key} is summed in {rough[key].dtype}"
         assert rough[key].item() == pytest.approx(exact[key].item(), rel=0.02, abs=0.02)
+
+
+@pytest.mark.parametrize(("name", "method"), METHODS)
+def test_weights_that_are_cast_once_give_what_autocast_gives(name: str, method: str):
+    model, batch = small(name), batch_of(6)
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted = outputs(name, method, model, batch, packed=True)
+        with torch.no_grad(), CastWeights(model).used("cpu"):
+            got = outputs(name, method, model, batch, packed=True)
+    assert all(torch.equal(x, y) for a, b in zip(got, wanted, strict=True) for x, y in zip(a, b, strict=True))

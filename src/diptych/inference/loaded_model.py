@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +18,8 @@ from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.inference.embedders import image_input, input_image_settings
 from diptych.inference.saved_model import SavedModel
 from diptych.inference.tokenizer import tokenizer_of
+from diptych.modules.precision import CastWeights
+from diptych.modules.tokens import packing
 
 
 class ModelWithHeads(nn.Module):
@@ -47,6 +52,18 @@ class LoadedModel:
     def heads(self) -> nn.ModuleDict:
         """The heads of pre-training by name: itc, itm, mlm, ...; empty for a model of a task."""
         return cast(nn.ModuleDict, getattr(self.module, "heads", nn.ModuleDict()))
+
+    @contextmanager
+    def computing(self, bf16: bool) -> Iterator[None]:
+        """Context of all computation: without gradients and padding, and with `bf16` in autocast, weights cast once."""
+        device = self.device.type
+        autocast = torch.autocast(device, torch.bfloat16, enabled=bf16)
+        with torch.no_grad(), packing(), autocast, self._cast_weights.used(device):
+            yield
+
+    @cached_property
+    def _cast_weights(self) -> CastWeights:
+        return CastWeights(self.module)
 
     @property
     def losses(self) -> frozenset[str]:

@@ -18,8 +18,12 @@ from diptych.modules.tokens import Layout
 ADDED_CELLS = 4096  # pairs of a query and a key: computing this many in vain takes less time than another call
 
 Mask = Callable[[int, int], Tensor] | Tensor | None
-"""Which query column may attend to which key column: a function of their numbers (the columns of every sample are
-right-aligned), a tensor that broadcasts to ``(b, h, n, m)`` columns, or None: all."""
+"""Which query may attend to which key: a function of their numbers in a sample, a tensor that broadcasts to
+``(b, h, n, m)`` canvas columns, or None: all."""
+
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""Attention of query, key and value ``(b, h, l, e)`` with a mask or bias that broadcasts to ``(b, h, n, m)``, or None.
+"""
 
 
 class Group(NamedTuple):
@@ -190,14 +194,14 @@ def _groups_of_columns(query: Layout, key: Layout) -> list[Group]:
 def attend_grouped(
     values: Sequence[Tensor], num_heads: int, query_layout: Layout, key_layout: Layout,
     allowed: Mask = None, bias: Float[Tensor, "h n m"] | None = None, *,
-    kernel: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor],
+    kernel: Kernel,
 ) -> Float[Tensor, "t d"]:  # fmt: skip
     """Attention over packed tokens on a CPU: one call for each group of samples, of similar lengths.
 
     Args:
         values: query, key and value; or one tensor with all three side by side, for self-attention.
         allowed, bias: see `Mask`, `diptych.modules.attention.scaled_dot_product_attention`.
-        kernel: attention of contiguous query, key and value ``(b, h, l, e)`` with a mask or bias.
+        kernel: computes the attention of a group.
     """
     if not sum(query_layout.lengths):
         return values[0][:, : values[0].shape[1] // (3 if len(values) == 1 else 1)]
@@ -213,12 +217,12 @@ def attend_grouped(
         sides = grouping.query, grouping.key, grouping.key
         parts = (side.to_groups(x, 1, num_heads) for side, x in zip(sides, values, strict=True))
         heads = [tuple(x[0] for x in group) for group in zip(*parts, strict=True)]
-    attended = [kernel(*part, grouping.mask(i, allowed, bias)) for i, part in enumerate(heads)]
+    attended = [kernel(q, k, v, grouping.mask(i, allowed, bias)) for i, (q, k, v) in enumerate(heads)]
     return grouping.query.to_packed(attended)
 
 
 def _attend_full(
-    values: Sequence[Tensor], num_heads: int, query_layout: Layout, key_layout: Layout, kernel: Callable[..., Tensor]
+    values: Sequence[Tensor], num_heads: int, query_layout: Layout, key_layout: Layout, kernel: Kernel
 ) -> Tensor:
     """Samples without padding: packed and padded values are the same memory, and nothing is reordered."""
     (b, n), m = query_layout.mask.shape, key_layout.mask.shape[1]

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diptych.batch import Batch
+from diptych.modules.precision import CastWeights
 from diptych.modules.tokens import packing
 from diptych.objectives.gather import all_gather
 from diptych.objectives.pretraining import Pretraining
@@ -132,6 +133,7 @@ class MomentumDistillation(nn.Module):
     ):
         super().__init__()
         self.student, self.teacher, self.queue, self.head = student, teacher_of(student, without), queue, head
+        self._teacher_weights = CastWeights(self.teacher)
         self.pace = MomentumSchedule(momentum, alpha, warmup)
         self.weights, self.chance_losses = student.weights, student.chance_losses
 
@@ -169,7 +171,7 @@ class MomentumDistillation(nn.Module):
         """Losses as from Pretraining. In training, updates the teacher first, and the queue afterwards."""
         if self.training:
             self.begin(batch.step)
-        with packing(self.student.pack):
+        with packing(self.student.pack), self._teacher_weights.used(batch.ids.device.type):
             views = self.views(batch, draws)
             losses = self.student.losses(views, self.num_terms(batch, draws) if counts is None else counts)
             if self.training:

@@ -10,13 +10,10 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from diptych.config.tasks import EVALUATIONS, Evaluation
 from diptych.data.sources.splits import requested_split
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import RunError, read_config
-from diptych.modules.tokens import packing
 from diptych.runs import report
 from diptych.runs.check_inputs import data_of, needed_data
 from diptych.runs.load_model import load_model
@@ -52,7 +49,7 @@ def evaluate(folder: Path, settings: Evaluation, explicit: Collection[str] = ())
             echo(f"{name} has no effect: {why}")
     bf16, out = uses_bf16(device, settings.precision), folder / name_of(settings, data_of(folder))
     with locked(out):
-        with torch.no_grad(), packing(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with loaded.computing(bf16):
             result = evaluators()[settings.task](loaded, settings)
         write(out, settings, result)
     report.write(folder, loaded.model)
