@@ -7,18 +7,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.batch import Batch, Image
 from diptych.inference.folder import load_weights
 from diptych.modules.precision import CastWeights
 from diptych.modules.tokens import Tokens, packing
 from diptych.objectives.pretraining import Pretraining
-from diptych.protocols import TrainStep
+from diptych.protocols import PooledFusionEncoder, TrainStep, pooled_pair
 from diptych.training.checkpoint import save_weights
 from diptych.training.distributed import blocks, checkpoint_activations, full_tensor, shard
 from tests.models.systems.common import VOCABULARY, Job, System, batch_of, draw, padded, rows
@@ -358,3 +360,25 @@ def test_weights_that_are_cast_once_give_what_autocast_gives(name: str, method: 
         with torch.no_grad(), CastWeights(model).used("cpu"):
             got = outputs(name, method, model, batch, packed=True)
     assert all(torch.equal(x, y) for a, b in zip(got, wanted, strict=True) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if "fuse" in SYSTEMS[name].methods])
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_pooled_pair_is_that_of_fusion_and_computes_no_more(
+    name: str, packed: bool, monkeypatch: pytest.MonkeyPatch
+):
+    encoder: Any = small(name)
+    calls, fuse = [], encoder.fuse
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder, "fuse", lambda *inputs: (calls.append(inputs), fuse(*inputs))[1])
+        outputs(name, "fuse", encoder, batch_of(6), packed)
+    text, image = calls[0]
+    with packing(packed), torch.no_grad():
+        with FlopCounterMode(display=False) as whole:
+            wanted = encoder.fuse(text, image).pooled
+        with FlopCounterMode(display=False) as short:
+            got = pooled_pair(encoder, text, image)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    assert short.get_total_flops() <= whole.get_total_flops()
+    if isinstance(encoder, PooledFusionEncoder):
+        assert short.get_total_flops() < 0.8 * whole.get_total_flops(), "the last of two or three blocks is cut"

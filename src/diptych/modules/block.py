@@ -103,6 +103,14 @@ class PreNormBlock(nn.Module):
     ) -> Tokens:  # fmt: skip
         attended = self.attention(tokens.map(self.norm1), allowed, bias, cache)
         tokens = tokens + attended.map(self.dropout)
+        return self._add_feedforward(tokens)
+
+    def forward_from(self, query: Tokens, tokens: Tokens) -> Tokens:
+        """The block's output for `query`, some of the `tokens`, only."""
+        attended = self.attention.attend_from(query.map(self.norm1), tokens.map(self.norm1))
+        return self._add_feedforward(query + attended.map(self.dropout))
+
+    def _add_feedforward(self, tokens: Tokens) -> Tokens:
         return tokens + tokens.map(self.norm2).map(self.feedforward).map(self.dropout)
 
 
@@ -149,6 +157,10 @@ class PostNormBlock(nn.Module):
     def self_attend_from(self, query: Tokens, tokens: Tokens) -> Tokens:
         """As `self_attend`, for some of the `tokens` only: no query is computed for the others."""
         return self._add_self_attention(query, self.attention.attend_from(query, tokens))
+
+    def forward_from(self, query: Tokens, tokens: Tokens) -> Tokens:
+        """The block's output for `query`, some of the `tokens`, only; without a context."""
+        return self.after_self_attention(self.self_attend_from(query, tokens))
 
     def _add_self_attention(self, tokens: Tokens, attended: Tokens) -> Tokens:
         return (tokens + attended.map(self.dropout)).map(self.norm1)

@@ -232,3 +232,11 @@ class ConcatFusion(nn.Module):
         both = self.encode_unimodal(Tokens.concat(text, image))
         text, image = both.split(text.layout, image.layout)
         return FusedTokens(text, image, self.pooler(text.first()))
+
+    def pooled(self, text: Tokens, image: Tokens) -> Float[Tensor, "b d"]:
+        """The pooled vector of `forward`: the last block computes the first text token only."""
+        tokens = Tokens.concat(text, image)
+        for block in self.blocks[:-1]:
+            tokens = block(tokens)
+        first = self.blocks[-1].forward_from(tokens.select(name="cls", modality="text"), tokens)
+        return self.pooler(first.map(self.norm).first())

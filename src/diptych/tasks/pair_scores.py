@@ -16,7 +16,7 @@ from diptych.inference.loaded_model import LoadedModel
 from diptych.modules.attention import SharedContext
 from diptych.modules.heads import ITCHead, RankingHead
 from diptych.modules.tokens import Tokens
-from diptych.protocols import CrossAttentionEncoder, DualEncoder, FusionEncoder, SimilarityModel
+from diptych.protocols import CrossAttentionEncoder, DualEncoder, FusionEncoder, SimilarityModel, pooled_pair
 
 IMAGE_BATCH, TEXT_BATCH = 64, 512
 """Images and texts encoded at once; also the sides of the blocks in which their features are compared."""
@@ -76,8 +76,8 @@ class CrossEncoder:
             return torch.zeros(0, device=image.mask.device)
         if not isinstance(self.model, CrossAttentionEncoder):
             parts = zip(image_index.split(self.pairs), text_index.split(self.pairs), strict=True)
-            fused = (self.model.fuse(self.text.index_samples(t), image.index_samples(i)) for i, t in parts)
-            return torch.cat([self._score_pooled(pair.pooled) for pair in fused])
+            pairs = ((self.text.index_samples(t), image.index_samples(i)) for i, t in parts)
+            return torch.cat([self._score_pooled(pooled_pair(self.model, text, image)) for text, image in pairs])
         order = image_index.argsort(stable=True)  # the pairs of an image next to each other
         scores = torch.cat(list(self._score_by_image(self.model, image, image_index[order], text_index[order])))
         return torch.empty_like(scores).index_copy(0, order, scores)

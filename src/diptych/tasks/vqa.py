@@ -42,7 +42,7 @@ from diptych.modules.init import init_transformer
 from diptych.modules.tokens import Tokens, packing
 from diptych.objectives.cross_entropy import SoftTargets, soft_cross_entropy
 from diptych.objectives.lm import without_prompt
-from diptych.protocols import ChanceLoss, FusionEncoder, TextDecoder
+from diptych.protocols import ChanceLoss, FusionEncoder, TextDecoder, pooled_pair
 from diptych.report import AnswerExample
 from diptych.tasks.common import encode_images, evaluation_batches, options_of, required, sample_counts
 from diptych.tasks.definition import (
@@ -108,7 +108,7 @@ class ClosedVQA(nn.Module):
     def logits(self, batch: Batch) -> Float[Tensor, "b answers"]:
         text = self.model.encode_text(required(batch.text, "question"))
         image = encode_images(self.model, batch)
-        return self.head(self.model.fuse(text, image).pooled).float()
+        return self.head(pooled_pair(self.model, text, image)).float()
 
     def losses(self, logits: Tensor, targets: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
         score = targets.gather(1, logits.argmax(1, keepdim=True)).sum()

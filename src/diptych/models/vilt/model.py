@@ -11,7 +11,8 @@ drawn.
 from __future__ import annotations
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from diptych.batch import Image, Regions, Text
 from diptych.models.vilt.config import ViLTConfig
@@ -73,9 +74,16 @@ class ViLT(nn.Module):
 
         Raises ValueError for an image that `num_images` does not provide for.
         """
+        return self.transformer(*self._with_modalities(text, image))
+
+    def pooled_pair(self, text: Tokens, image: Tokens) -> Float[Tensor, "b d"]:
+        """The pooled vector that `fuse` gives; no other token is computed in the last block."""
+        return self.transformer.pooled(*self._with_modalities(text, image))
+
+    def _with_modalities(self, text: Tokens, image: Tokens) -> tuple[Tokens, Tokens]:
         rows = torch.tensor([0, modality_row(image, self.modality)], device=self.modality.weight.device)
         of_text, of_image = self.modality(rows)  # dim each
-        return self.transformer(text.add(of_text), image.add(of_image))
+        return text.add(of_text), image.add(of_image)
 
     def pretraining_heads(self) -> nn.ModuleDict:
         """ITM and MLM heads, the two boxes above the transformer in figure 3; word-patch alignment has no weights."""

@@ -12,7 +12,8 @@ own.
 
 from __future__ import annotations
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from diptych.batch import Regions, Text
 from diptych.models.visualbert.config import VisualBERTConfig
@@ -61,6 +62,10 @@ class VisualBERT(nn.Module):
     def fuse(self, text: Tokens, image: Tokens) -> FusedTokens:
         """Both modalities through the transformer as one sequence."""
         return self.transformer(text, image)
+
+    def pooled_pair(self, text: Tokens, image: Tokens) -> Float[Tensor, "b d"]:
+        """The pooled vector that `fuse` gives; no other token is computed in the last block."""
+        return self.transformer.pooled(text, image)
 
     def pretraining_heads(self) -> nn.ModuleDict:
         """MLM and sentence-image prediction (section 3.3)."""
