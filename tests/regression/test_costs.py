@@ -39,7 +39,8 @@ def test_a_generated_token_costs_no_more_than_recorded(name: str):
 
 
 def test_a_lost_cache_is_noticed(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(SharedContext, "project", lambda self, attention, projection: projection(self.expanded()))
+    anew = lambda self, attention, projection: projection(self._apply_views(self.tokens))  # noqa: E731
+    monkeypatch.setattr(SharedContext, "project", anew)
     with pytest.raises(AssertionError, match="flops"):
         assert_not_more(token_costs("blip captions"), COSTS["tokens"]["blip captions"])
 
