@@ -207,7 +207,9 @@ def attend_grouped(
         return values[0][:, : values[0].shape[1] // (3 if len(values) == 1 else 1)]
     if allowed is None and bias is None and query_layout.full and key_layout.full:
         return _attend_full(values, num_heads, query_layout, key_layout, kernel)
-    kind = "columns" if bias is not None else "similar"
+    kind = "similar"
+    if bias is not None:
+        kind, bias = "columns", bias.to(values[0].dtype)
     if callable(allowed) and query_layout is not key_layout:
         kind = "equal"  # columns are right-aligned, which padding would shift
     grouping = Grouping.of(query_layout, key_layout, kind)

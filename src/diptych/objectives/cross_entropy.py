@@ -63,8 +63,7 @@ def chunked_cross_entropy(
         weight, bias = head.weight, head.bias
     device_type = rows.device.type
     if torch.is_autocast_enabled(device_type):  # matrix products in low precision, as in nn.Linear; the rest in float32
-        dtype = torch.get_autocast_dtype(device_type)
-        rows, weight = rows.to(dtype), weight.to(dtype)
+        rows = rows.to(torch.get_autocast_dtype(device_type))
     with torch.autocast(device_type, enabled=False):
         losses: tuple[Tensor, Tensor] = _Losses.apply(rows, weight, bias, words, smoothing, torch.is_grad_enabled())
     return losses
@@ -91,9 +90,10 @@ class _Losses(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         needs_grad = [grad_enabled and needed for needed in ctx.needs_input_grad[:3]]
         exact = torch.promote_types(rows.dtype, torch.float32)
+        weight = weight.to(rows.dtype)  # here, so that its gradient is not rounded to this precision
         loss, correct = rows.new_zeros((), dtype=exact), words.new_zeros(())
         grad_rows = torch.empty_like(rows) if needs_grad[0] else None
-        grad_weight = torch.zeros_like(weight, dtype=exact) if needs_grad[1] else None
+        grad_weight = torch.zeros_like(weight, dtype=exact) if needs_grad[1] and not len(rows) else None
         grad_bias = torch.zeros_like(bias, dtype=exact) if bias is not None and needs_grad[2] else None
         for start in range(0, len(rows), CHUNK_SIZE):
             chunk, targets = rows[start : start + CHUNK_SIZE], words[start : start + CHUNK_SIZE, None]
@@ -118,7 +118,9 @@ class _Losses(torch.autograd.Function):
             error = error.to(rows.dtype)
             if grad_rows is not None:
                 grad_rows[start : start + CHUNK_SIZE] = error @ weight
-            if grad_weight is not None and exact == rows.dtype:
+            if needs_grad[1] and grad_weight is None:
+                grad_weight = (error.T @ chunk).to(exact)
+            elif grad_weight is not None and exact == rows.dtype:
                 torch.addmm(grad_weight, error.T, chunk, out=grad_weight)
             elif grad_weight is not None:
                 grad_weight += error.T @ chunk
