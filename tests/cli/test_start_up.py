@@ -29,10 +29,13 @@ def test_help_imports_nothing_slow():
 
 
 @pytest.mark.slow
-def test_a_training_run_imports_neither_sharding_nor_the_compiler(tmp_path: Path):
+def test_training_and_evaluation_import_neither_sharding_nor_the_compiler(tmp_path: Path):
     small = ("--model.dim", "32", "--model.depth", "1", "--model.num_heads", "2", "--model.mlp_dim", "32")
     run = ("pretrain", "vilt.tiny", "--data", "scenes:20", "--steps", "1", "--batch_size", "8", *small)
-    assert imported(("torch", *SLOW), *run, "--out", str(tmp_path / "run")) == ["torch"]
+    out = str(tmp_path / "run")
+    assert imported(("torch", *SLOW), *run, "--out", out) == ["torch"]
+    assert imported(("torch", *SLOW), "evaluate", out, "--task", "matching") == ["torch"]
+    assert imported(("torch", *SLOW), "info", out) in ([], ["torch"])
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from diptych.utils.state_dict import load_state, mismatch, named_weights, tied_weights
+from diptych.utils.state_dict import load_state, mismatch, named_weights, tied_weights, without_weights
 
 
 def module(seed: int = 0) -> Any:
@@ -51,3 +51,23 @@ def test_missing_and_unexpected_weights_and_other_shapes_are_named():
     assert message == "of another shape: 0.bias is (2,), the model has (3,)"
     message = mismatch(module(), state | {"0.bias": torch.ones(3, dtype=torch.long)})
     assert message == "of another shape: 0.bias is (3,) of integers, the model has (3,)"
+
+
+def test_modules_without_weights_have_the_shapes_of_others_and_draw_no_numbers():
+    def build() -> nn.Module:
+        embedding, linear = nn.Embedding(5, 3), nn.Linear(3, 4)
+        for init in (nn.init.normal_, nn.init.uniform_, nn.init.xavier_uniform_, nn.init.kaiming_normal_):
+            init(linear.weight)
+        nn.init.trunc_normal_(embedding.weight, std=0.02)
+        return nn.Sequential(embedding, linear, nn.Conv2d(3, 2, 2))
+
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    with without_weights():
+        shapes = {name: tensor.shape for name, tensor in build().state_dict().items()}
+    assert torch.equal(torch.get_rng_state(), before)
+    assert shapes == {name: tensor.shape for name, tensor in build().state_dict().items()}
+    with without_weights():
+        real = torch.zeros(100, device="cpu").normal_()
+        nn.init.uniform_(tensor=torch.empty(3, device="cpu"))
+    assert real.std() > 0.5, "tensors with values get their draws"

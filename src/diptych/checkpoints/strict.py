@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.checkpoints.read import NonFinite, WeightsError, nonfinite
-from diptych.utils.state_dict import listed, load_state, mismatch
+from diptych.utils.state_dict import listed, load_state, mismatch, without_weights
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -54,7 +54,7 @@ def differences_beyond_shapes(config: Any, other: Any) -> dict[str, tuple[Any, A
 def _shapes(config: Any, **changed: Any) -> dict[str, torch.Size] | None:
     """The shapes of the weights of a config's model with changed settings; None where no model has these."""
     try:
-        with torch.device("meta"):
+        with without_weights():
             return {name: tensor.shape for name, tensor in replace(config, **changed).build().state_dict().items()}
     except ValueError:  # a head count that does not divide this config's width, ...
         return None

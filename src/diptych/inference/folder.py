@@ -25,6 +25,7 @@ from diptych.data.tokenizers.tokenizer import vocabulary_file_name, vocabulary_i
 from diptych.inference.embedders import input_embeddings
 from diptych.inference.saved_model import CONFIG_FILE, MODEL_TYPE, ModelSettings, RunError, SavedModel
 from diptych.utils.io import atomic_write, with_digest
+from diptych.utils.state_dict import without_weights
 
 WEIGHTS = "model.safetensors"
 IGNORED_WEIGHTS = "ignored.safetensors"
@@ -107,7 +108,7 @@ def check_model(folder: Path, settings: ModelSettings) -> None:
     size_of_file = sum(t.numel() for t in weights.values())
     check_depth(folder, vars(settings.model), len(weights))
     _check_image_size(folder, settings)
-    with torch.device("meta"):
+    with without_weights():
         model: Any = settings.model.build(input_embeddings(settings))
         size = sum(t.numel() for t in model.state_dict().values())
         if size > SIZE_MARGIN + 2 * size_of_file:
@@ -121,7 +122,7 @@ def check_model(folder: Path, settings: ModelSettings) -> None:
 def check_module(folder: Path, build: Callable[[], nn.Module]) -> None:
     """Raises WeightsError or RunError unless the folder's weights fit the module that `build` returns, heads too."""
     weights = weight_shapes(folder)
-    with torch.device("meta"):
+    with without_weights():
         module = build()
     check_fit(module, weights, str(folder / WEIGHTS))
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from diptych.checkpoints.adapter import State, config_of, explicit_arguments, split_teacher
@@ -32,7 +31,7 @@ from diptych.models.vilt import checkpoint as vilt
 from diptych.models.vit import checkpoint as vit
 from diptych.models.vlmo import checkpoint as vlmo
 from diptych.models.vsepp import checkpoint as vsepp
-from diptych.utils.state_dict import listed, named_weights
+from diptych.utils.state_dict import listed, named_weights, without_weights
 
 ADAPTERS = {
     adapter.name: adapter
@@ -212,7 +211,7 @@ def map_official(name: str, official: Mapping[str, Tensor], config: OfficialConf
         names = names.without_teacher
     state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in official.items()}
     state = names.from_official(state)
-    with torch.device("meta"):
+    with without_weights():
         step = system.build(arguments, task, state)
     try:
         check_fit(step, state, f"this {name} checkpoint")

@@ -18,6 +18,7 @@ from diptych.config.run import Pretrain
 from diptych.models.configs import CrossViTConfig, RegionModel, ViLBERTConfig
 from diptych.modules.tokens import FusedTokens, Tokens
 from diptych.planning.counting import Counter, Placeholders
+from diptych.utils.state_dict import without_weights
 
 NUM_REGIONS = 36  # of an image, for models of region features
 TEXT_TOKENS = 15  # a caption of typical length, with [CLS] and [SEP]
@@ -55,7 +56,7 @@ def info(known: Published | Pretrain) -> Info:
 
 def parameters(known: Published | Pretrain) -> tuple[dict[str, int], dict[str, int]]:
     """Parameter counts of the model's parts and of its pre-training heads."""
-    with torch.device("meta"):
+    with without_weights():
         model = _build(known)
         heads = model.pretraining_heads() if hasattr(model, "pretraining_heads") else nn.ModuleDict()
     counted: set[nn.Parameter] = set()

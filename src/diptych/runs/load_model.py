@@ -24,7 +24,7 @@ from diptych.runs.finetune import task_module
 from diptych.tasks.classification import Classification
 from diptych.tasks.definition import Labels
 from diptych.tasks.vqa import ClosedVQA
-from diptych.utils.state_dict import named_weights
+from diptych.utils.state_dict import named_weights, without_weights
 
 
 def load_model(folder: Path, device: torch.device) -> LoadedModel:
@@ -103,7 +103,7 @@ def _own_heads(model: Any, weights: Mapping[str, Tensor]) -> nn.ModuleDict:
     """
     if not hasattr(model, "pretraining_heads"):
         return nn.ModuleDict()
-    with torch.device("meta"):
+    with without_weights():
         size = sum(parameter.numel() for parameter in model.pretraining_heads().parameters())
     stored = sum(tensor.numel() for tensor in weights.values())
     if size > SIZE_MARGIN + 2 * stored:

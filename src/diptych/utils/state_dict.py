@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Context in which modules are built on the meta device: they have shapes, and neither memory nor values."""
+    with torch.device("meta"), _WithoutDraws():
+        yield
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Leaves tensors as they are where random numbers would be written into them.
+
+    On the meta device torch would import its compiler for it, which takes a second.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _DRAWS:  # a method of a tensor, or a function of nn.init
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)
+
+
+_DRAWS = {
+    "normal_", "uniform_", "bernoulli_", "exponential_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_",
+    "xavier_uniform_", "xavier_normal_",
+}  # fmt: skip
 
 
 def tied_weights(module: nn.Module) -> dict[str, str]:
