@@ -43,6 +43,7 @@ class Side:
     """
 
     def __init__(self, layout: Layout, groups: Sequence[Group], lengths: Sequence[int]):
+        device = layout.mask.device
         counts = torch.tensor(layout.lengths)
         first = counts.cumsum(0) - counts
         self.num_rows = int(counts.sum())
@@ -52,8 +53,8 @@ class Side:
             samples, column = torch.tensor(group.samples), torch.arange(length)
             inside = column < counts[samples, None]
             rows = first[samples, None] + torch.where(inside, column, 0)
-            self.rows.append(rows.clamp(max=self.num_rows - 1))
-            self.real.append(None if inside.all() else inside)
+            self.rows.append(rows.clamp(max=self.num_rows - 1).to(device))
+            self.real.append(None if inside.all() else inside.to(device))
         self.padded = any(mask is not None for mask in self.real)
         self._column = layout.flat % layout.mask.shape[1]
         self._by_heads: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
@@ -68,16 +69,19 @@ class Side:
         Returns: from packed rows to groups, each group parts × samples × heads × length; and back.
         """
         if (parts, num_heads) not in self._by_heads:
-            head = torch.arange(parts * num_heads).view(parts, 1, num_heads, 1)
+            device = self.rows[0].device
+            head = torch.arange(parts * num_heads, device=device).view(parts, 1, num_heads, 1)
             shaped = [rows[:, None] * (parts * num_heads) + head for rows in self.rows]
             order = torch.cat([x.flatten() for x in shaped])
             real = torch.cat(
                 [
-                    torch.ones(x.numel(), dtype=torch.bool) if mask is None else mask[:, None].expand_as(x).flatten()
+                    torch.ones(x.numel(), dtype=torch.bool, device=device)
+                    if mask is None
+                    else mask[:, None].expand_as(x).flatten()
                     for x, mask in zip(shaped, self.real, strict=True)
                 ]
             )
-            back = torch.empty(self.num_rows * parts * num_heads, dtype=torch.long)
+            back = torch.empty(self.num_rows * parts * num_heads, dtype=torch.long, device=device)
             back[order[real]] = real.nonzero().squeeze(1)
             self._by_heads[parts, num_heads] = order, back
         return self._by_heads[parts, num_heads]
@@ -152,7 +156,7 @@ class Grouping:
             return allowed(group.queries, group.keys)  # padding follows all tokens, which do not attend to it
         if allowed is not None:
             query, key = self.query.columns(number)[:, :, None], self.key.columns(number)[:, None]
-            samples = torch.tensor(group.samples)[:, None, None]
+            samples = torch.tensor(group.samples, device=allowed.device)[:, None, None]
             wide = allowed[(None,) * (3 - allowed.dim())] if allowed.dim() < 4 else allowed
             wide = wide[:, None] if wide.dim() == 3 else wide
             if len(wide) == 1:
@@ -185,7 +189,7 @@ def _groups_of_lengths(query: Layout, key: Layout, kind: str) -> list[Group]:
 
 def _groups_of_columns(query: Layout, key: Layout) -> list[Group]:
     same: dict[tuple[bytes, bytes], list[int]] = {}
-    rows = zip(query.mask.numpy(), key.mask.numpy(), strict=True)
+    rows = zip(query.mask.cpu().numpy(), key.mask.cpu().numpy(), strict=True)
     for sample, (a, b) in enumerate(rows):
         same.setdefault((a.tobytes(), b.tobytes()), []).append(sample)
     return [Group(samples, max(query.lengths[samples[0]], 1), key.lengths[samples[0]]) for samples in same.values()]
