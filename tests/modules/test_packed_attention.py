@@ -76,13 +76,14 @@ def test_masks_and_biases_need_no_padded_canvas(dims: int, with_bias: bool, quer
 
 
 @settings(max_examples=25, deadline=None)
-@given(queries=LENGTHS, gaps=st.booleans())
-def test_packed_causal_attention_equals_padded(queries: list[int], gaps: bool):
+@given(queries=LENGTHS, gaps=st.booleans(), with_bias=st.booleans())
+def test_packed_causal_attention_equals_padded(queries: list[int], gaps: bool, with_bias: bool):
     at = layout(queries, gaps=gaps)
-    values = padded_values(at, 0)
+    values, n = padded_values(at, 0), at.mask.shape[1]
+    bias = torch.randn(HEADS, n, n, dtype=torch.float64) if with_bias else None
     module = SelfAttention(WIDTH, HEADS).double()
-    wanted = module(Tokens(values, at), causal(at.mask.shape[1], at.mask.shape[1]))
-    got = module(Tokens(values, at).pack(), Causal())
+    wanted = module(Tokens(values, at), causal(n, n), bias)
+    got = module(Tokens(values, at).pack(), Causal(), bias)
     torch.testing.assert_close(got.values, packed(wanted.values, at), rtol=1e-9, atol=1e-9)
 
 

@@ -17,9 +17,9 @@ from diptych.modules.tokens import Layout
 
 ADDED_CELLS = 4096  # pairs of a query and a key: computing this many in vain takes less time than another call
 
-Mask = Callable[[int, int], Tensor] | Tensor | None
-"""Which query may attend to which key: a function of their numbers in a sample, a tensor that broadcasts to
-``(b, h, n, m)`` canvas columns, or None: all."""
+Mask = Callable[[int, int, torch.device], Tensor] | Tensor | None
+"""Which query may attend to which key: a function of their numbers in a sample and the device, a tensor that broadcasts
+to ``(b, h, n, m)`` canvas columns, or None: all."""
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """Attention of query, key and value ``(b, h, l, e)`` with a mask or bias that broadcasts to ``(b, h, n, m)``, or None.
@@ -152,9 +152,9 @@ class Grouping:
         """
         group, real = self.groups[number], self.key.real[number]
         mask = None if real is None else real[:, None, None, :]
-        if callable(allowed):
-            return allowed(group.queries, group.keys)  # padding follows all tokens, which do not attend to it
-        if allowed is not None:
+        if callable(allowed):  # padding follows all tokens, which do not attend to it
+            mask = allowed(group.queries, group.keys, self.key.rows[number].device)
+        elif allowed is not None:
             query, key = self.query.columns(number)[:, :, None], self.key.columns(number)[:, None]
             samples = torch.tensor(group.samples, device=allowed.device)[:, None, None]
             wide = allowed[(None,) * (3 - allowed.dim())] if allowed.dim() < 4 else allowed
@@ -212,10 +212,10 @@ def attend_grouped(
     if allowed is None and bias is None and query_layout.full and key_layout.full:
         return _attend_full(values, num_heads, query_layout, key_layout, kernel)
     kind = "similar"
-    if bias is not None:
-        kind, bias = "columns", bias.to(values[0].dtype)
     if callable(allowed) and query_layout is not key_layout:
         kind = "equal"  # columns are right-aligned, which padding would shift
+    if bias is not None:
+        kind, bias = "columns", bias.to(values[0].dtype)
     grouping = Grouping.of(query_layout, key_layout, kind)
     if len(values) == 1:
         heads = [x.unbind() for x in grouping.query.to_groups(values[0], 3, num_heads)]
