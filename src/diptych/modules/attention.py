@@ -1,7 +1,7 @@
 """Multi-head attention over Tokens, padded or packed, with keys and values that are computed once.
 
 These are of the tokens decoded so far (`KVCache`), or of a context that several samples attend to (`SharedContext`).
-Apart from modules/tokens.py the only file that depends on the memory layout of tokens.
+With modules/packed_attention.py and modules/tokens.py the only file that depends on the memory layout of tokens.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@
 - **padded** (the reference): ``values`` is ``(b, n, d)``, and ``mask`` is False at padding;
 - **packed**: ``values`` is ``(t, d)``, the real tokens only, sample after sample: padding is never computed.
 
-Both carry the same `Layout`, in padded geometry, so that conversion is one indexing step. Only this file and
-``modules/attention.py`` depend on the layout in use; a test checks that packed equals padded.
+Both carry the same `Layout`, in padded geometry, so that conversion is one indexing step. Only this file,
+``modules/attention.py`` and ``modules/packed_attention.py`` depend on the layout in use; a test checks that packed equals
+padded.
 
 Terms: the *canvas* is the padded ``b × n`` grid, a *cell* one position on it, a *row* one vector of packed values.
 """
@@ -33,7 +34,7 @@ _packing: ContextVar[bool] = ContextVar("packing", default=False)
 def packing(on: bool = True) -> Iterator[None]:
     """Context in which new Tokens are packed, so that models compute no padding. Values at real tokens are the same.
 
-    Packed is the faster layout on every device and in every precision that was measured (docs/speed.md).
+    Packed is the faster layout wherever it was measured (docs/decisions/0018-packed-attention.md).
     """
     before = _packing.set(on)
     try:
