@@ -30,6 +30,7 @@ from diptych.config.capfilt import CapFilt, CorruptCaptions
 from diptych.config.objectives import ITC, LM, Objectives
 from diptych.data.images.transforms import stack, transform
 from diptych.data.sources.captions import open_captions
+from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import RunError
 from diptych.runs.load_model import load_model
 from diptych.training.checkpoint import CheckpointError
@@ -64,6 +65,18 @@ def done(config: CapFilt, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out")
     capfilt(config, out)
     return out
+
+
+def test_a_model_that_captions_and_filters_computes_in_one_context(
+    config: CapFilt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """That of every command, in which weights are cast once."""
+    computing, contexts = LoadedModel.computing, []
+    monkeypatch.setattr(
+        LoadedModel, "computing", lambda loaded, bf16: (contexts.append(bf16), computing(loaded, bf16))[1]
+    )
+    capfilt(config, tmp_path)
+    assert contexts == [False]
 
 
 # -- decisions ------------------------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from diptych.capfilt.shards import InputShard, Workers, check_output, input_shar
 from diptych.capfilt.summary import write_summary
 from diptych.config.capfilt import CapFilt
 from diptych.inference.saved_model import RunError
-from diptych.modules.tokens import packing
 from diptych.runs.load_model import load_model
 from diptych.training.checkpoint import MODEL, check_same_settings
 from diptych.training.distributed import pick_device, uses_bf16
@@ -65,8 +64,7 @@ def _run(
     if device.type == "cuda" and workers.world > 1:
         device = torch.device("cuda", workers.rank % torch.cuda.device_count())
     bf16 = uses_bf16(device, config.precision)
-    with torch.no_grad(), packing(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        _score(config, out, settings, shards, against, workers, device)
+    _score(config, out, settings, shards, against, workers, device, bf16)
     wait_for([ScoredShard.of(scored, shard) for shard in (*shards, *against)], workers)
     own = {shard.name for shard in workers.share(shards) if not OutputShard.of(out, shard).done}
     with _bar("writing shards", len(shards), workers) as tick:
@@ -97,6 +95,7 @@ def _score(
     against: Sequence[InputShard],
     workers: Workers,
     device: torch.device,
+    bf16: bool,
 ) -> None:
     """Runs the first pass on those of this process's shards that are not scored yet.
 
@@ -113,7 +112,7 @@ def _score(
         time.sleep(0.05)
     if scorer is None:
         return
-    with _bar("captioning and scoring", len(left), workers) as tick:
+    with scorer.computing(bf16), _bar("captioning and scoring", len(left), workers) as tick:
         for shard, test in left:
             (scorer.embed_images if test else scorer.score_pairs)(shard, ScoredShard.of(out, shard), tick)
 

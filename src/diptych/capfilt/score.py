@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,14 @@ class Scorer:
         sides = [one.loaded.image_settings.shorter_side for one in (captioner, filter) if one is not None]
         self.min_side = max([*sides, CNN_IMAGES.shorter_side])
 
+    @contextmanager
+    def computing(self, bf16: bool) -> Iterator[None]:
+        """Context of all computation of both models; see `LoadedModel.computing`."""
+        with ExitStack() as stack:
+            for loaded, _, _ in self._passes():
+                stack.enter_context(loaded.computing(bf16))
+            yield
+
     def score_pairs(self, shard: InputShard, part: ScoredShard, tick: Tick) -> None:
         """Writes captions, scores and embeddings of a shard. `tick` is called with the share of the work just done."""
         opened, passes, cnn = shard.open(self.min_side), self._passes(), self.config.similarity == "cnn"
@@ -143,8 +152,8 @@ class Scorer:
         return passes
 
     def _embeddings(self, opened: OpenShard, tick: Callable[[int], None]) -> Iterator[tuple[int, np.ndarray]]:
-        cnn = self.config.similarity == "cnn"
         """The index and embedding of each readable image."""
+        cnn = self.config.similarity == "cnn"
         loader = cnn_loader() if cnn else self.embedder.image_input
         for indices, batch in read_batches(opened, loader, self.config, self.device, tick):
             if cnn:
