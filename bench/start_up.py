@@ -28,12 +28,12 @@ COMMANDS = {
     "diptych info albef": ("info", "albef"),
 }
 FIRST_STEP = "diptych pretrain vilt.tiny --data scenes:64 --steps 1, until its loss is printed"
-POLL_S = 0.01  # between two looks at a process
+POLL_S = 0.01  # between two polls of a process
 
 
 @dataclass(frozen=True)
 class Use:
-    """What a process took. `memory`: its peak of resident memory, in bytes."""
+    """Time and memory that a process took. `memory`: its peak of resident memory, in bytes."""
 
     wall_s: float
     cpu_s: float
@@ -41,7 +41,7 @@ class Use:
 
 
 def measure(words: tuple[str, ...], until: str = "") -> Use:
-    """What ``diptych WORDS`` takes to its end, or until its output has a line that begins with `until`.
+    """Time and memory of ``diptych WORDS`` to its end, or until its output has a line that begins with `until`.
 
     The peak of memory is read from /proc, because that of wait4 includes the parent's. Raises RuntimeError if the
     command fails or ends before `until`.
@@ -76,7 +76,7 @@ def _peak_memory(process: int) -> int:
 
 
 def uses(rounds: int) -> dict[str, list[Use]]:
-    """What every command took, by its name, in each of the rounds; after one round that fills the file cache."""
+    """Time and memory of every command, by its name, in each round; a first one, not kept, fills the file cache."""
     taken: dict[str, list[Use]] = {}
     for _ in range(rounds + 1):
         for name, words in COMMANDS.items():
@@ -92,10 +92,7 @@ def rows(rounds: int) -> list[dict[str, Any]]:
     return [
         {
             "work": name,
-            "peer": None,
-            "precision": None,
             "ours_s": median(use.wall_s for use in each),
-            "peer_s": None,
             "unit": "s, wall",
             "rounds": rounds,
             "note": f"{median(use.cpu_s for use in each):.2f} CPU s, "

@@ -72,7 +72,7 @@ def test_a_peer_that_cannot_be_imported_keeps_its_row(monkeypatch: pytest.Monkey
     assert "No module named 'absent'" in pages["speed_seconds"]
 
 
-def test_outputs_that_differ_are_said_so(monkeypatch: pytest.MonkeyPatch):
+def test_outputs_that_differ_are_reported(monkeypatch: pytest.MonkeyPatch):
     fast, _ = results_of(monkeypatch, toy_work(theirs=1.1))
     assert not fast["checks"][0]["passed"]
     assert "OUTPUTS DIFFER: values 1.0e-01 > 1e-06" in next(iter(speed.summary([fast])))

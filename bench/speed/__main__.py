@@ -63,12 +63,12 @@ def commit() -> str:
 
 
 def limit_of(row: Row, precision: str, rounds: int) -> float:
-    """Seconds on the clock after which a row is given up."""
+    """Seconds on the clock after which a row's process is ended."""
     return 10 * row.seconds[precision] * (rounds + 1) + 120
 
 
 def run_worker(row: Row, precision: str, rounds: int, *more: str) -> Any:
-    """What a worker wrote. Raises RuntimeError with the reason if it failed, TimeoutExpired if it took too long."""
+    """The contents of a worker's JSON file. Raises RuntimeError with the reason if it failed, TimeoutExpired if it took too long."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.json"
         words = [sys.executable, "-m", "bench.speed.worker", row.name, precision, str(file), "--rounds", str(rounds)]
@@ -101,6 +101,7 @@ def measured(row: Row, precision: str, rounds: int, profile: bool) -> list[Resul
 
 
 def without_numbers(row: Row, precision: str, reason: str) -> list[Result]:
+    """A row's peers as not measured, with the reason."""
     return [{"peer": peer, "not_measured": reason} for peer in row.peers_at(precision)]
 
 

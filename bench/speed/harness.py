@@ -106,7 +106,7 @@ def spread(timing: Timing) -> dict[str, Any]:
 
 def profiles(work: Work) -> dict[str, list[Result]]:
     """The operators of each candidate with the largest shares of its own CPU time, the largest first."""
-    found = {}
+    shares = {}
     for name, run in work.candidates().items():
         run(0)
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
@@ -114,17 +114,17 @@ def profiles(work: Work) -> dict[str, list[Result]]:
         events = profiled.key_averages()
         total = sum(event.self_cpu_time_total for event in events)
         largest = sorted(events, key=lambda event: event.self_cpu_time_total, reverse=True)[:PROFILED]
-        found[name] = [
+        shares[name] = [
             {"operator": event.key, "share": event.self_cpu_time_total / total, "calls": event.count}
             for event in largest
         ]
-    return found
+    return shares
 
 
 def peak_memory(work: Work, name: str) -> float:
     """Peak resident memory in GiB of this process, which runs one candidate once and then ends."""
     run = work.candidates()[name]
-    work.ours, work.peers = run, {}
+    work.ours, work.peers = run, {}  # frees the models of the others
     gc.collect()
     run(0)
     unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss's unit

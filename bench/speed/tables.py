@@ -45,9 +45,9 @@ def ratios(rows: list[Record]) -> Record:
         lines.setdefault((row["title"], row["peer"]), {})[row["precision"]] = row
     cells, bars = [], []
     for (title, peer), by_precision in lines.items():
-        found = [by_precision.get(precision) for precision in PRECISIONS]
-        cells.append([title, peer, *(cell for row in found for cell in (ratio(row), target(row)))])
-        bars.append([title, peer, *(row.get("ratio") if row is not None and equal(row) else None for row in found)])
+        both = [by_precision.get(precision) for precision in PRECISIONS]
+        cells.append([title, peer, *(cell for row in both for cell in (ratio(row), target(row)))])
+        bars.append([title, peer, *(row.get("ratio") if row is not None and equal(row) else None for row in both)])
     columns = [["work", 0], ["compared with", 0], ["fp32", 2], ["target", 0], ["bf16", 2], ["target", 0]]
     figure = {
         "columns": list(PRECISIONS),
@@ -101,9 +101,9 @@ def spread(side: Record, clock: str) -> str:
     return f"{side[clock]:.2f} ({low:.2f}–{high:.2f})"
 
 
-def check(found: Record) -> str:
-    limit = "" if found["limit"] is None else f" {'≤' if found['passed'] else '>'} {found['limit']:g}"
-    return f"{found['measure']}: {found['value']:.2g}{limit}"
+def check(outcome: Record) -> str:
+    limit = "" if outcome["limit"] is None else f" {'≤' if outcome['passed'] else '>'} {outcome['limit']:g}"
+    return f"{outcome['measure']}: {outcome['value']:.2g}{limit}"
 
 
 def memory(row: Record) -> str | None:

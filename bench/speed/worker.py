@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from bench.speed.harness import measure, peak_memory, profiles
+from bench.speed.harness import OURS, measure, peak_memory, profiles
 from bench.speed.rows import ROWS, Row
 from diptych.utils.memory import keep_freed_memory
 
 
 def results(row: Row, precision: str, options: argparse.Namespace) -> Any:
+    """The results by peer, or the peak memory of one candidate in GiB."""
     work = row.work(precision)
     if options.memory_of:
         return peak_memory(work, options.memory_of)
@@ -25,7 +26,7 @@ def results(row: Row, precision: str, options: argparse.Namespace) -> Any:
     if options.profile:
         shares = profiles(work)
         for result in measured:
-            result["profiles"] = {name: shares[name] for name in ("Diptych", result["peer"]) if name in shares}
+            result["profiles"] = {name: shares[name] for name in (OURS, result["peer"]) if name in shares}
     return measured
 
 

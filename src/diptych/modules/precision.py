@@ -25,15 +25,15 @@ class CastWeights:
         layers = {id(x): x for stack in stacks for x in stack.modules() if type(x) is nn.Linear}
         self._layers = list(layers.values())
         self._casts: dict[tuple[int, str], tuple[nn.Parameter, int, nn.Parameter]] = {}
-        self._depth = 0
+        self._in_use = False
 
     @contextmanager
     def used(self, device_type: str) -> Iterator[None]:
         """Context in which the layers have cast weights, if autocast is enabled for the device; after it, their own.
 
-        Their weights must not be read, saved or changed within it.
+        Their weights must not be read, saved or changed within it. A context within another changes nothing.
         """
-        if self._depth or not torch.is_autocast_enabled(device_type):
+        if self._in_use or not torch.is_autocast_enabled(device_type):
             yield
             return
         dtype, with_gradients = torch.get_autocast_dtype(device_type), torch.is_grad_enabled()
@@ -44,7 +44,7 @@ class CastWeights:
             if type(weight) is nn.Parameter and not (with_gradients and weight.requires_grad)
         ]
         casts = [self._cast(layer, name, weight, dtype) for layer, name, weight in own]
-        self._depth += 1
+        self._in_use = True
         try:
             for (layer, name, _), cast in zip(own, casts, strict=True):
                 layer._parameters[name] = cast
@@ -52,7 +52,7 @@ class CastWeights:
         finally:
             for layer, name, weight in own:
                 layer._parameters[name] = weight
-            self._depth -= 1
+            self._in_use = False
 
     def _cast(self, layer: nn.Module, name: str, weight: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
         of, version, cast = self._casts.get((id(layer), name), (None, -1, None))

@@ -49,7 +49,7 @@ class Estimate:
 
 
 def estimate(run: Pretrain, gpus: str, utilisation: float) -> Estimate:
-    """The cost of a run on `gpus` (see `parse_gpus`), from a profiled step.
+    """The cost of a run on `gpus` (see `parse_gpus`), from the counts of a step.
 
     `utilisation`: the share of their peak that devices reach in matrix products, in (0, 1]. Raises ValueError for
     invalid arguments, and the errors of `runs.pretrain.pretrain`.
