@@ -7,7 +7,7 @@ With modules/packed_attention.py and modules/tokens.py the only file that depend
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -229,21 +229,34 @@ def scaled_dot_product_attention(
     On a GPU no kernel takes a mask or a bias for packed tokens: they are padded for the call.
     """
     check_same_samples(query_layout, key_layout)
+    if _in_groups(query):
+        return _attend_grouped((query, key, value), num_heads, query_layout, key_layout, allowed, bias)
     if isinstance(allowed, Causal):
         if bias is None:
             return _attend_causal(query, key, value, num_heads, query_layout, key_layout, allowed)
         allowed = causal(query_layout.mask.shape[1], key_layout.mask.shape[1], query.device)
     if query.dim() == 3:
         return _attend_padded(query, key, value, num_heads, key_layout, allowed, bias)
-    if not query.is_cuda:
-        values = query, key, value
-        return attend_grouped(values, num_heads, query_layout, key_layout, allowed, bias, kernel=_softmax_attention)
     if allowed is not None or bias is not None:
         warnings.warn("attention with a mask or a bias has no packed kernel: computing padded tokens", stacklevel=2)
         q, (k, v) = Tokens(query, query_layout).to_padded(), (Tokens(x, key_layout).to_padded() for x in (key, value))
         context = _attend_padded(q, k, v, num_heads, key_layout, allowed, bias)
         return Tokens(context, query_layout).pack().values
     return attend_jagged(query, key, value, num_heads, query_layout, key_layout)
+
+
+def _in_groups(values: Tensor) -> bool:
+    """Whether attention is computed in groups of samples: for packed values, but on a GPU."""
+    return values.dim() == 2 and not values.is_cuda
+
+
+def _attend_grouped(
+    values: Sequence[Tensor], num_heads: int, query_layout: Layout, key_layout: Layout,
+    allowed: Tensor | Causal | None, bias: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """`attend_grouped` with this file's kernel and masks."""
+    mask = causal if isinstance(allowed, Causal) else allowed
+    return attend_grouped(values, num_heads, query_layout, key_layout, mask, bias, kernel=_softmax_attention)
 
 
 def causal(queries: int, keys: int, device: torch.device | str | None = None) -> Bool[Tensor, "queries keys"]:
@@ -254,8 +267,6 @@ def causal(queries: int, keys: int, device: torch.device | str | None = None) ->
 def _attend_causal(
     q: Tensor, k: Tensor, v: Tensor, num_heads: int, query_layout: Layout, key_layout: Layout, rule: Causal
 ) -> Tensor:
-    if q.dim() == 2 and not q.is_cuda:
-        return attend_grouped((q, k, v), num_heads, query_layout, key_layout, causal, kernel=_softmax_attention)
     if q.dim() == 2:  # torch's jagged layout lacks a causal kernel for some precisions
         q, (k, v) = Tokens(q, query_layout).to_padded(), (Tokens(x, key_layout).to_padded() for x in (k, v))
         return Tokens(_attend_causal(q, k, v, num_heads, query_layout, key_layout, rule), query_layout).pack().values
@@ -325,11 +336,8 @@ class SelfAttention(nn.Module):
     ) -> Tokens:  # fmt: skip
         """The tokens after self-attention. With a `cache`, the newest `tokens` attend to cached ones too."""
         values, key_layout = self._project(tokens.values), tokens.layout
-        if tokens.packed and not values.is_cuda and cache is None:
-            rule = causal if isinstance(allowed, Causal) else allowed
-            context = attend_grouped(
-                (values,), self.num_heads, key_layout, key_layout, rule, bias, kernel=_softmax_attention
-            )
+        if _in_groups(values) and cache is None:
+            context = _attend_grouped((values,), self.num_heads, key_layout, key_layout, allowed, bias)
             return Tokens(self.out(context), tokens.layout)
         query, key, value = values.chunk(3, -1)
         if cache is not None:
