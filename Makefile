@@ -47,7 +47,8 @@ types: .venv/ready
 fast: .venv/ready  # in one process: a second one spends as long on collecting and warming up as it saves
 	$(BIN)/python -m pytest -p no:xdist -m "not slow"
 
-# Beside named peers, in half an hour. Their environment is their own: a torchvision for another PyTorch breaks tests.
+# Beside named peers, in half an hour; options by BENCH="--rounds 3". Their environment is their own: a torchvision for
+# another PyTorch breaks tests.
 bench: .venv-bench/ready
 	.venv-bench/bin/python -m bench.speed $(BENCH)
 	.venv-bench/bin/python -m bench.result_pages

@@ -11,8 +11,15 @@ import torch
 from torch import Tensor
 
 from bench.speed.albef_reference import Reference
-from bench.speed.blip import first_channel, rerank_ours
-from bench.speed.harness import Work, autocast, compare_steps, compare_tensors, training_step
+from bench.speed.harness import (
+    Work,
+    autocast,
+    compare_steps,
+    compare_tensors,
+    first_channel,
+    rerank_ours,
+    training_step,
+)
 from bench.speed.inputs import texts
 from diptych.batch import Batch, Image
 from diptych.models.albef.checkpoint import names

@@ -6,7 +6,6 @@ Differs: captions are generated to their full length, because random weights end
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,14 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from bench.speed import peers
-from bench.speed.harness import Check, Work, autocast, compare_tensors, inference, with_bf16_weights
+from bench.speed.harness import (
+    Check,
+    Work,
+    autocast,
+    compare_tensors,
+    inference,
+    rerank_ours,
+    with_bf16_weights,
+)
 from bench.speed.inputs import texts
 from diptych.batch import Image, Text
 from diptych.generation import BeamConfig, GenerationConfig, beam_search
 from diptych.models.huggingface.layouts import to_official_names
 from diptych.models.importing import map_official
-from diptych.modules.tokens import Tokens, packing
-from diptych.tasks.pair_scores import CrossEncoder
+from diptych.modules.tokens import packing
 
 SIDE, LENGTH, BEAMS = 384, 20, 3
 START, ENCODE, END = 30522, 30523, 102  # BLIP's [DEC] and [ENC], and [SEP]
@@ -96,22 +102,6 @@ def encoding(precision: str) -> Work:
             return theirs.vision_model(pixels).last_hidden_state
 
     return Work(encode, {peers.HF: encode_theirs}, compare_tensors(precision, "image tokens", 1e-4, 0.5))
-
-
-def first_channel(pooled: Tensor) -> Tensor:
-    """The score of a pair; heads are left out on both sides, as Hugging Face's has no log-odds of its own."""
-    return pooled[:, 0]
-
-
-def rerank_ours(model: Any, precision: str) -> Callable[[Tokens, Tokens], Tensor]:
-    """The scores of encoded images with all texts."""
-    computing = inference(model, precision)
-
-    def scores(image: Tokens, text: Tokens) -> Tensor:
-        with computing():
-            return CrossEncoder(model, first_channel, [text]).score_all(image)
-
-    return scores
 
 
 def reranking(precision: str) -> Work:

@@ -18,6 +18,8 @@ from torch.profiler import ProfilerActivity, profile
 from bench.side_by_side import Timing, in_turn
 from bench.speed.peers import BF16_WEIGHTS, Candidate, unless_missing, versions
 from diptych.inference.loaded_model import LoadedModel
+from diptych.modules.tokens import Tokens
+from diptych.tasks.pair_scores import CrossEncoder
 
 OURS = "Diptych"
 PROFILED = 12  # operators with the largest share of a profile
@@ -63,6 +65,22 @@ def inference(module: nn.Module, precision: str) -> Callable[[], AbstractContext
     """The context in which Diptych's commands and Python API compute, of a model in evaluation mode."""
     loaded = LoadedModel(cast(Any, None), module, torch.device("cpu"))
     return lambda: loaded.computing(precision == "bf16")
+
+
+def first_channel(pooled: Tensor) -> Tensor:
+    """The score of a pair; heads are left out on both sides, as Hugging Face's has no log-odds of its own."""
+    return pooled[:, 0]
+
+
+def rerank_ours(model: Any, precision: str) -> Callable[[Tokens, Tokens], Tensor]:
+    """The scores of encoded images with all texts."""
+    computing = inference(model, precision)
+
+    def scores(image: Tokens, text: Tokens) -> Tensor:
+        with computing():
+            return CrossEncoder(model, first_channel, [text]).score_all(image)
+
+    return scores
 
 
 def with_bf16_weights(precision: str, name: str, build: Callable[[], Candidate]) -> dict[str, Candidate | str]:

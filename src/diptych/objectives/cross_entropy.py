@@ -118,7 +118,7 @@ class _Losses(torch.autograd.Function):
             error = error.to(rows.dtype)
             if grad_rows is not None:
                 grad_rows[start : start + CHUNK_SIZE] = error @ weight
-            if needs_grad[1] and grad_weight is None:
+            if needs_grad[1] and grad_weight is None:  # the first chunk: no zeros to write and to add to
                 grad_weight = (error.T @ chunk).to(exact)
             elif grad_weight is not None and exact == rows.dtype:
                 torch.addmm(grad_weight, error.T, chunk, out=grad_weight)
