@@ -44,7 +44,8 @@ class Info:
 def info(known: Published | Pretrain) -> Info:
     """The parameters and costs of a system at its published size, or of a recipe's model.
 
-    Operations are counted without computing (`planning.counting.Placeholders`), for texts and images of zeros. Methods that compute nothing (pooling that takes one token's state) are left out.
+    Operations are counted without computing (`planning.counting.Placeholders`), for texts and images of zeros. Methods
+    that compute nothing (pooling that takes one token's state) are left out.
     """
     placeholders = Placeholders()
     with placeholders:
