@@ -124,6 +124,9 @@ def test_a_step_is_compared_by_losses_and_gradient():
     compare = compare_steps("fp32", 1e-6)
     assert all(check.passed for check in compare(first, first))
     assert [check.passed for check in compare({**first, "loss": first["loss"] + 1e-4}, first)] == [False, True]
+    two, invalid = {**first, "other": 1.0}, {**first, "other": float("nan")}
+    assert [check.passed for check in compare(invalid, two)] == [check.passed for check in compare(two, invalid)]
+    assert [check.passed for check in compare(two, invalid)] == [False, True]
     assert [check.passed for check in compare({**first, "gradient": 1.01 * first["gradient"]}, first)] == [True, False]
 
 

@@ -75,13 +75,14 @@ def test_masks_and_biases_need_no_padded_canvas(dims: int, with_bias: bool, quer
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
 @settings(max_examples=25, deadline=None)
-@given(queries=LENGTHS, gaps=st.booleans(), with_bias=st.booleans())
-def test_packed_causal_attention_equals_padded(queries: list[int], gaps: bool, with_bias: bool):
+@given(queries=LENGTHS, gaps=st.booleans())
+def test_packed_causal_attention_equals_padded(with_bias: bool, queries: list[int], gaps: bool):
     at = layout(queries, gaps=gaps)
     values, n = padded_values(at, 0), at.mask.shape[1]
-    bias = torch.randn(HEADS, n, n, dtype=torch.float64) if with_bias else None
     module = SelfAttention(WIDTH, HEADS).double()
+    bias = torch.randn(HEADS, n, n, dtype=torch.float64) if with_bias else None
     wanted = module(Tokens(values, at), causal(n, n), bias)
     got = module(Tokens(values, at).pack(), Causal(), bias)
     torch.testing.assert_close(got.values, packed(wanted.values, at), rtol=1e-9, atol=1e-9)
@@ -126,3 +127,29 @@ def test_a_batch_of_nothing_and_samples_without_keys_stay_finite_where_padded_at
     torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
     unused = torch.autograd.grad(got.sum(), (a, b, c))[2][key.owner == 1]
     assert torch.equal(unused, torch.zeros_like(unused)), "keys of a sample without queries have no gradient"
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0)])
+def test_packed_tokens_without_a_row(shape: tuple[int, int]):
+    at = Layout(torch.ones(shape, dtype=torch.bool), (Span("text", "words", shape[1]),))
+    padded, draw = Tokens(torch.randn(*shape, WIDTH), at), torch.randn(shape[1], WIDTH)
+    tokens, module = padded.pack(), SelfAttention(WIDTH, HEADS)
+    assert tokens.to_padded().shape == padded.values.shape == tokens.add(draw).to_padded().shape
+    assert module(tokens).values.shape == module(tokens, Causal()).values.shape == tokens.values.shape
+    none = torch.zeros(0, dtype=torch.long)
+    assert tokens.index_samples(none).to_padded().shape == (0, shape[1], WIDTH)
+    assert Tokens.concat(tokens, tokens).select(name="words").to_padded().shape == (shape[0], 2 * shape[1], WIDTH)
+    assert tokens.gather(at.mask).shape == (0, WIDTH) and tokens.mean().shape == (shape[0], WIDTH)
+
+
+def test_masks_and_rows_are_on_the_device_of_the_layout():
+    """Also where that is neither the CPU nor a CUDA GPU: on MPS."""
+    real = layout([3, 1])
+    at = Layout(real.mask.to("meta"), real.spans)
+    vars(at).update(lengths=real.lengths, full=False, flat=real.flat.to("meta"))
+    grouping = Grouping(at, at, "similar")
+    assert {x.device.type for x in grouping.query.by_heads(3, HEADS)} == {"meta"}
+    assert grouping.query.columns(0).device.type == "meta"
+    for allowed in (None, causal, torch.ones(3, 3, dtype=torch.bool, device="meta")):
+        mask = grouping.mask(0, allowed, None)
+        assert mask is not None and mask.device.type == "meta"

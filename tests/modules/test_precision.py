@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+from collections.abc import Callable
 from typing import cast
 
 import pytest
@@ -85,3 +87,65 @@ def test_weights_that_get_gradients_are_left_to_autocast():
     loss.backward()
     assert qkv(encoder, 0).weight.grad is not None
     assert qkv(encoder, 1).weight.grad is None
+
+
+def by_fused_optimizer(encoder: nn.Module) -> None:
+    for parameter in encoder.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.AdamW(encoder.parameters(), lr=0.1, fused=True).step()
+
+
+def in_data(encoder: nn.Module) -> None:
+    for parameter in encoder.parameters():
+        parameter.data.mul_(1.5)
+
+
+def by_new_data(encoder: nn.Module) -> None:
+    for parameter in encoder.parameters():
+        parameter.data = 1.5 * parameter.data
+
+
+@pytest.mark.parametrize("change", [by_fused_optimizer, in_data, by_new_data])
+@pytest.mark.parametrize("without_gradients", [torch.no_grad, torch.inference_mode])
+def test_changes_that_autograd_does_not_count(
+    change: Callable[[nn.Module], None], without_gradients: Callable[[], torch.no_grad]
+):
+    encoder, x = Encoder().eval(), torch.randn(2, 3, 8)
+    weights = CastWeights(encoder)
+    with without_gradients(), BF16, weights.used("cpu"):
+        before = encoder(x).clone()
+    change(encoder)
+    with torch.no_grad(), BF16:
+        wanted = encoder(x)
+    with torch.no_grad(), BF16, weights.used("cpu"):
+        assert torch.equal(encoder(x), wanted) and not torch.equal(wanted, before)
+
+
+def test_weights_made_in_inference_mode():
+    with torch.inference_mode():
+        encoder, x = Encoder().eval(), torch.randn(2, 3, 8)
+        with BF16:
+            wanted = encoder(x)
+        with BF16, CastWeights(encoder).used("cpu"):
+            assert torch.equal(encoder(x), wanted)
+
+
+def test_a_thread_that_leaves_first_takes_no_weight_from_another():
+    encoder = Encoder().requires_grad_(False)
+    weights, inside, leave = CastWeights(encoder), threading.Event(), threading.Event()
+
+    def other() -> None:
+        with torch.autocast("cpu", torch.bfloat16), weights.used("cpu"):
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    with BF16, weights.used("cpu"):
+        thread.start()
+        assert inside.wait(10)
+    assert qkv(encoder, 0).weight.dtype == torch.bfloat16
+    leave.set()
+    thread.join()
+    assert qkv(encoder, 0).weight.dtype == torch.float32
+    copied = copy.deepcopy(weights)
+    assert copied._layers[0] is not weights._layers[0]

@@ -37,13 +37,14 @@ class Group(NamedTuple):
 class Side:
     """The packed rows of the queries, or of the keys, in the order of the groups.
 
+    They are computed on the CPU, and what indexes the values is copied to their `device`.
+
     Attributes:
         rows: of each group, the packed rows ``(samples, length)``; at padding, any row.
         real: of each group, where `rows` is no padding; None: everywhere.
     """
 
     def __init__(self, layout: Layout, groups: Sequence[Group], lengths: Sequence[int]):
-        device = layout.mask.device
         counts = torch.tensor(layout.lengths)
         first = counts.cumsum(0) - counts
         self.num_rows = int(counts.sum())
@@ -53,15 +54,16 @@ class Side:
             samples, column = torch.tensor(group.samples), torch.arange(length)
             inside = column < counts[samples, None]
             rows = first[samples, None] + torch.where(inside, column, 0)
-            self.rows.append(rows.clamp(max=self.num_rows - 1).to(device))
-            self.real.append(None if inside.all() else inside.to(device))
+            self.rows.append(rows.clamp(max=self.num_rows - 1))
+            self.real.append(None if inside.all() else inside)
         self.padded = any(mask is not None for mask in self.real)
+        self.device = layout.mask.device
         self._column = layout.flat % layout.mask.shape[1]
         self._by_heads: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def columns(self, group: int) -> Int[Tensor, "samples length"]:
         """The canvas columns of the rows of a group."""
-        return self._column[self.rows[group]]
+        return self._column[self.rows[group].to(self.device)]
 
     def by_heads(self, parts: int, num_heads: int) -> tuple[Int[Tensor, " cells"], Int[Tensor, " rows"]]:
         """Indices of values split into rows of one head each, `parts` × `num_heads` of them for each token.
@@ -69,30 +71,27 @@ class Side:
         Returns: from packed rows to groups, each group parts × samples × heads × length; and back.
         """
         if (parts, num_heads) not in self._by_heads:
-            device = self.rows[0].device
-            head = torch.arange(parts * num_heads, device=device).view(parts, 1, num_heads, 1)
+            head = torch.arange(parts * num_heads).view(parts, 1, num_heads, 1)
             shaped = [rows[:, None] * (parts * num_heads) + head for rows in self.rows]
             order = torch.cat([x.flatten() for x in shaped])
             real = torch.cat(
                 [
-                    torch.ones(x.numel(), dtype=torch.bool, device=device)
-                    if mask is None
-                    else mask[:, None].expand_as(x).flatten()
+                    torch.ones(x.numel(), dtype=torch.bool) if mask is None else mask[:, None].expand_as(x).flatten()
                     for x, mask in zip(shaped, self.real, strict=True)
                 ]
             )
-            back = torch.empty(self.num_rows * parts * num_heads, dtype=torch.long, device=device)
+            back = torch.empty(self.num_rows * parts * num_heads, dtype=torch.long)
             back[order[real]] = real.nonzero().squeeze(1)
-            self._by_heads[parts, num_heads] = order, back
+            self._by_heads[parts, num_heads] = order.to(self.device), back.to(self.device)
         return self._by_heads[parts, num_heads]
 
     def to_groups(self, values: Float[Tensor, "t c"], parts: int, num_heads: int) -> list[Tensor]:
         """Packed values of `parts` (query, key and value side by side) in groups, split into heads; contiguous."""
         order, back = self.by_heads(parts, num_heads)
-        rows = _Reordered.apply(values.reshape(len(back), -1), order, back, False)
+        rows = _Reordered.apply(values.reshape(len(back), values.shape[1] // (parts * num_heads)), order, back, False)
         sizes = [parts * r.numel() * num_heads for r in self.rows]
         return [
-            x.view(parts, len(r), num_heads, r.shape[1], -1)
+            x.view(parts, len(r), num_heads, r.shape[1], x.shape[1])
             for x, r in zip(cast(Tensor, rows).split(sizes), self.rows, strict=True)
         ]
 
@@ -150,13 +149,13 @@ class Grouping:
 
         A `bias` needs groups of equal columns.
         """
-        group, real = self.groups[number], self.key.real[number]
-        mask = None if real is None else real[:, None, None, :]
+        group, real, device = self.groups[number], self.key.real[number], self.key.device
+        mask = None if real is None else real[:, None, None, :].to(device)
         if callable(allowed):  # padding follows all tokens, which do not attend to it
-            mask = allowed(group.queries, group.keys, self.key.rows[number].device)
+            mask = allowed(group.queries, group.keys, device)
         elif allowed is not None:
             query, key = self.query.columns(number)[:, :, None], self.key.columns(number)[:, None]
-            samples = torch.tensor(group.samples, device=allowed.device)[:, None, None]
+            samples = torch.tensor(group.samples, device=device)[:, None, None]
             wide = allowed[(None,) * (3 - allowed.dim())] if allowed.dim() < 4 else allowed
             wide = wide[:, None] if wide.dim() == 3 else wide
             if len(wide) == 1:
@@ -236,7 +235,8 @@ def _attend_full(
         q, k, v = values[0].view(b, n, 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
     else:
         q, k, v = (
-            x.reshape(b, length, num_heads, -1).transpose(1, 2) for x, length in zip(values, (n, m, m), strict=True)
+            x.reshape(b, length, num_heads, x.shape[1] // num_heads).transpose(1, 2)
+            for x, length in zip(values, (n, m, m), strict=True)
         )
     return kernel(q, k, v, None).transpose(1, 2).reshape(b * n, -1)
 

@@ -188,13 +188,13 @@ class Tokens:
             return canvas
         b, n = self.layout.mask.shape
         blank = self.values.new_zeros(b * n, self.values.shape[1])
-        return blank.index_copy(0, self.layout.flat, self.values).view(b, n, -1)
+        return blank.index_copy(0, self.layout.flat, self.values).view(b, n, self.values.shape[1])
 
     def _canvas(self) -> Float[Tensor, "b n d"] | None:
         """The values as a canvas, if that needs no copy: padded ones, and packed ones of a layout without padding."""
         if not self.packed:
             return self.values
-        return self.values.view(*self.mask.shape, -1) if self.layout.full else None
+        return self.values.view(*self.mask.shape, self.values.shape[1]) if self.layout.full else None
 
     def _with_canvas(self, canvas: Float[Tensor, "b n d"], layout: Layout) -> Tokens:
         """Tokens of a canvas, packed if these are."""
