@@ -148,7 +148,7 @@ def test_in_place_operations_and_loaded_weights():
 
 def test_an_invalid_operation_is_an_error():
     with Placeholders(), pytest.raises(RuntimeError, match="mat1 and mat2"):
-        torch.empty(200, 200) @ torch.empty(300, 300)
+        torch.matmul(torch.empty(200, 200), torch.empty(300, 300))
 
 
 @pytest.mark.slow

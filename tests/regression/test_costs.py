@@ -86,7 +86,7 @@ def weight_dtypes(module: nn.Module, compute: Callable[[], object]) -> set[torch
     dtypes: list[torch.dtype] = []
     layers = {x for part in module.modules() if isinstance(part, nn.ModuleList) for x in part.modules()}
     hooks = [
-        layer.register_forward_pre_hook(lambda layer, _: dtypes.append(layer.weight.dtype))
+        layer.register_forward_pre_hook(lambda layer, _: dtypes.append(layer.get_parameter("weight").dtype))
         for layer in layers
         if type(layer) is nn.Linear
     ]

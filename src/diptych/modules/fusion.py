@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.modules.attention import Context, CrossAttention, SelfAttention
-from diptych.modules.block import FeedForward, PostNormBlock
+from diptych.modules.block import FeedForward, PostNormBlock, PreNormBlock
 from diptych.modules.tokens import FusedTokens, Tokens
 
 
@@ -238,5 +239,6 @@ class ConcatFusion(nn.Module):
         tokens = Tokens.concat(text, image)
         for block in self.blocks[:-1]:
             tokens = block(tokens)
-        first = self.blocks[-1].forward_from(tokens.select(name="cls", modality="text"), tokens)
+        last = cast(PreNormBlock | PostNormBlock, self.blocks[-1])
+        first = last.forward_from(tokens.select(name="cls", modality="text"), tokens)
         return self.pooler(first.map(self.norm).first())
