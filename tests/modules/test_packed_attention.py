@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -153,3 +156,12 @@ def test_masks_and_rows_are_on_the_device_of_the_layout():
     for allowed in (None, causal, torch.ones(3, 3, dtype=torch.bool, device="meta")):
         mask = grouping.mask(0, allowed, None)
         assert mask is not None and mask.device.type == "meta"
+
+
+def test_tokens_can_be_copied_and_saved_after_attention():
+    at = layout([3, 1])
+    tokens = SelfAttention(WIDTH, HEADS).requires_grad_(False)(Tokens(torch.randn(len(at.flat), WIDTH), at))
+    assert at.partners
+    for again in (copy.deepcopy(tokens), pickle.loads(pickle.dumps(tokens))):
+        assert torch.equal(again.values, tokens.values) and torch.equal(again.mask, tokens.mask)
+        assert again.layout.spans == at.spans and not again.layout.partners

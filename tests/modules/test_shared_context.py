@@ -9,6 +9,7 @@ from torch import Tensor
 from diptych.modules.attention import CrossAttention, SharedContext
 from diptych.modules.block import PostNormBlock
 from diptych.modules.fusion import pooled_cross_attention
+from diptych.modules.packed_attention import Grouping
 from diptych.modules.tokens import Span, Tokens, packing
 from tests.generation.counting import rows_computed
 
@@ -97,3 +98,24 @@ def test_the_pooled_token_equals_that_after_all_blocks(depth: int, packed: bool)
             expected = block(expected, contexts.index_samples(owner))
         pooled = pooled_cross_attention(blocks, blocks[0].self_attend(text), SharedContext(contexts, owner))
     torch.testing.assert_close(pooled, expected.first(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("owner", [[0, 0, 1, 2], [2, 0, 1, 0]])
+def test_layers_order_the_rows_of_packed_texts_once(owner: list[int], monkeypatch: pytest.MonkeyPatch):
+    text, image = ragged((3, 1, 2, 4)).pack(), ragged((5, 2, 4), "image").pack()
+    built: list[str] = []
+    build = Grouping.__init__
+    monkeypatch.setattr(Grouping, "__init__", lambda self, q, k, kind: (built.append(kind), build(self, q, k, kind))[1])
+    context = SharedContext(image, torch.tensor(owner))
+    for _ in range(3):
+        text = CrossAttention(16, 2)(text, context)
+    assert len(built) == 1
+
+
+def test_no_text_of_any_context():
+    image = ragged((5, 2, 4), "image")
+    text = Tokens.from_padded(torch.zeros(0, 4, 16), torch.ones(0, 4, dtype=torch.bool), Span("text", "words", 4))
+    for packed in (False, True):
+        context = SharedContext(image.pack() if packed else image, torch.zeros(0, dtype=torch.long))
+        attended = CrossAttention(16, 2)(text.pack() if packed else text, context)
+        assert attended.to_padded().shape == (0, 4, 16)

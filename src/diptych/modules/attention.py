@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -110,6 +111,8 @@ class SharedContext:
         self._order = owner.argsort(stable=True) if (owner.diff() < 0).any() else None  # samples, by context
         self._views: tuple[Callable[[Tokens], Tokens], ...] = ()  # applied before projection, in this order
         self._projected: dict[nn.Module, KeyValues] = {}
+        # of padded and of packed queries, by their layout: the same for all layers, which then group samples once
+        self._folds: WeakKeyDictionary[Layout, dict[int, Layout]] = WeakKeyDictionary()
 
     @classmethod
     def of(cls, tokens: Tokens) -> SharedContext:
@@ -154,23 +157,35 @@ class SharedContext:
         In cross-attention a query does not depend on other queries. The result is padded if `query` is, and every
         context has the same number of samples; else each sequence is packed (padding of a padded `query` stays in it).
         """
-        b, n = layout.mask.shape
-        if b != len(self):
-            raise ValueError(f"expected tokens of {len(self)} samples, as many as share the contexts, got {b}")
+        if len(layout.mask) != len(self):
+            raise ValueError(
+                f"expected tokens of {len(self)} samples, as many as share the contexts, got {len(layout.mask)}"
+            )
+        folds = self._folds.setdefault(layout, {})
+        if query.dim() not in folds:
+            folds[query.dim()] = self._folded_layout(layout, packed=query.dim() == 2)
+        folded = folds[query.dim()]
         if self._order is not None:
-            query, layout = _index_samples(query, layout, self._order)
+            query = _index_samples(query, layout, self._order)[0]
         if query.dim() == 3 and len(set(self._counts)) == 1:
-            mask = layout.mask.reshape(len(self.tokens), -1)
-            return query.reshape(*mask.shape, -1), Layout(mask, (Span("text", "words", mask.shape[1]),))
-        owner = self.owner if self._order is None else self.owner[self._order]
-        per_sample = layout.mask.sum(1) if query.dim() == 2 else torch.full_like(owner, n)
-        lengths = owner.new_zeros(len(self.tokens)).index_add(0, owner, per_sample)
-        mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
-        return query.reshape(-1, query.shape[-1]), Layout(mask, (Span("text", "words", mask.shape[1]),))
+            return query.reshape(*folded.mask.shape, query.shape[-1]), folded
+        return query.flatten(0, -2), folded
+
+    def _folded_layout(self, layout: Layout, packed: bool) -> Layout:
+        owner, mask = self.owner, layout.mask
+        if self._order is not None:
+            owner, mask = owner[self._order], mask[self._order]
+        if not packed and len(set(self._counts)) == 1:
+            folded = mask.reshape(len(self.tokens), self._counts[0] * mask.shape[1])
+        else:
+            per_sample = mask.sum(1) if packed else torch.full_like(owner, mask.shape[1])
+            lengths = owner.new_zeros(len(self.tokens)).index_add(0, owner, per_sample)
+            folded = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+        return Layout(folded, (Span("text", "words", folded.shape[1]),))
 
     def unfold(self, folded: Float[Tensor, "*f d"], query: Float[Tensor, "*q d"], layout: Layout) -> Tensor:
         """Inverse of `fold`: `folded` in the shape of `query`, and in its order of samples."""
-        unfolded = folded.reshape(*query.shape[:-1], -1)
+        unfolded = folded.reshape(*query.shape[:-1], folded.shape[-1])
         if self._order is None:
             return unfolded
         return _index_samples(unfolded, Layout(layout.mask[self._order], layout.spans), self._order.argsort())[0]

@@ -68,6 +68,9 @@ class Layout:
         if sum(s.length for s in self.spans) != self.mask.shape[1]:
             raise ValueError(f"spans {self.spans} must cover the mask's {self.mask.shape[1]} columns")
 
+    def __reduce__(self) -> tuple[type[Layout], tuple[Tensor, tuple[Span, ...]]]:
+        return Layout, (self.mask, self.spans)  # copied and saved without what is computed from them
+
     @cached_property
     def flat(self) -> Int[Tensor, " t"]:
         """Indices of the real cells in the flattened canvas, sample after sample."""
