@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diptych import cli
 from diptych.inference.loaded_model import LoadedModel
@@ -86,7 +86,7 @@ def weight_dtypes(module: nn.Module, compute: Callable[[], object]) -> set[torch
     dtypes: list[torch.dtype] = []
     layers = {x for part in module.modules() if isinstance(part, nn.ModuleList) for x in part.modules()}
     hooks = [
-        layer.register_forward_pre_hook(lambda layer, _: dtypes.append(layer.get_parameter("weight").dtype))
+        layer.register_forward_pre_hook(lambda layer, _: dtypes.append(cast(Tensor, layer.weight).dtype))
         for layer in layers
         if type(layer) is nn.Linear
     ]
