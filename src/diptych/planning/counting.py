@@ -25,7 +25,7 @@ class Counter(TorchDispatchMode):
         placeholders: Makes placeholders within, too: as `Placeholders` outside of this context would, in less time.
 
     Attributes:
-        flops: As torch's FLOP counter counts them (torch.utils.flop_counter), with the CPU's attention kernel, which that
+        flops: As torch.utils.flop_counter counts them, with the attention kernel of CPUs, which that
             lacks; a multiply-add is two.
         bytes_moved: Read and written by operations other than matrix products, attention and views.
     """
