@@ -129,5 +129,8 @@ def _profile_lines(row: Record) -> Iterator[list[str]]:
 def start_up(rows: list[Record]) -> Record:
     """Commands from the shell, as `bench.start_up.rows` returns them."""
     columns = [["command", 0], ["Diptych", 2], ["unit", 0], ["rounds", 0], ["note", 0]]
-    lines = [[f"`{row['work']}`", *(row.get(key) for key in ("ours_s", "unit", "rounds", "note"))] for row in rows]
+    lines = []
+    for row in rows:
+        command, comma, until = row["work"].partition(", ")
+        lines.append([f"`{command}`{comma}{until}", *(row.get(key) for key in ("ours_s", "unit", "rounds", "note"))])
     return {"columns": columns, "rows": lines}
