@@ -27,7 +27,7 @@ COMMANDS = {
     f"diptych estimate {RECIPE} --gpus 8xA100": ("estimate", RECIPE, "--gpus", "8xA100"),
     "diptych info albef": ("info", "albef"),
 }
-FIRST_STEP = "diptych pretrain vilt.tiny --data scenes:64 --steps 1, until its loss is printed"
+FIRST_STEP = "diptych pretrain vilt.tiny --data scenes:64 --steps 1 --out runs/vilt, until its loss is printed"
 POLL_S = 0.01  # between two polls of a process
 
 
