@@ -18,6 +18,7 @@ from diptych.planning.accelerators import ACCELERATORS, Accelerator, parse_gpus
 from diptych.planning.profile import Cost, Profile, count_step, profile
 from diptych.runs.build import build
 from diptych.runs.pretrain import examples
+from diptych.runs.recipes import recipe
 
 SMALL = dict(dim=32, depth=2, num_heads=2, mlp_dim=64)
 
@@ -123,3 +124,17 @@ def test_the_command_prints_all_estimates(monkeypatch: pytest.MonkeyPatch, capsy
     output = capsys.readouterr().out
     for part in ("tokens of a sample", "FLOP", "AdamW's moments", "activations", "hours", "bottleneck"):
         assert part in output
+
+
+@pytest.mark.slow
+def test_gradient_caching_needs_the_memory_of_a_chunk():
+    def memory(size: int) -> dict[str, float]:
+        run = recipe("clip.base")
+        objectives = replace(run.objectives, itc=replace(run.objectives.itc, grad_cache_size=size))
+        return estimates.estimate(replace(run, objectives=objectives), "8xA100", 0.4).memory
+
+    whole, large, small = memory(0), memory(1024), memory(256)
+    chunk = "a chunk of gradient caching"
+    assert chunk not in whole
+    assert large[chunk] == pytest.approx(4 * small[chunk])
+    assert large["activations"] + large[chunk] == pytest.approx(whole["activations"] / 4, rel=0.05), "of 4096 samples"

@@ -135,9 +135,11 @@ def _memory(
         "weights": FP32 * (counts.parameters * share + counts.buffers),
         "gradients": FP32 * counts.trained * share,
         "AdamW's moments": ADAM * counts.trained * share,
-        "weights cast to bf16": 2.0 * counts.trained * bf16,
+        "weights cast to bf16": 2.0 * counts.parameters * bf16,  # with those of a momentum teacher
         "activations": (counts.fixed.activation_bytes + counts.per_sample.activation_bytes * micro_batch) * size,
     }
+    if counts.chunk_size:
+        memory["a chunk of gradient caching"] = counts.chunk_bytes * min(counts.chunk_size, micro_batch) * size
     per_sample = counts.per_sample.activation_bytes * size
     free = USABLE_MEMORY * device.memory - sum(memory.values()) + per_sample * micro_batch
     return memory, max(0, int(free / max(1.0, per_sample)))

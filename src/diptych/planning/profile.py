@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,8 @@ class Profile:
     fixed: Cost
     per_sample: Cost
     samples_per_second: float  # that one process of this machine loads, by CPU time
+    chunk_size: int = 0  # samples that gradient caching encodes at a time; 0: no gradient caching
+    chunk_bytes: float = 0.0  # activations per sample of a chunk, which the backward pass computes again
 
 
 def profile(run: Pretrain) -> Profile:
@@ -82,6 +84,8 @@ def profile(run: Pretrain) -> Profile:
         if _has_frozen_networks(run):
             count_step(module, large, placeholders)  # loads them, and caches their features: counted in no step
         costs = [count_step(module, batch, placeholders) for batch in (small, large)]
+        chunk_size = getattr(student_of(module), "grad_cache_size", None) or 0
+        chunk_bytes = _bytes_without_gradient_caching(module, small, placeholders) / SAMPLES if chunk_size else 0.0
     each = Cost(*((b - a) / SAMPLES for a, b in zip(_values(costs[0]), _values(costs[1]), strict=True)))
     fixed = Cost(*(max(0.0, a - SAMPLES * e) for a, e in zip(_values(costs[0]), _values(each), strict=True)))
     parameters = list(module.parameters())
@@ -94,6 +98,8 @@ def profile(run: Pretrain) -> Profile:
         fixed,
         each,
         _loading_rate(dataset),
+        chunk_size,
+        chunk_bytes,
     )
 
 
@@ -129,6 +135,16 @@ def count_step(module: nn.Module, batch: Batch, placeholders: Placeholders | Non
         total.backward()
     module.zero_grad(set_to_none=True)
     return Cost(counter.flops, counter.bytes_moved, activation_bytes)
+
+
+def _bytes_without_gradient_caching(module: nn.Module, batch: Batch, placeholders: Placeholders) -> float:
+    """The activations of a step that encodes the whole batch at once."""
+    student: Any = student_of(module)
+    size, student.grad_cache_size = student.grad_cache_size, None
+    try:
+        return count_step(module, batch, placeholders).activation_bytes
+    finally:
+        student.grad_cache_size = size
 
 
 @contextmanager
