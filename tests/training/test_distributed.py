@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from diptych.cli import main
 from diptych.training.distributed import uses_bf16
@@ -20,14 +21,16 @@ ENVIRONMENT = ("DIPTYCH_BF16", ISA, "DNNL_MAX_CPU_ISA")
 AMX = {"avx512_bf16": True, "amx_bf16": True}
 
 
-def auto(monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], **environment: str) -> bool:
+def auto(
+    monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], module: nn.Module | None = None, **environment: str
+) -> bool:
     """The meaning of "auto" on a CPU with these instructions, in this environment."""
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    return uses_bf16(CPU, "auto")
+    return uses_bf16(CPU, "auto", module)
 
 
 @pytest.mark.parametrize("able", [{}, {"avx512_f": True}, AMX], ids=["an old one", "without bf16", "with bf16"])
@@ -42,6 +45,13 @@ def test_the_environment_variable_decides_on_every_cpu(monkeypatch: pytest.Monke
 def test_the_environment_variable_decides_on_every_device(monkeypatch: pytest.MonkeyPatch, device: str, value: str):
     monkeypatch.setenv("DIPTYCH_BF16", value)
     assert uses_bf16(torch.device(device), "auto") == (value == "on")
+
+
+def test_on_a_cpu_only_wide_models_are_computed_in_bf16(monkeypatch: pytest.MonkeyPatch):
+    wide, narrow = (nn.ModuleList([nn.Linear(width, 8)]) for width in (2048, 1024))
+    assert auto(monkeypatch, AMX, module=wide) and not auto(monkeypatch, AMX, module=narrow)
+    assert auto(monkeypatch, AMX, module=narrow, DIPTYCH_BF16="on")
+    assert uses_bf16(CPU, "bf16", narrow) and not uses_bf16(CPU, "fp32", wide)
 
 
 @pytest.mark.parametrize("value", ["on", "off", "", "maybe"])
@@ -75,7 +85,7 @@ def test_without_the_variable_the_cpu_s_instructions_decide(
 @pytest.mark.parametrize("name", [ISA, "DNNL_MAX_CPU_ISA"])
 @pytest.mark.parametrize("isa", ["SSE41", "AVX2", "avx2", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"])
 def test_onednn_limited_below_bf16_means_no_bf16(monkeypatch: pytest.MonkeyPatch, name: str, isa: str):
-    assert not auto(monkeypatch, AMX, **{name: isa})
+    assert not auto(monkeypatch, AMX, None, **{name: isa})
 
 
 @pytest.mark.parametrize("isa", ["", "DEFAULT", "AVX512_CORE_BF16", "AVX512_CORE_AMX", "AVX10_1_512", "a misspelt one"])

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from diptych.batch import Batch
 from diptych.config.run import Pretrain
@@ -120,18 +121,18 @@ def count_step(module: nn.Module, batch: Batch, placeholders: Placeholders | Non
     """
     step = cast(TrainStep, module)
     weights = {p.untyped_storage().data_ptr() for p in [*module.parameters(), *module.buffers()]}
-    saved: dict[int, int] = {}  # bytes by address
+    saved: dict[int, tuple[StorageWeakRef, int]] = {}  # bytes by address; some are freed before the forward pass ends
 
     def record(t: Tensor) -> Tensor:
         if (address := t.untyped_storage().data_ptr()) not in weights:
-            saved[address] = t.untyped_storage().nbytes()
+            saved[address] = StorageWeakRef(t.untyped_storage()), t.untyped_storage().nbytes()
         return t
 
     with packing(), Counter(placeholders) as counter:
         with torch.autograd.graph.saved_tensors_hooks(record, lambda t: t):
             losses = step(batch, step.num_terms(batch))
             total = torch.stack([weight * losses[name] for name, weight in step.weights.items()]).sum()
-            activation_bytes = sum(saved.values())
+            activation_bytes = sum(size for storage, size in saved.values() if not storage.expired())
         total.backward()
     module.zero_grad(set_to_none=True)
     return Cost(counter.flops, counter.bytes_moved, activation_bytes)

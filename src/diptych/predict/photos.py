@@ -21,7 +21,7 @@ from diptych.models.configs import ImageOnlyModel
 from diptych.predict.embeddings import open_embeddings, part_file, rows_file
 from diptych.predict.rows import PrintedRows, Row, RowWriter, left_to_do, open_rows, progress_bar, settings_file
 from diptych.tasks.operations import check_operation, finetuned_task
-from diptych.training.distributed import pick_device, uses_bf16
+from diptych.training.distributed import uses_bf16
 from diptych.utils.feature_cache import digest
 
 Config = CaptionPhotos | AnswerQuestion | ScoreTexts | PredictTask | Embed
@@ -187,8 +187,9 @@ def _paths(photos: Photos) -> list[str]:
 
 
 def _load(run: str, config: Config) -> VLM:
-    bf16 = uses_bf16(pick_device(config.device), config.precision)
-    return load(run, config.device, torch.bfloat16 if bf16 else None)
+    loaded = load(run, config.device).loaded
+    bf16 = uses_bf16(loaded.device, config.precision, loaded.module)
+    return VLM(loaded, torch.bfloat16 if bf16 else None)
 
 
 def _settings(command: str, model: VLM, config: Config) -> Row:

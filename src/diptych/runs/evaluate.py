@@ -47,7 +47,7 @@ def evaluate(folder: Path, settings: Evaluation, explicit: Collection[str] = ())
     for name, why in settings_without_effect(loaded, settings).items():
         if name in explicit:
             echo(f"{name} has no effect: {why}")
-    bf16, out = uses_bf16(device, settings.precision), folder / name_of(settings, data_of(folder))
+    bf16, out = uses_bf16(device, settings.precision, loaded.module), folder / name_of(settings, data_of(folder))
     with locked(out):
         with loaded.computing(bf16):
             result = evaluators()[settings.task](loaded, settings)

@@ -26,6 +26,7 @@ from diptych.runs.run_folder import RUN_FILE, check_same_model, read_run
 from diptych.runs.train import ratios, sums
 from diptych.tasks.definition import Result, tasks
 from diptych.tasks.gallery import open_gallery
+from diptych.training.distributed import uses_bf16
 from diptych.utils.state_dict import named_weights
 
 BATCH = 64  # pairs at once
@@ -53,7 +54,8 @@ def matching(loaded: LoadedModel, config: settings.Matching) -> Result:
             counter.add(len(part.batch), part.skipped)
             yield part.batch
 
-    means = ratios(*sums(CombinedSteps(steps), batches(), loaded.device, config.precision))
+    precision = "bf16" if uses_bf16(loaded.device, config.precision, loaded.module) else "fp32"
+    means = ratios(*sums(CombinedSteps(steps), batches(), loaded.device, precision))
     counter.check()
     counts = {
         "pairs": len(examples) - counter.num_skipped,

@@ -73,7 +73,7 @@ def train(
     if resumed is None and (out / checkpoint.MODEL).exists():
         raise RunError(f"{out} contains {checkpoint.MODEL} but no checkpoint to resume from; give another --out")
     recorded_facts = {} if resumed is None else _check_resumable(out, run, module, resumed)
-    precision = _precision(out, run, recorded_facts, group)
+    precision = _precision(out, run, module, recorded_facts, group)
     fingerprint = identity(run) | {
         "precision": settings.precision,
         "examples": data_size(data),
@@ -143,9 +143,11 @@ def _heads(module: nn.Module) -> tuple[str, ...]:
     return tuple(getattr(student_of(module), "heads", ()))
 
 
-def _precision(out: Path, run: Pretrain | Finetune, recorded_facts: Mapping[str, Any], group: Group) -> str:
+def _precision(
+    out: Path, run: Pretrain | Finetune, module: nn.Module, recorded_facts: Mapping[str, Any], group: Group
+) -> str:
     """Precision of this run, "bf16" or "fp32". With `auto` a resumed run keeps the precision it was started in."""
-    chosen = "bf16" if uses_bf16(group.device, run.training.precision) else "fp32"
+    chosen = "bf16" if uses_bf16(group.device, run.training.precision, module) else "fp32"
     recorded = recorded_facts.get("precision", chosen)
     if run.training.precision != "auto" or recorded == chosen:
         return chosen

@@ -21,6 +21,10 @@ from torch.utils.checkpoint import checkpoint
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
+WIDE = 2048
+"""Input channels of a block's widest layer, from which on a CPU computes faster in bf16: oneDNN compiles its kernels for
+each new number of tokens, which takes longer than the layers of a narrow model."""
+
 # FSDP and DTensor take 0.6 s to import, sympy among them: functions import them, and only where weights are sharded.
 
 
@@ -196,10 +200,10 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def uses_bf16(device: torch.device, precision: str) -> bool:
-    """Whether `precision` ("fp32", "bf16", "auto") means bf16 on `device`.
+def uses_bf16(device: torch.device, precision: str, module: nn.Module | None = None) -> bool:
+    """Whether `precision` ("fp32", "bf16", "auto") means bf16 on `device`, for this `module` if there is one.
 
-    "auto" is bf16 if the hardware supports it, unless the environment variable DIPTYCH_BF16 ("on" or "off")
+    "auto" is bf16 if the hardware supports it, and on a CPU if the module is wide enough to gain by it, unless the environment variable DIPTYCH_BF16 ("on" or "off")
     overrides that. Raises ValueError if the variable has any other value.
     """
     if precision != "auto":
@@ -211,7 +215,13 @@ def uses_bf16(device: torch.device, precision: str) -> bool:
         return forced == "on"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and _cpu_computes_bf16()
+    return device.type == "cpu" and _cpu_computes_bf16() and (module is None or _width(module) >= WIDE)
+
+
+def _width(module: nn.Module) -> int:
+    """Input channels of the widest linear layer in the module's blocks."""
+    stacks = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
+    return max((x.in_features for stack in stacks for x in stack.modules() if isinstance(x, nn.Linear)), default=0)
 
 
 def _cpu_computes_bf16() -> bool:

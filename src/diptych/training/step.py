@@ -37,7 +37,7 @@ class OptimizerStep:
         self.parallel = group.wrap(module, settings.parallel)
         self.optimizer = adamw(module, settings.optimizer)  # after sharding: over this rank's shards
         self.is_sharded = group.world > 1 and settings.parallel == "fsdp"
-        bf16 = uses_bf16(group.device, settings.precision)
+        bf16 = uses_bf16(group.device, settings.precision, module)
         self.autocast = torch.autocast(group.device.type, torch.bfloat16, enabled=bf16)
 
     def __call__(
