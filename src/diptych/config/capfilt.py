@@ -58,7 +58,7 @@ class CapFilt:
     batch_size: Samples = 64  # images per forward pass
     seed: Seed = 0  # random seed
     device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast if the hardware has it, else fp32
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast where it is faster, else fp32
     workers: Workers = 2  # image-loading processes per rank
 
 

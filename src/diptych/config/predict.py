@@ -14,7 +14,7 @@ class PhotoCommand:
     out: str = ""  # JSON Lines file; empty: standard output
     batch_size: Samples = 16  # photographs computed at a time
     device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast if the hardware has it, else fp32
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast where it is faster, else fp32
 
 
 @settings()

@@ -65,7 +65,7 @@ class Evaluation:
     split: Text = "val"
     seed: Seed = 0  # random seed
     device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast if the hardware has it, else fp32
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast where it is faster, else fp32
     workers: Workers = 2  # data-loading processes
     max_skipped: Fraction = 0.01  # share of unusable samples above which evaluation stops
 

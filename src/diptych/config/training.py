@@ -43,7 +43,7 @@ class Training:
     grad_accum: Samples = 1  # micro-batches per optimizer step and rank
     seed: Seed = 0  # random seed
     device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast if the hardware has it, else fp32
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast where it is faster, else fp32
     workers: Workers = 2  # data-loading processes per rank
     # several ranks: ddp replicates the weights; fsdp shards weights, gradients and optimizer state (FSDP2)
     parallel: Literal["ddp", "fsdp"] = "ddp"
