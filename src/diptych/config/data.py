@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Literal
 
 from diptych.config.validation import (
@@ -31,6 +32,49 @@ class Streaming:
     # a multiple of ranks x micro-batches, and at most the number of tar files; 0: index the shards instead
     lanes: Annotated[int, Range(0, 2**16)] = 0
     buffer: Annotated[int, Range(1, 2**24)] = 4096  # size of the shuffle buffer in samples, over all lanes
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Column names of a table: what each column contains, and its name. `split` is optional in the table."""
+
+    image: str = "image"
+    caption: str = "caption"
+    question: str = "question"
+    answer: str = "answer"
+    label: str = "label"  # the class of an image
+    phrase: str = "phrase"  # referring expression
+    box: str = "box"  # of the phrase: x1, y1, x2, y2 in pixels
+    split: str = "split"
+
+    @classmethod
+    def parse(cls, text: str) -> Columns:
+        """Columns from ``image=filename,caption=text``. Raises ValueError for a column that does not exist."""
+        known = [field.name for field in fields(cls)]
+        names: dict[str, str] = {}
+        for part in filter(None, text.split(",")):
+            column, equals, name = (word.strip() for word in part.partition("="))
+            if column not in known or not equals or not name or column in names:
+                raise ValueError(
+                    f"columns: expected pairs such as image=filename,caption=text, of {', '.join(known)}, each once: "
+                    f"got {part!r:.80}"
+                )
+            names[column] = name
+        return replace(cls(), **names)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a data set's rows have what: column names, and the folder that image names are relative to.
+
+    `images_root`: "" for the folder of the data.
+    """
+
+    columns: Columns = Columns()
+    images_root: str = ""
+
+
+USUAL_LAYOUT = Layout()
 
 
 Channels = tuple[float, float, float]

@@ -34,7 +34,7 @@ def vqa(settings: VQA) -> dict[str, Scores]:
 
     Beside them the highest accuracy that any answer reaches.
     """
-    train, test = open_questions(settings.data, "train"), open_questions(settings.data, settings.split)
+    train, test = (open_questions(settings.data, split, settings.layout) for split in ("train", settings.split))
     if not any(test.question(i).answers for i in range(len(test))):
         raise DataError(withheld(test))
     guessers = guesses(train, normalise_answer)

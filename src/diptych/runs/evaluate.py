@@ -14,6 +14,7 @@ from diptych.config.tasks import EVALUATIONS, Evaluation
 from diptych.data.sources.splits import requested_split
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import RunError, read_config
+from diptych.metrics.bootstrap import intervals
 from diptych.runs import report
 from diptych.runs.check_inputs import data_of, needed_data
 from diptych.runs.load_model import load_model
@@ -116,6 +117,8 @@ def write(out: Path, settings: Evaluation, result: Result) -> None:
     metrics = {name: value if math.isfinite(value) else None for name, value in result.metrics.items()}
     files = {"skipped.json": [asdict(sample) for sample in result.skipped], **result.files}
     files["metrics.json"] = {"description": description, "settings": recorded(settings), "metrics": metrics}
+    if result.resampled is not None:
+        files["metrics.json"]["intervals"] = intervals(result.resampled)
     rows = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in result.predictions)
     with atomic_write(out / "predictions.jsonl") as path:
         path.write_text(rows, encoding="utf-8", errors="backslashreplace")  # a lone surrogate becomes JSON's own escape

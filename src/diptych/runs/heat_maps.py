@@ -38,7 +38,10 @@ def heat_maps(run: Pretrain | Finetune, model: nn.Module) -> list[HeatMap]:
     if isinstance(run.model, RegionModel) or run.embedders.image != "own":
         return []
     try:
-        source, tokenizer = open_captions(run.data, "val", min_side=run.images.shorter_side), tokenizer_of(run)
+        source, tokenizer = (
+            open_captions(run.data, "val", run.layout, min_side=run.images.shorter_side),
+            tokenizer_of(run),
+        )
     except (DataError, RunError):
         return []
     part = CaptionSubset(source, evenly_spaced(range(len(source)), MAX_HEAT_MAPS), texts=1)

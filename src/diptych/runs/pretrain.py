@@ -40,7 +40,7 @@ def examples(run: Pretrain, split: str, augment: bool, pairs: PairTable | None =
     least = run.images.shorter_side
     if pairs is not None:
         return make_examples(run, pairs.split(split, min_side=least), augment)
-    return make_examples(run, open_captions(run.data, split, min_side=least), augment)
+    return make_examples(run, open_captions(run.data, split, run.layout, min_side=least), augment)
 
 
 def training_data(run: Pretrain, pairs: PairTable | None = None) -> TrainingData:

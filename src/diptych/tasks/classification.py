@@ -22,7 +22,7 @@ from diptych.inference.saved_model import ModelSettings, RunError
 from diptych.models.configs import ClassifierModel, Model, model_name
 from diptych.protocols import ChanceLoss, ImageClassifier
 from diptych.report import AnswerExample
-from diptych.tasks.common import evaluation_batches, required, sample_counts
+from diptych.tasks.common import evaluation_rows, required, sample_counts
 from diptych.tasks.definition import (
     MAX_EXAMPLES,
     FineTuning,
@@ -87,14 +87,17 @@ def evaluate(loaded: LoadedModel, config: settings.Classification) -> Result:
 def accuracies(loaded: LoadedModel, source: LabelledImages, config: settings.Evaluation) -> Result:
     """Top-1 and top-5 accuracy of a classifier on labelled images, with the chance level. Raises DataError."""
     examples, classes = LabelledExamples(source, loaded.image_input), loaded.saved.labels
-    counter, rows = SkipCounter(config.max_skipped), []
-    for batch in evaluation_batches(loaded, examples, BATCH, config.workers, counter, "classifying"):
-        tops = top_classes(loaded, required(batch.image, "image"), TOP_K)
+    counter = SkipCounter(config.max_skipped)
+
+    def rows_of(batch: Batch) -> list[dict[str, Any]]:
+        tops, rows = top_classes(loaded, required(batch.image, "image"), TOP_K), []
         for index, label, top in zip(batch.ids.tolist(), batch.labels["class"].tolist(), tops, strict=True):
             best, probable = top[0][0], [(classes[i], value) for i, value in top]
             row = {"index": index, "image": source.where(index), "class": classes[best], "truth": classes[label]}
             rows.append(row | {"probable": probable, "right": best == label, "among_first": label in dict(top)})
-    counter.check()
+        return rows
+
+    rows = evaluation_rows(loaded, examples, config, BATCH, counter, "classifying", rows_of)
     n, k = len(rows), min(TOP_K, len(classes))
     metrics = {
         "images": float(n),

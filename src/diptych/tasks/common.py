@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol, TypeVar, cast, runtime_checkable
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diptych.batch import Batch
 from diptych.config.run import Finetune
+from diptych.config.tasks import Evaluation
 from diptych.data.examples import Examples
 from diptych.data.loader import SkipCounter, evaluation_loader
 from diptych.inference.loaded_model import LoadedModel
@@ -63,6 +64,31 @@ def evaluation_batches(
     for part in track(batches, description=description, total=-(-len(examples) // batch_size)):
         counter.add(len(part.batch), part.skipped)
         yield part.batch.to(loaded.device)
+
+
+def evaluation_rows(
+    loaded: LoadedModel,
+    examples: Examples,
+    config: Evaluation,
+    batch_size: int,
+    counter: SkipCounter,
+    description: str,
+    rows_of: Callable[[Batch], list[dict[str, Any]]],
+) -> list[dict[str, Any]]:
+    """The row of each readable example in order, with a progress bar; `counter` counts the others.
+
+    Args:
+        config: the evaluation's settings.
+        rows_of: from a batch to the row of each of its examples: JSON values only.
+
+    Raises:
+        DataError: too many examples cannot be read.
+    """
+    rows: list[dict[str, Any]] = []
+    for batch in evaluation_batches(loaded, examples, batch_size, config.workers, counter, description):
+        rows += rows_of(batch)
+    counter.check()
+    return rows
 
 
 def options_of(run: Finetune, options: type[Options]) -> Options:

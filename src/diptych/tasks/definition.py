@@ -24,6 +24,7 @@ from diptych.data.loader import Skipped
 from diptych.data.sources.base import BadSample
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import ModelSettings, RunError
+from diptych.metrics.bootstrap import Resampled
 from diptych.models.configs import ImageTextModel, Model
 from diptych.report import QualitativeExample
 
@@ -51,7 +52,8 @@ NO_LABELS = Labels()
 class Result:
     """Metrics, one prediction per sample, skipped samples, and other files to write (name → JSON content).
 
-    `make_examples` builds the report's examples. It is called after the metrics are written, so that an image that
+    `resampled`: metrics under a multiset of photographs, from which confidence intervals are computed; None if there is
+    nothing to resample. `make_examples` builds the report's examples. It is called after the metrics are written, so that an image that
     cannot be drawn costs no metric.
     """
 
@@ -60,6 +62,7 @@ class Result:
     make_examples: Callable[[], Sequence[QualitativeExample]] = tuple
     skipped: list[Skipped] = field(default_factory=list)
     files: dict[str, Any] = field(default_factory=dict)
+    resampled: Resampled | None = None
 
 
 def _no_labels(run: Finetune) -> Labels:

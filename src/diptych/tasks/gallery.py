@@ -28,7 +28,7 @@ def open_gallery(config: GalleryEvaluation, min_side: int) -> Captioned:
 
     `min_side`: see `open_captions`. Raises DataError.
     """
-    source = open_captions(config.data, config.split, min_side=min_side)
+    source = open_captions(config.data, config.split, config.layout, min_side=min_side)
     say_division(source)
     source = Deduplicated(source)
     source = CaptionSubset(source, range(len(source))[: config.gallery or None], config.captions)

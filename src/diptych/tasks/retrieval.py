@@ -402,7 +402,7 @@ def build_module(model: Any, config: ModelSettings, labels: Labels, options: set
 def training_examples(run: Finetune, split: str, labels: Labels, augment: bool) -> RankedExamples:
     """Images of a split with a caption, and captions of other images."""
     options = options_of(run, settings.RetrievalOptions)
-    source = open_captions(run.data, split, min_side=run.images.shorter_side)
+    source = open_captions(run.data, split, run.layout, min_side=run.images.shorter_side)
     return RankedExamples(source, tokenizer_of(run), image_input(run, augment), options.negative_texts)
 
 

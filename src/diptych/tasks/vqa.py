@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from diptych.batch import AnswerTargets, Batch, Text
 from diptych.config import tasks as settings
+from diptych.config.data import Layout
 from diptych.config.run import Finetune
 from diptych.data.examples import QuestionExamples
 from diptych.data.loader import SkipCounter
@@ -44,7 +45,7 @@ from diptych.objectives.cross_entropy import SoftTargets, soft_cross_entropy
 from diptych.objectives.lm import without_prompt
 from diptych.protocols import ChanceLoss, FusionEncoder, TextDecoder, pooled_pair
 from diptych.report import AnswerExample
-from diptych.tasks.common import encode_images, evaluation_batches, options_of, required, sample_counts
+from diptych.tasks.common import encode_images, evaluation_rows, options_of, required, sample_counts
 from diptych.tasks.definition import (
     MAX_EXAMPLES,
     FineTuning,
@@ -263,15 +264,19 @@ def evaluate(loaded: LoadedModel, config: settings.VQA) -> Result:
             "the run's decoder ranks a list of answers, and the run has none; import it again with --answers FILE"
         )
     rank = answer_ranker(loaded, answers)
-    source = questions(config.data, config.split, config.ablate, loaded.image_settings.shorter_side)
+    source = questions(config.data, config.split, config.layout, config.ablate, loaded.image_settings.shorter_side)
     say_division(source)
     examples = QuestionExamples(source, loaded.tokenizer, loaded.image_input, answers, normalise_answer)
-    counter, rows = SkipCounter(config.max_skipped), []
-    for batch in evaluation_batches(loaded, examples, BATCH, config.workers, counter, "answering"):
+    counter = SkipCounter(config.max_skipped)
+
+    def rows_of(batch: Batch) -> list[dict[str, Any]]:
         top_values, top_indices = (top.tolist() for top in rank(batch))
-        for index, values, indices in zip(batch.ids.tolist(), top_values, top_indices, strict=True):
-            rows.append(_prediction(source, index, [(answers[i], v) for i, v in zip(indices, values, strict=True)]))
-    counter.check()
+        return [
+            _prediction(source, index, [(answers[i], v) for i, v in zip(indices, values, strict=True)])
+            for index, values, indices in zip(batch.ids.tolist(), top_values, top_indices, strict=True)
+        ]
+
+    rows = evaluation_rows(loaded, examples, config, BATCH, counter, "answering", rows_of)
     skipped = list(counter.skipped.values())
     # a leaderboard expects an answer to every question: a skipped one gets the most frequent answer of training
     answered = [(row["question_id"], row["answer"]) for row in rows]
@@ -387,20 +392,22 @@ def build_module(
 def answers_of(run: Finetune) -> Labels:
     """The answers of the run's training data, and how often each is right."""
     options = options_of(run, settings.VQAOptions)
-    source = open_questions(run.data, run.split)
+    source = open_questions(run.data, run.split, run.layout)
     answers = answer_list(source, normalise_answer, options.min_answer_count, options.max_answers)
     return Labels(tuple(answers), tuple(answer_prior(source, answers, normalise_answer)))
 
 
 def training_examples(run: Finetune, split: str, labels: Labels, augment: bool) -> QuestionExamples:
     """Questions of a split with their images and the scores of all answers."""
-    source = questions(run.data, split, options_of(run, settings.VQAOptions).ablate, run.images.shorter_side)
+    source = questions(
+        run.data, split, run.layout, options_of(run, settings.VQAOptions).ablate, run.images.shorter_side
+    )
     return QuestionExamples(source, tokenizer_of(run), image_input(run, augment), list(labels.names), normalise_answer)
 
 
-def questions(data: str, split: str, ablate: str, min_side: int) -> Questioned:
+def questions(data: str, split: str, layout: Layout, ablate: str, min_side: int) -> Questioned:
     """Questions of a split; with `ablate` "image" or "text" that part of each is hidden (baseline)."""
-    source = open_questions(data, split, min_side=min_side)
+    source = open_questions(data, split, layout, min_side=min_side)
     return AblatedQuestions(source, ablate) if ablate else source
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from diptych.config.data import USUAL_LAYOUT, Columns, Layout
 from diptych.data.sources.base import BadSample, DataError
 from diptych.data.sources.captions import open_captions
-from diptych.data.sources.formats import Columns
 from diptych.data.sources.splits import drawn_split, named_split
 from tests.data.tiny_data import image_bytes, write_images, write_karpathy
 
@@ -26,10 +26,10 @@ def write_table(folder: Path, text: str, name: str = "train.csv") -> Path:
     return folder / name
 
 
-def assert_data_error(spec: Path, *parts: str, split: str = "train", columns: Columns | None = None) -> None:
+def assert_data_error(spec: Path, *parts: str, split: str = "train", layout: Layout = USUAL_LAYOUT) -> None:
     """Opening raises one line that contains every part."""
     with pytest.raises(DataError) as caught:
-        open_captions(str(spec), split, columns=columns)
+        open_captions(str(spec), split, layout)
     message = str(caught.value)
     assert "\n" not in message
     for part in parts:
@@ -122,8 +122,8 @@ def test_jsonl_with_a_split_column_and_columns_by_name(tmp_path):
     rows = [{"file": f"00{i}.jpg", "text": f"t{i}", "part": "val" if i == 1 else "train"} for i in range(3)]
     path = write_table(tmp_path, "\n".join(map(json.dumps, rows)) + "\n", "captions.jsonl")
     columns = Columns(image="file", caption="text", split="part")
-    assert open_captions(str(path), "val", columns=columns).captions(0) == ("t1",)
-    assert len(open_captions(str(tmp_path), "train", columns=columns)) == 2
+    assert open_captions(str(path), "val", Layout(columns)).captions(0) == ("t1",)
+    assert len(open_captions(str(tmp_path), "train", Layout(columns))) == 2
 
 
 def test_a_table_without_splits_is_divided_by_image(tmp_path):

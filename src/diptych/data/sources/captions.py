@@ -7,12 +7,13 @@ from pathlib import Path
 
 from PIL import Image as Pillow
 
+from diptych.config.data import USUAL_LAYOUT, Columns, Layout
 from diptych.data.images.decode import load_image, read_image_file
 from diptych.data.sources import cells, formats
 from diptych.data.sources.base import Captioned, DataError, NoSplit
 from diptych.data.sources.copies import byte_range, same_bytes
 from diptych.data.sources.division import Row, divide
-from diptych.data.sources.formats import Columns, Entry
+from diptych.data.sources.formats import Entry
 from diptych.data.sources.paths import APART, Folder, data_folders, data_in_json, read_text
 from diptych.data.sources.splits import SEVERAL, named_split, requested_split
 
@@ -65,7 +66,7 @@ class CaptionedFiles:
 
 
 def open_captions(
-    spec: str, split: str, *, columns: Columns | None = None, seed: int = 0, min_side: int | None = None
+    spec: str, split: str, layout: Layout = USUAL_LAYOUT, *, seed: int = 0, min_side: int | None = None
 ) -> Captioned:
     """One split of a captioned data set.
 
@@ -76,7 +77,7 @@ def open_captions(
             (images are looked up beside it, in ``images/``, and beside its ``annotations/``); tar shards
             ``shards-{000..003}.tar``; or the built-in world, ``scenes`` or ``scenes:2000`` for 2,000 training images.
         split: "train", "val", "test", or a synonym (see sources/splits.py).
-        columns: column names of a table.
+        layout: column names of a table, and the folder of its images.
         seed: a file without a split column or a split in its name is divided 90/5/5 by image, keyed by this.
         min_side: see CaptionedFiles.
 
@@ -94,7 +95,7 @@ def open_captions(
         return CaptionedShards(spec, split, seed=seed, min_side=min_side)
     path = Path(spec)
     table = choose(path, split, _kinds, "captions", KNOWN) if path.is_dir() else path
-    rows, captions = _read(table, columns or Columns())
+    rows, captions = _read(table, layout.columns)
     folder = Folder.of(table)
     divided = divide(table, rows, folder, split, seed)
     entries = formats.merged((file, row.where, captions(row)) for file, row in divided.rows)

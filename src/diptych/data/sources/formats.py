@@ -7,26 +7,16 @@ image.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych.config.data import USUAL_LAYOUT, Columns
 from diptych.data.sources.base import DataError
 from diptych.data.sources.cells import text
 from diptych.data.sources.division import Row
 from diptych.data.sources.paths import listed, need, read_rows
 from diptych.data.sources.splits import known_split, named_split
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Column names of a table. `split` is optional in the table."""
-
-    image: str = "image"
-    caption: str = "caption"
-    question: str = "question"
-    answer: str = "answer"
-    split: str = "split"
 
 
 @dataclass(frozen=True)
@@ -103,19 +93,18 @@ def _split_cell(row: dict[str, Any], column: str, where: str) -> str | None:
     return None if usual else need(row, heading, str, where)
 
 
-def check_split_columns(path: Path, rows: Sequence[Any], columns: Columns | None = None) -> None:
+def check_split_columns(path: Path, rows: Sequence[Any], columns: Columns = USUAL_LAYOUT.columns) -> None:
     """Raises DataError if there is no split column, but another column contains only split names (``set``: train,
     val).
 
     The rows would be divided differently from what it says. A file named for the one split that it contains may have
     such a column.
     """
-    columns = columns or Columns()
     rows = [row for row in rows if isinstance(row, dict)]
     names = dict.fromkeys(name for row in rows[:1] for name in row)
     if any(name.strip().lower() == columns.split for name in names):
         return
-    read = (columns.image, columns.caption, columns.question, columns.answer)
+    read = astuple(columns)
     for name in (name for name in names if name not in read):
         words = [row.get(name) for row in rows if row.get(name) not in (None, "")]
         only = all(isinstance(word, str) and known_split(word) for word in words)

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image as Pillow
 
+from diptych.config.data import USUAL_LAYOUT, Columns, Layout
 from diptych.config.tasks import VQA
 from diptych.data.images.decode import load_image, read_image_file
 from diptych.data.sources.base import DataError, Question, Questioned
@@ -17,7 +18,7 @@ from diptych.data.sources.captions import TABLES, by_name, choose, inside, table
 from diptych.data.sources.cells import answers as answers_in
 from diptych.data.sources.cells import optional_text, text
 from diptych.data.sources.division import Row, divide
-from diptych.data.sources.formats import Columns, check_split_columns, table
+from diptych.data.sources.formats import check_split_columns, table
 from diptych.data.sources.paths import Folder, data_in_json, need, read_rows, read_text
 from diptych.data.sources.splits import known_split, named_split, requested_split
 
@@ -66,7 +67,7 @@ class QuestionedFiles:
 
 
 def open_questions(
-    spec: str, split: str, *, columns: Columns | None = None, seed: int = 0, min_side: int | None = None
+    spec: str, split: str, layout: Layout = USUAL_LAYOUT, *, seed: int = 0, min_side: int | None = None
 ) -> Questioned:
     """One split of a data set of questions about images.
 
@@ -77,7 +78,7 @@ def open_questions(
             table's rows; or ``scenes``, as for captions.
         split: "train", "val", "test", "test-dev" or "test-std". Data without splits is divided as in
             `captions.open_captions`.
-        columns: column names of a table.
+        layout: column names of a table, and the folder of its images.
         seed: keys the division.
         min_side: shorter side in pixels to which large JPEGs may be decoded.
 
@@ -90,7 +91,7 @@ def open_questions(
 
         return SceneQuestions(Scenes.from_spec(spec, split, seed))
     path = Path(spec)
-    file = _chosen(path, split, columns or Columns()) if path.is_dir() else path
+    file = _chosen(path, split, layout.columns) if path.is_dir() else path
     if file.suffix == ".tar":
         raise DataError(f"{spec}: questions are not read from tars; expected {KNOWN} image, question, answer")
     if not file.is_file():
@@ -100,13 +101,13 @@ def open_questions(
         raise DataError(f"{file}: {file.suffix or 'no suffix'} is none of .json, {', '.join(TABLES)}")
     content = data_in_json(read_text(file), file) if file.suffix == ".json" else None
     tabular = content is None or isinstance(content, list)
-    rows = table(file, columns or Columns(), content) if tabular else _vqa(file, folder, content)
+    rows = table(file, layout.columns, content) if tabular else _vqa(file, folder, content)
     divided = divide(file, rows, folder, split, seed, VQA.splits)
     notes = {} if tabular else _annotations(file, folder)
     places: dict[str, int] = {}
     questions: list[tuple[str, Question]] = []
     for i, (image, row) in enumerate(divided.rows):
-        fields = _of_table(i, row, columns or Columns()) if tabular else _of_vqa(row, notes)
+        fields = _of_table(i, row, layout.columns) if tabular else _of_vqa(row, notes)
         id, words, answers, kind = fields
         questions.append((row.where, Question(id, places.setdefault(image, len(places)), words, answers, kind)))
     _check_withheld(questions, split)

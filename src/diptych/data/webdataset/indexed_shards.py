@@ -11,10 +11,10 @@ from pathlib import Path
 
 from PIL import Image as Pillow
 
+from diptych.config.data import Columns
 from diptych.data.images.decode import decode
 from diptych.data.sources.base import BadSample, DataError, NoSplit, Skipped
 from diptych.data.sources.copies import ByteRange, same_bytes
-from diptych.data.sources.formats import Columns
 from diptych.data.sources.splits import counted, drawn_splits, file_split, named_split, requested_split
 from diptych.data.webdataset.tar_samples import (
     DAMAGE,
