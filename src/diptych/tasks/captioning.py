@@ -27,7 +27,7 @@ from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
 from diptych.protocols import CausalDecoder, ChanceLoss, ImageEncoder, TextDecoder
 from diptych.report import CaptionExample
-from diptych.tasks.common import encode_images, required
+from diptych.tasks.common import encode_images, evaluation_rows, required
 from diptych.tasks.definition import (
     MAX_EXAMPLES,
     Result,
@@ -37,7 +37,7 @@ from diptych.tasks.definition import (
     seed_without_effect,
     trained_with,
 )
-from diptych.tasks.gallery import Gallery, load_images, open_gallery, readable_gallery
+from diptych.tasks.gallery import Gallery, GalleryImages, open_gallery, readable_gallery
 
 BATCH = 32  # images captioned at once in evaluation
 
@@ -208,13 +208,14 @@ def caption_gallery(
 ) -> tuple[Gallery, list[str]]:
     """A caption of each image by beam search, and the gallery of the images that could be read."""
     options = CaptionOptions(num_beams=config.num_beams, max_length=config.max_length)
-    captions: list[str] = []
-    image_ids: list[int] = []
-    for batch in load_images(loaded, gallery, BATCH, config.workers, counter, "writing captions"):
-        image = encode_images(loaded.model, batch)
-        captions += [text for (text,) in generate_captions(loaded.model, image, loaded.tokenizer, options)]
-        image_ids += batch.ids.tolist()
-    return gallery.select(image_ids), captions
+
+    def rows_of(batch: Batch) -> list[dict[str, Any]]:
+        captions = generate_captions(loaded.model, encode_images(loaded.model, batch), loaded.tokenizer, options)
+        return [{"image": i, "caption": text} for i, (text,) in zip(batch.ids.tolist(), captions, strict=True)]
+
+    examples = GalleryImages(gallery.source, loaded.image_input)
+    rows = evaluation_rows(loaded, examples, config, BATCH, counter, "writing captions", rows_of)
+    return gallery.select([row["image"] for row in rows]), [row["caption"] for row in rows]
 
 
 def coco_files(split: str, source: Captioned, captions: list[str], references: list[list[str]]) -> dict[str, Any]:
