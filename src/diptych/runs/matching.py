@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import track
 from torch import Tensor
 
 from diptych.batch import Batch
@@ -13,7 +12,7 @@ from diptych.checkpoints.strict import load_strict
 from diptych.config import tasks as settings
 from diptych.config.run import Pretrain
 from diptych.data.examples import PairExamples
-from diptych.data.loader import Shuffled, SkipCounter, evaluation_loader
+from diptych.data.loader import Shuffled, SkipCounter
 from diptych.inference.folder import check_module
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import RunError
@@ -23,7 +22,8 @@ from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, TrainStep
 from diptych.runs.build import build
 from diptych.runs.run_folder import RUN_FILE, check_same_model, read_run
-from diptych.runs.train import ratios, sums
+from diptych.runs.train import Sums, add_sums, batch_sums, ratios
+from diptych.tasks.common import evaluation_values
 from diptych.tasks.definition import Result, tasks
 from diptych.tasks.gallery import open_gallery
 from diptych.training.distributed import uses_bf16
@@ -47,16 +47,15 @@ def matching(loaded: LoadedModel, config: settings.Matching) -> Result:
     source = open_gallery(config, loaded.image_settings.shorter_side)
     examples = PairExamples(source, loaded.tokenizer, loaded.image_input)
     counter = SkipCounter(config.max_skipped)
-
-    def batches() -> Iterator[Batch]:
-        loader = evaluation_loader(Shuffled(examples, config.seed), BATCH, seed=config.seed + 1, workers=config.workers)
-        for part in track(loader, description="matching", total=-(-len(examples) // BATCH)):
-            counter.add(len(part.batch), part.skipped)
-            yield part.batch
-
     precision = "bf16" if uses_bf16(loaded.device, config.precision, loaded.module) else "fp32"
-    means = ratios(*sums(CombinedSteps(steps), batches(), loaded.device, precision))
-    counter.check()
+    combined = CombinedSteps(steps)
+
+    def sums_of(number: int, batch: Batch) -> Sums:
+        return batch_sums(combined, batch, loaded.device, precision)
+
+    shuffled = Shuffled(examples, config.seed)
+    parts = evaluation_values(loaded, shuffled, config, BATCH, counter, "matching", sums_of, seed=config.seed + 1)
+    means = ratios(*add_sums(sums for _, sums in parts))
     counts = {
         "pairs": len(examples) - counter.num_skipped,
         "images": len(examples.source),
