@@ -62,6 +62,11 @@ class Scores(dict[str, float]):
         return cls(metrics, intervals(resampled), description)
 
 
+def interval(ends: tuple[float, float], scale: float = 1.0) -> str:
+    """An interval as text: "[0.381, 0.443]"."""
+    return f"[{scale * ends[0]:.3g}, {scale * ends[1]:.3g}]"
+
+
 def means_of_rows(photographs: Sequence[Hashable], values: Mapping[str, Sequence[float | None]]) -> Resampled:
     """The mean of each metric over rows; the rows of a photograph are drawn together.
 

@@ -119,10 +119,11 @@ class Session:
             self._file.flush()
         self._lines, self._written = [], time.monotonic()
 
-    def close(self) -> None:
-        """Writes what is left, and closes the file."""
+    def close(self, finished: bool) -> None:
+        """Closes the file, and writes what is left unless the evaluation is finished."""
         try:
-            self.flush()
+            if not finished:
+                self.flush()
         finally:
             if self._file is not None:
                 self._file.close()
@@ -192,12 +193,13 @@ _session: ContextVar[Session | None] = ContextVar("session", default=None)
 def session(group: Group, folder: Path, identity: Callable[[], Mapping[str, Any]]) -> Iterator[Session]:
     """Context in which the values of an evaluation are shared by the ranks of `group` and recorded. See `Session`."""
     current = Session(group, folder, identity)
-    token = _session.set(current)
+    token, finished = _session.set(current), False
     try:
         yield current
+        finished = True
     finally:
         _session.reset(token)
-        current.close()
+        current.close(finished)
 
 
 def current_session() -> Session:
