@@ -34,15 +34,18 @@ diptych evaluate --task TASK --help lists all options of a task.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diptych.cli.arguments import apply_overrides, list_tasks, pop_option, pop_positional, show_help, wants_help
 from diptych.cli.errors import UsageError
 from diptych.config.spelling import bare, suggest_name
 from diptych.config.tasks import EVALUATIONS, Evaluation, check_settings_of_task, evaluation_of
 from diptych.inference.saved_model import check_saved
-from diptych.metrics.bootstrap import Scores, interval
 from diptych.runs.check_inputs import check_data, needed_data, task_of
 from diptych.utils.terminal import echo
+
+if TYPE_CHECKING:
+    from diptych.metrics.bootstrap import Scores
 
 
 def evaluate_command(args: list[str]) -> None:
@@ -77,6 +80,8 @@ def evaluate_command(args: list[str]) -> None:
 
 def print_scores(scores: Scores) -> None:
     """Prints each metric, with its interval if it has one, and how the intervals were computed."""
+    from diptych.metrics.bootstrap import interval
+
     width = max([32, *map(len, scores)])
     for name, value in scores.items():
         ends = scores.intervals.get(name)

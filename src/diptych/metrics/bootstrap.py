@@ -53,7 +53,7 @@ class Scores(dict[str, float]):
     @classmethod
     def of(cls, metrics: Mapping[str, float], resampled: Resampled | None) -> Scores:
         """The metrics with the intervals that follow from `resampled`."""
-        if resampled is None:
+        if resampled is None or not resampled.photographs:
             return cls(metrics)
         n, samples = resampled.photographs, resampled.samples
         if n < FEWEST:
@@ -65,6 +65,24 @@ class Scores(dict[str, float]):
 def interval(ends: tuple[float, float], scale: float = 1.0) -> str:
     """An interval as text: "[0.381, 0.443]"."""
     return f"[{scale * ends[0]:.3g}, {scale * ends[1]:.3g}]"
+
+
+def with_interval(scores: Scores, name: str, digits: int = 4) -> str:
+    """A metric as text, with its interval if it has one: "0.412 [0.381, 0.443]"."""
+    ends = scores.intervals.get(name)
+    return f"{scores[name]:.{digits}g}" + (f" {interval(ends)}" if ends else "")
+
+
+def columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """The values of each metric in all rows, in alphabetical order of the metrics; None where a row has none."""
+    names = sorted({name for row in rows for name in row})
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def means(values: Mapping[str, Sequence[float | None]]) -> dict[str, float]:
+    """The mean of each metric over the rows that count for it."""
+    present = {name: [value for value in column if value is not None] for name, column in values.items()}
+    return {name: sum(column) / len(column) for name, column in present.items()}
 
 
 def means_of_rows(photographs: Sequence[Hashable], values: Mapping[str, Sequence[float | None]]) -> Resampled:

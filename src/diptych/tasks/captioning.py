@@ -19,6 +19,7 @@ from diptych.generation import BeamConfig, GenerationConfig, GenerationOutput, b
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import RunError
 from diptych.metrics.captions import CaptionScores, caption_scores
+from diptych.metrics.resampled_captions import resampled_captions
 from diptych.models.configs import model_name
 from diptych.modules.tokens import Tokens
 from diptych.objectives.definition import losses_that_train
@@ -200,7 +201,8 @@ def evaluate(loaded: LoadedModel, config: settings.Captioning) -> Result:
     files = coco_files(config.split, gallery.source, captions, references)
     counts = {"images": len(captions), "references": len(gallery.texts), "skipped": counter.num_skipped}
     metrics = counts | _named_scores(scores, captions)
-    return Result(metrics, predictions, lambda: draw_examples(chosen, example), list(counter.skipped.values()), files)
+    skipped, resampled = list(counter.skipped.values()), resampled_captions(captions, references)
+    return Result(metrics, predictions, lambda: draw_examples(chosen, example), skipped, files, resampled)
 
 
 def caption_gallery(

@@ -33,7 +33,7 @@ from diptych.inference.embedders import image_input
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import ModelSettings, RunError
 from diptych.inference.tokenizer import tokenizer_of
-from diptych.metrics.recall import RecallAtK, recall
+from diptych.metrics.recall import recall, resampled_recalls
 from diptych.models.configs import ImageOnlyModel, model_name, pooled_dim
 from diptych.modules.attention import Context
 from diptych.modules.heads import ITCHead, ITMHead, RankingHead
@@ -82,6 +82,7 @@ from diptych.tasks.session import current_session, pack, unpack
 
 FUSION_IMAGE_BATCH = 8  # images fused with every caption at once
 TOP_K = 5  # retrieved images kept in predictions
+BEFORE = ", before re-ranking"  # end of the names of such metrics
 
 
 class ContrastRetrieval(nn.Module):
@@ -262,16 +263,18 @@ def evaluate(loaded: LoadedModel, config: settings.Retrieval) -> Result:
     image_of_text = torch.tensor(scored.gallery.image_of_text, dtype=torch.long)
     recalls = recall(scored.scores.image_to_text, image_of_text, of_images=scored.scores.text_to_image)
     metrics: dict[str, float] = {"images": recalls.images, "texts": recalls.texts, "skipped": counter.num_skipped}
-    metrics |= _named_recalls(recalls)
+    metrics |= recalls.named()
+    by_suffix = {"": recalls}
     for k in recalls.text_to_image:
         metrics[f"image to text R@{k}, chance"] = recalls.chance_image_to_text[k]
         metrics[f"text to image R@{k}, chance"] = recalls.chance_text_to_image[k]
     if scored.before_reranking is not None:
         metrics["candidates re-ranked"] = config.rerank
-        before = _named_recalls(recall(scored.before_reranking, image_of_text))
-        metrics |= {f"{name}, before re-ranking": value for name, value in before.items()}
+        by_suffix[BEFORE] = recall(scored.before_reranking, image_of_text)
+        metrics |= by_suffix[BEFORE].named(BEFORE)
     predictions, make_examples = _predictions(scored, 0 if config.shuffle_captions else MAX_EXAMPLES)
-    return Result(metrics, predictions, make_examples, list(counter.skipped.values()))
+    resampled = resampled_recalls(image_of_text, by_suffix)
+    return Result(metrics, predictions, make_examples, list(counter.skipped.values()), resampled=resampled)
 
 
 def predict(loaded: LoadedModel, batch: Batch) -> list[dict[str, Any]]:
@@ -401,11 +404,6 @@ def score_by_fusion(
     image_ids = [row["image"] for row in rows]
     scores = torch.stack([unpack(row["scores"]) for row in rows])[:, gallery.text_indices(image_ids)]
     return RetrievalScores(gallery.select(image_ids), Scores(scores, scores.T))
-
-
-def _named_recalls(recalls: RecallAtK) -> dict[str, float]:
-    both = {"image to text": recalls.image_to_text, "text to image": recalls.text_to_image}
-    return {f"{direction} R@{k}": value for direction, values in both.items() for k, value in values.items()}
 
 
 def _predictions(
