@@ -19,6 +19,7 @@ from diptych.data.sources.labelled import Labelled, LabelledExamples, LabelledIm
 from diptych.inference.embedders import image_input
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import ModelSettings, RunError
+from diptych.metrics.bootstrap import means_of_rows
 from diptych.models.configs import ClassifierModel, Model, model_name
 from diptych.protocols import ChanceLoss, ImageClassifier
 from diptych.report import AnswerExample
@@ -111,7 +112,10 @@ def accuracies(loaded: LoadedModel, source: LabelledImages, config: settings.Eva
         return AnswerExample(image, "what is this?", row["probable"][:3], row["truth"], right)
 
     chosen = evenly_spaced(rows, MAX_EXAMPLES)
-    return Result(metrics, rows, lambda: draw_examples(chosen, example), list(counter.skipped.values()))
+    hits = {"accuracy": [row["right"] for row in rows], f"accuracy at {k}": [row["among_first"] for row in rows]}
+    resampled = means_of_rows(range(n), hits)
+    skipped = list(counter.skipped.values())
+    return Result(metrics, rows, lambda: draw_examples(chosen, example), skipped, resampled=resampled)
 
 
 def top_classes(loaded: LoadedModel, image: Image, k: int) -> list[list[tuple[int, float]]]:
