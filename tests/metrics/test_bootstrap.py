@@ -61,6 +61,7 @@ def test_resampled_means_are_those_of_the_rows_repeated(rows: list[tuple[int, fl
     assert np.isnan(value) if not repeated else value == pytest.approx(np.mean(repeated))
 
 
+@pytest.mark.slow
 def test_19_of_20_intervals_contain_the_true_rate():
     """Photographs with 1 to 4 questions each, whose outcomes agree within a photograph."""
     rng, hits, trials = np.random.default_rng(0), 0, 300

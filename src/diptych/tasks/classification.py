@@ -121,7 +121,8 @@ def accuracies(
 
     def example(row: dict[str, Any]) -> AnswerExample:
         image, right = source.image(row["index"]), float(row["right"])
-        return AnswerExample(image, "what is this?", row["probable"][:3], row["truth"], right)
+        probable = [(name, probability) for name, probability in row["probable"][:3]]
+        return AnswerExample(image, "what is this?", probable, row["truth"], right)
 
     chosen = evenly_spaced(rows, MAX_EXAMPLES)
     hits = {"accuracy": [row["right"] for row in rows], f"accuracy at {k}": [row["among_first"] for row in rows]}
