@@ -64,7 +64,7 @@ class Evaluation(DataSettings):
 
     Class attributes: the name of the `task`; for tasks that models are fine-tuned for, the `untrained` recipe whose
     model supports it, and the class of the `options` of fine-tuning; what the `text` of a sample is called ("" if there
-    is none); the `splits` that only its data have.
+    is none); the `splits` that only its data have; whether its output is in `pixels` of the photograph.
     """
 
     task: ClassVar[str] = ""
@@ -72,6 +72,7 @@ class Evaluation(DataSettings):
     untrained: ClassVar[str] = ""
     options: ClassVar[type[FinetuningOptions]] = NoOptions
     splits: ClassVar[tuple[str, ...]] = ()
+    pixels: ClassVar[bool] = False
 
     data: str = ""  # empty: the run's training data; needed for a model without a run.json, as an imported one
     split: Text = "val"
@@ -173,6 +174,7 @@ class Grounding(Evaluation):
     task: ClassVar[str] = "grounding"
     text: ClassVar[str] = "phrase"
     splits: ClassVar[tuple[str, ...]] = ("testA", "testB")
+    pixels: ClassVar[bool] = True
     untrained: ClassVar[str] = "vilbert.small"
     options: ClassVar[type[FinetuningOptions]] = GroundingOptions
 

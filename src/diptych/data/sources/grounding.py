@@ -151,7 +151,9 @@ def _box_columns(cells: Mapping[str, Any], columns: Columns, where: str) -> tupl
 
     ``--columns box=left top right bottom`` names four.
     """
-    named = columns.box.split() if columns.box.count(" ") == 3 else [] if columns.box != Columns.box else CORNERS.split()
+    named = (
+        columns.box.split() if columns.box.count(" ") == 3 else [] if columns.box != Columns.box else CORNERS.split()
+    )
     if named and all(name in cells for name in named):
         return tuple(named)
     if columns.box == Columns.box and "boxes" in cells:
