@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -84,9 +85,9 @@ class GroundedExamples:
         phrase = expression.phrase[:MAX_TEXT_CHARS]
         if isinstance(self.loader, PixelLoader):
             image = self.loader.load(self.source, expression.image, None)
-            true = self._true_boxes(expression.image) if self.proposals != "model" else None
             boxes = [] if self.proposals == "true" else [fixed_boxes()]
-            return LoadedExpression(image, np.concatenate([*boxes, *([] if true is None else [true])]), phrase, truth)
+            boxes += [] if self.proposals == "model" else [true_boxes(self.source, expression.image)]
+            return LoadedExpression(image, np.concatenate(boxes), phrase, truth)
         regions = self._regions(expression.image)
         return LoadedExpression(regions, regions.boxes, phrase, truth)
 
@@ -110,19 +111,7 @@ class GroundedExamples:
             return self.true_regions.load(self.source, image)
         if not isinstance(self.loader, BoxLoader):
             raise DataError(f"proposals {self.proposals!r}: no features of the true boxes; give true_regions")
-        return self.loader.load_boxes(self.source, image, self._true_boxes(image))
-
-    def _true_boxes(self, image: int) -> np.ndarray:
-        """The valid boxes of all objects of an image, as shares ``(n, 5)``. An invalid one is reported as a sample."""
-        size, valid = self.source.size(image), []
-        for box in self.source.objects(image):
-            try:
-                valid.append(box_shares([box], size, "")[0])
-            except BadSample:
-                continue
-        if not valid:
-            raise BadSample(f"{self.source.name} ({self.source.split}), image {image}", "no object has a valid box")
-        return np.stack(valid)
+        return self.loader.load_boxes(self.source, image, true_boxes(self.source, image))
 
     def collate(self, loaded: list[LoadedExpression], ids: Sequence[int], seed: int, step: int) -> Batch:
         text = self.tokenizer.encode([x.phrase for x in loaded])
@@ -145,6 +134,20 @@ class GroundedExamples:
         regions = self.loader.stack(images)
         assert isinstance(regions, Regions)
         return regions
+
+
+def true_boxes(source: Grounded, image: int) -> np.ndarray:
+    """The boxes of all objects of an image, as shares ``(n, 5)``, without invalid ones, which are samples of their own.
+
+    Raises BadSample if none is left.
+    """
+    size, valid = source.size(image), []
+    for box in source.objects(image):
+        with suppress(BadSample):
+            valid.append(box_shares([box], size, ""))
+    if not valid:
+        raise BadSample(f"{source.name} ({source.split}), image {image}", "no object has a valid box")
+    return np.concatenate(valid)
 
 
 def box_shares(boxes: Sequence[Box], size: tuple[int, int], where: str) -> np.ndarray:
