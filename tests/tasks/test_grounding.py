@@ -217,7 +217,7 @@ def test_a_bad_image_is_skipped_counted_and_listed(grounded: Path, tmp_path: Pat
 
 def test_models_whose_image_tokens_do_not_depend_on_the_text_are_refused():
     run = finetuning("grounding", albef.small())
-    with pytest.raises(RunError, match="grounding needs a model whose image tokens attend to the text .* not a ALBEF"):
+    with pytest.raises(RunError, match="grounding needs a model whose image tokens attend to the text"):
         finetune.build(replace(run, images=replace(run.images, shorter_side=32)))
     cropped = finetuning("grounding", vilt.tiny())
     with pytest.raises(RunError, match="grounding needs whole images"):
