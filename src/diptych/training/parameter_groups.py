@@ -124,9 +124,8 @@ def _embeddings(module: nn.Module, path: str) -> Iterator[tuple[str, list[str]]]
     for name, child in [("", module), *module.named_modules()]:
         if _is_embedding(child):
             yield _join(path, name), [n for n, _ in child.named_parameters()]
-        elif own := [n for n, _ in child.named_parameters(recurse=False)]:
-            if any(True for _ in _stacks(child, "")):
-                yield _join(path, name), own
+        elif (own := [n for n, _ in child.named_parameters(recurse=False)]) and any(True for _ in _stacks(child, "")):
+            yield _join(path, name), own
 
 
 def _is_embedding(module: nn.Module) -> bool:
