@@ -159,7 +159,8 @@ def test_grad_cam_equals_a_plain_loop(case: Case, layer: int, doubles: None, mon
         got = maps.values[i][maps.queries[i]][:, maps.positions[i]]
         torch.testing.assert_close(got, wanted.float(), rtol=1e-4, atol=1e-7)
         assert maps.values[i].sum().item() == pytest.approx(got.sum().item(), rel=1e-5)  # zero at padding
-    assert maps.values.sum() > 0
+    last_text_is_unused = case.system == "beit3" and layer == 1  # the score is that of the image's class token
+    assert bool(maps.values.sum() > 0) != last_text_is_unused
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
