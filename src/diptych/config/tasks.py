@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from diptych.config.data import Columns, Layout
+from diptych.config.data import DataSettings
 from diptych.config.validation import (
     Count,
     CountOrZero,
@@ -43,17 +43,28 @@ class RetrievalOptions:
     negative_texts: Annotated[int, Range(1, 1024)] = 15  # per pair
 
 
-FinetuningOptions = NoOptions | VQAOptions | RetrievalOptions
+@settings()
+class GroundingOptions:
+    """The fine-tuning for the grounding of phrases."""
+
+    # regions in training: model: those that the model reads; joined: with the true boxes of the image (ViLBERT);
+    # true: these only
+    proposals: Literal["model", "joined", "true"] = "model"
+    true_regions: str = ""  # detector features of the true boxes (.tsv, LMDB, or a folder of .npz); empty: by the CNN
+    ablate: Literal["", "image", "text"] = ""  # hide the image or the text in training and evaluation (baseline)
+
+
+FinetuningOptions = NoOptions | VQAOptions | RetrievalOptions | GroundingOptions
 """The settings that the fine-tuning of each task has; a class for each task that has any."""
 
 
 @settings()
-class Evaluation:
+class Evaluation(DataSettings):
     """What the evaluations of all tasks share. An evaluation is made of the class of its task.
 
     Class attributes: the name of the `task`; for tasks that models are fine-tuned for, the `untrained` recipe whose
     model supports it, and the class of the `options` of fine-tuning; what the `text` of a sample is called ("" if there
-    is none); the `splits` that only its data have.
+    is none); the `splits` that only its data have; whether its output is in `pixels` of the photograph.
     """
 
     task: ClassVar[str] = ""
@@ -61,24 +72,15 @@ class Evaluation:
     untrained: ClassVar[str] = ""
     options: ClassVar[type[FinetuningOptions]] = NoOptions
     splits: ClassVar[tuple[str, ...]] = ()
+    pixels: ClassVar[bool] = False
 
     data: str = ""  # empty: the run's training data; needed for a model without a run.json, as an imported one
-    columns: str = ""  # column names of a table: image=filename,caption=text; empty: the usual names
-    images_root: str = ""  # folder that a table's image names are relative to; empty: the table's own
     split: Text = "val"
     seed: Seed = 0  # random seed
     device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast where it is faster, else fp32
     workers: Workers = 2  # data-loading processes
     max_skipped: Fraction = 0.01  # share of unusable samples above which evaluation stops
-
-    def __post_init__(self) -> None:
-        Columns.parse(self.columns)
-
-    @property
-    def layout(self) -> Layout:
-        """Where the rows of `data` have what."""
-        return Layout(Columns.parse(self.columns), self.images_root)
 
     @property
     def condition(self) -> str:
@@ -165,8 +167,36 @@ class Classification(Evaluation):
     untrained: ClassVar[str] = "vit.base"
 
 
+@settings()
+class Grounding(Evaluation):
+    """Grounding of phrases: share of phrases whose most probable region has an IoU above 0.5 with the true box."""
+
+    task: ClassVar[str] = "grounding"
+    text: ClassVar[str] = "phrase"
+    splits: ClassVar[tuple[str, ...]] = ("testA", "testB")
+    pixels: ClassVar[bool] = True
+    untrained: ClassVar[str] = "vilbert.small"
+    options: ClassVar[type[FinetuningOptions]] = GroundingOptions
+
+    proposals: Literal["model", "true"] = "model"  # regions: those that the model reads, or the true boxes of the image
+    true_regions: str = ""  # detector features of the true boxes; empty: by the CNN
+    ablate: Literal["", "image", "text"] = ""  # hide the image or the text (baseline)
+
+    @property
+    def condition(self) -> str:
+        return f"{self.ablate} ablated (baseline)" if self.ablate else ""
+
+    def of_run(self, options: FinetuningOptions) -> Evaluation:
+        """The evaluation of a run, whose image or text stays hidden if it was in training."""
+        if not isinstance(options, GroundingOptions):
+            return self
+        return replace(
+            self, ablate=self.ablate or options.ablate, true_regions=self.true_regions or options.true_regions
+        )
+
+
 EVALUATIONS: dict[str, type[Evaluation]] = {
-    evaluation.task: evaluation for evaluation in (Retrieval, Captioning, VQA, Matching, Classification)
+    evaluation.task: evaluation for evaluation in (Retrieval, Captioning, VQA, Grounding, Matching, Classification)
 }
 """The evaluation of each task, by the task's name."""
 

@@ -6,16 +6,21 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from diptych.config.tasks import VQA, Evaluation, Matching, Retrieval
+from diptych.config.tasks import VQA, Evaluation, Grounding, Matching, Retrieval
+from diptych.data.grounding import box_shares, true_boxes
 from diptych.data.loader import SkipCounter
+from diptych.data.regions.arrays import fixed_boxes
 from diptych.data.sources.ablations import Guess, guesses
 from diptych.data.sources.answers import withheld
-from diptych.data.sources.base import DataError, Question, Questioned
+from diptych.data.sources.base import BadSample, DataError, Question, Questioned, Skipped
 from diptych.data.sources.division import division_of, say_division
+from diptych.data.sources.grounding import open_expressions
 from diptych.data.sources.vqa import open_questions
 from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.metrics.boxes import blind_scores, ious
 from diptych.metrics.recall import chance
 from diptych.metrics.vqa import BEST_OF_ANY, best_accuracy, normalise_answer, vqa_accuracy
+from diptych.models.common_recipes import BOX_SCALES
 from diptych.objectives.itm import ITMLoss
 from diptych.runs.pretrain import statistics
 from diptych.tasks.gallery import open_gallery, readable_texts
@@ -78,4 +83,36 @@ def matching(settings: Matching) -> dict[str, Scores]:
     return {"chance": {"itm": prior, "itm/accuracy": 0.5, "mlm": facts["unigram_entropy"]}}
 
 
-TASKS: dict[str, Callable[[Any], dict[str, Scores]]] = {"vqa": vqa, "retrieval": retrieval, "matching": matching}
+def grounding(settings: Grounding) -> dict[str, Scores]:
+    """Accuracies at IoU 0.5 of regions chosen without a model, and their upper bound, of fixed boxes and of true boxes.
+
+    Phrases whose box or image cannot be used are skipped, as in an evaluation. Raises DataError.
+    """
+    source = open_expressions(settings.data, settings.split, settings.layout)
+    say_division(source)
+    counter = SkipCounter(settings.max_skipped)
+    fixed = {f"{len(boxes)} fixed boxes": boxes for boxes in (fixed_boxes(BOX_SCALES), fixed_boxes())}
+    sums: dict[str, Counter[str]] = defaultdict(Counter)
+    for index in range(len(source)):
+        try:
+            regions = fixed | {"true boxes": true_boxes(source, source.expression(index).image)}
+            truth = box_shares(
+                [source.expression(index).box], source.size(source.expression(index).image), source.where(index)
+            )
+        except BadSample as bad:
+            counter.add(0, [Skipped(index, bad.where, bad.why)])
+            continue
+        counter.add(1, [])
+        for name, boxes in regions.items():
+            sums[name].update(blind_scores(boxes[:, :4], ious(boxes[:, :4], truth[0, :4])))
+    counter.check()
+    number = len(source) - counter.num_skipped
+    return {name: {score: value / number for score, value in of_regions.items()} for name, of_regions in sums.items()}
+
+
+TASKS: dict[str, Callable[[Any], dict[str, Scores]]] = {
+    "vqa": vqa,
+    "retrieval": retrieval,
+    "grounding": grounding,
+    "matching": matching,
+}
