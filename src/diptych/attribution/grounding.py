@@ -25,8 +25,12 @@ from diptych.attribution.grad_cam import (
 )
 from diptych.batch import Batch, Image, Regions, Text
 from diptych.config.data import ImageSettings
+from diptych.data.images.loading import with_images
 from diptych.data.images.transforms import visible_area
 from diptych.data.regions.arrays import fixed_boxes
+from diptych.data.sources.base import Box
+from diptych.data.sources.photos import ImageInput
+from diptych.inference.image_processor import ImageProcessor
 from diptych.inference.loaded_model import LoadedModel
 from diptych.modules.heads import ITCHead, RankingHead
 from diptych.protocols import DualEncoder, FusionEncoder, PartlySupported, UnsupportedOperation
@@ -36,9 +40,12 @@ Method = Literal["", "itm", "itc"]
 head; "": "itm" if it was trained, else "itc".
 """
 Size = tuple[int, int]
-"""Height and width of a photograph in pixels."""
+"""Width and height of a photograph in pixels."""
 Boxes = Float[Tensor, "k 4"]
 """x1, y1, x2, y2 as shares of the photograph's width and height."""
+
+
+MAX_CANVAS = 1024  # pixels of the longer side of a canvas that boxes are scored on
 
 
 @dataclass(frozen=True)
@@ -61,12 +68,13 @@ class PhraseMap:
         Patches are interpolated bicubically (official code of ALBEF); a region's relevance is spread evenly over its
         box, and overlapping ones are added.
         """
-        canvas = torch.zeros(size)
+        width, height = size
+        canvas = torch.zeros(height, width)
         if self.boxes is not None:
             for value, (left, top, right, bottom) in zip(self.values, _pixels(self.boxes, size).tolist(), strict=True):
                 canvas[top:bottom, left:right] += value / max((bottom - top) * (right - left), 1)
             return canvas
-        area = torch.tensor([visible_area(*size, self.images)])
+        area = torch.tensor([visible_area(height, width, self.images)])
         left, top, right, bottom = _pixels(area, size)[0].tolist()
         inside = F.interpolate(self.values[None, None], (bottom - top, right - left), mode="bicubic")[0, 0]
         canvas[top:bottom, left:right] = inside
@@ -76,8 +84,8 @@ class PhraseMap:
         """The point (x, y) of the highest relevance, in pixels; of regions the centre of the most relevant one."""
         if self.boxes is not None:
             left, top, right, bottom = self.boxes[int(self.values.argmax())].tolist()
-            return (left + right) / 2 * size[1], (top + bottom) / 2 * size[0]
-        row, column = divmod(int(self.on_pixels(size).argmax()), size[1])
+            return (left + right) / 2 * size[0], (top + bottom) / 2 * size[1]
+        row, column = divmod(int(self.on_pixels(size).argmax()), size[0])
         return column + 0.5, row + 0.5
 
     def score_boxes(self, boxes: Boxes, size: Size) -> Float[Tensor, " k"]:
@@ -88,31 +96,54 @@ class PhraseMap:
         table = F.pad(self.on_pixels(size).double().cumsum(0).cumsum(1), (1, 0, 1, 0))  # sums of rows and columns
         left, top, right, bottom = _pixels(boxes, size).unbind(1)
         sums = table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]
-        height, width = size
+        width, height = size
         areas = ((boxes[:, 2] - boxes[:, 0]) * width) * ((boxes[:, 3] - boxes[:, 1]) * height)
         return (sums / areas.double().clamp(min=1) ** 0.5).float()
 
-    def best_box(self, size: Size, boxes: Boxes | None = None) -> tuple[list[float], float]:
-        """The box with the highest score, as shares, and its score.
+    def scored_boxes(self, size: Size) -> tuple[Boxes, Float[Tensor, " k"]]:
+        """The boxes to choose from, and the score of each: regions and their own relevance; for patches fixed boxes.
 
-        Args:
-            boxes: to choose from; None: the regions, whose score is their own relevance, or for patches the fixed boxes
-                of `data.regions.arrays.fixed_boxes`.
+        The fixed boxes are those of `data.regions.arrays.fixed_boxes`, scored by `score_boxes`.
         """
-        if boxes is None and self.boxes is not None:
-            boxes, scores = self.boxes, self.values
-        else:
-            boxes = torch.from_numpy(fixed_boxes()[:, :4]) if boxes is None else boxes
-            scores = self.score_boxes(boxes, size)
-        best = int(scores.argmax())
-        return boxes[best].tolist(), float(scores[best])
+        if self.boxes is not None:
+            return self.boxes, self.values
+        boxes = torch.from_numpy(fixed_boxes()[:, :4])
+        return boxes, self.score_boxes(boxes, size)
 
 
 def _pixels(boxes: Boxes, size: Size) -> Tensor:
     """The boxes' corners in whole pixels of a canvas, inside of it."""
-    height, width = size
+    width, height = size
     limits = torch.tensor([width, height, width, height])
     return (boxes * limits).round().long().clamp(min=torch.zeros_like(limits), max=limits)
+
+
+def ground_by_map(
+    loaded: LoadedModel, image: ImageInput, phrase: str, explain: GradCAM | None = None
+) -> tuple[PhraseMap, list[tuple[Box, float]]]:
+    """The map of a phrase over an image, and boxes in pixels with their scores, the best first.
+
+    The boxes are the model's regions, or fixed ones (see `PhraseMap.scored_boxes`).
+
+    Raises DataError, BadSample, and UnsupportedOperation for a model that has no such maps.
+    """
+    processor = ImageProcessor(loaded)
+    photos = processor.open([image])
+    ((_, visual),) = processor.batches(photos, 1)
+    batch = Batch(0, 0, torch.zeros(1, dtype=torch.long), text=loaded.tokenizer.encode([phrase]))
+    (phrase_map,) = phrase_maps(loaded, with_images(batch, visual).to(loaded.device), explain)
+    size = photos.size(0)
+    boxes, scores = phrase_map.scored_boxes(canvas_size(size))
+    width, height = size
+    pixels = (boxes.double() * torch.tensor([width, height, width, height])).round(decimals=2).tolist()
+    order = scores.argsort(descending=True, stable=True).tolist()
+    return phrase_map, [((*pixels[i],), float(scores[i])) for i in order]  # type: ignore[misc]  # four corners
+
+
+def canvas_size(size: Size, longest: int = MAX_CANVAS) -> Size:
+    """The size of a canvas with the proportions of a photograph, whose longer side is at most `longest` pixels."""
+    scale = min(1.0, longest / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def score_by_map(
@@ -132,8 +163,8 @@ def pointing_game(phrase_map: PhraseMap, true_boxes: Boxes, size: Size, toleranc
     Returns: "pointing": 1 for a hit, else 0; "pointing/center": the same of the photograph's centre;
         "pointing/chance": of a random point, the share of the photograph that the boxes cover.
     """
-    height, width = size
-    covered = torch.zeros(size, dtype=torch.bool)
+    width, height = size
+    covered = torch.zeros(height, width, dtype=torch.bool)
     for left, top, right, bottom in _pixels(true_boxes, size).tolist():
         covered[top:bottom, left:right] = True
 

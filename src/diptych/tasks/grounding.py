@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from diptych.attribution.grounding import ground_by_map
 from diptych.batch import Batch
 from diptych.config import tasks as settings
 from diptych.config.data import Layout
@@ -271,8 +272,12 @@ def _regions_of(loaded: LoadedModel, batch: Batch) -> list[tuple[tuple[np.ndarra
 def ground(loaded: LoadedModel, image: ImageInput, phrase: str) -> list[tuple[Box, float]]:
     """All regions of an image, in pixels, with the probability that the phrase refers to each, the most probable first.
 
+    Of a model without a grounding head: the regions, or fixed boxes, with their score by the phrase's map (Grad-CAM).
+
     Call it within `LoadedModel.computing`. Raises DataError, BadSample.
     """
+    if grounding_module(loaded) is None:
+        return ground_by_map(loaded, image, phrase)[1]
     processor = ImageProcessor(loaded)
     photos = processor.open([image])
     ((_, pixels),) = processor.batches(photos, 1)
