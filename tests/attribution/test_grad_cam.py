@@ -151,7 +151,7 @@ def alone(text: Text, image: Image | Regions, i: int) -> tuple[Text, Image | Reg
 def test_grad_cam_equals_a_plain_loop(case: Case, layer: int, doubles: None, monkeypatch: pytest.MonkeyPatch):
     score, image = score_of(case), double(case.image)
     assert BATCH.text is not None
-    with packing():  # what the caller computes in does not matter
+    with packing(), torch.no_grad():  # as evaluations compute
         maps = GradCAM(score, case.attention, layer)(BATCH.text, image)
     assert maps.values.shape == (*maps.queries.shape, maps.positions.shape[1])
     for i in range(len(BATCH)):

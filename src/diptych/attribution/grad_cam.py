@@ -114,6 +114,7 @@ class GradCAM:
         self.score, self.attention, self.layer = score, attention, layer
         self._calls: list[int] | None = None
 
+    @torch.enable_grad()
     def __call__(self, text: Text, image: Image | Regions) -> Relevance:
         if self._calls is None:
             self._calls = self._used_calls(text[:1], image[:1])
@@ -140,7 +141,6 @@ class GradCAM:
             )
         return self.attention.default_layer(layers) if self.layer is None else self.layer
 
-    @torch.enable_grad()
     def _compute(self, text: Text, image: Image | Regions, call: int | None) -> tuple[Tensor, list[AttentionMap]]:
         """The scores, and the probabilities of one computation of such attention; None: of all."""
         number = -1

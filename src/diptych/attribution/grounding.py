@@ -6,7 +6,7 @@ al., NeurIPS 2021, section on visual grounding). In the pointing game the map's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -100,14 +100,15 @@ class PhraseMap:
         areas = ((boxes[:, 2] - boxes[:, 0]) * width) * ((boxes[:, 3] - boxes[:, 1]) * height)
         return (sums / areas.double().clamp(min=1) ** 0.5).float()
 
-    def scored_boxes(self, size: Size) -> tuple[Boxes, Float[Tensor, " k"]]:
-        """The boxes to choose from, and the score of each: regions and their own relevance; for patches fixed boxes.
+    def scored_boxes(self, size: Size, proposals: Boxes | None = None) -> tuple[Boxes, Float[Tensor, " k"]]:
+        """The boxes to choose from, and the score of each by the map on a canvas of `size`.
 
-        The fixed boxes are those of `data.regions.arrays.fixed_boxes`, scored by `score_boxes`.
+        Of a model of regions they are its regions, whose score is their own relevance; of a model of patches the
+        `proposals`, by default the boxes of `data.regions.arrays.fixed_boxes`, scored by `score_boxes`.
         """
         if self.boxes is not None:
             return self.boxes, self.values
-        boxes = torch.from_numpy(fixed_boxes()[:, :4])
+        boxes = torch.from_numpy(fixed_boxes()[:, :4]) if proposals is None else proposals
         return boxes, self.score_boxes(boxes, size)
 
 
@@ -144,13 +145,6 @@ def canvas_size(size: Size, longest: int = MAX_CANVAS) -> Size:
     """The size of a canvas with the proportions of a photograph, whose longer side is at most `longest` pixels."""
     scale = min(1.0, longest / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def score_by_map(
-    maps: Sequence[PhraseMap], proposals: Sequence[Boxes], sizes: Sequence[Size]
-) -> list[Float[Tensor, " k"]]:
-    """The scores of each photograph's proposals by the map of its phrase; see `PhraseMap.score_boxes`."""
-    return [one.score_boxes(boxes, size) for one, boxes, size in zip(maps, proposals, sizes, strict=True)]
 
 
 def pointing_game(phrase_map: PhraseMap, true_boxes: Boxes, size: Size, tolerance: float = 0.0) -> dict[str, float]:

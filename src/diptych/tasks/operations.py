@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from diptych.attribution.grounding import lacks_maps
 from diptych.config.tasks import EVALUATIONS, FINETUNED, Evaluation
 from diptych.inference.loaded_model import LoadedModel
 from diptych.models.configs import ImageOnlyModel, model_name
@@ -119,12 +118,6 @@ def _lacks_fusion(loaded: LoadedModel) -> str:
     return "was built without fusion of a text with one image" if "fuse" in unsupported else ""
 
 
-def _lacks_grounding(loaded: LoadedModel) -> str:
-    if grounding.grounding_module(loaded) is not None:
-        return _is_baseline(loaded)
-    return lacks_maps(loaded) and f"{grounding.lacks(loaded)}, nor an ITM, ranking or contrastive head to explain"
-
-
 _CONTRASTIVE = "models trained with itc can: diptych pretrain clip.small, or import CLIP or a BLIP for retrieval"
 
 OPERATIONS: dict[str, Operation] = {
@@ -157,7 +150,7 @@ OPERATIONS: dict[str, Operation] = {
         classification.lacks, "runs of diptych finetune classification can, and imported ViTs with a classifier"
     ),
     "ground": Operation(
-        _lacks_grounding,
+        lambda loaded: grounding.lacks(loaded) or _is_baseline(loaded),
         "runs of diptych finetune grounding can, and, by a map of the phrase, models trained with itm or itc: diptych "
         "pretrain albef.small or vilt.small",
     ),
