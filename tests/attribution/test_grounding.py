@@ -31,8 +31,8 @@ from diptych.data.regions.arrays import fixed_boxes
 from diptych.inference.loaded_model import LoadedModel, ModelWithHeads
 from diptych.protocols import UnsupportedOperation
 from diptych.runs.load_model import load_model
-from tests.models.systems.vilbert import as_regions
 from tests.models.systems.common import images, texts
+from tests.models.systems.vilbert import as_regions
 from tests.models.test_battery import SYSTEMS, amplified
 from tests.predict.tiny_models import untrained
 
@@ -212,7 +212,8 @@ def test_the_region_of_the_whole_image_is_no_answer(system: str, blip: LoadedMod
     """A model of regions gives a map with the other regions and their boxes."""
     torch.manual_seed(0)
     model: Any = amplified(SYSTEMS[system].small())
-    loaded = replace(blip, module=ModelWithHeads(model, amplified(model.pretraining_heads())).eval())
+    heads: Any = amplified(model.pretraining_heads())
+    loaded = replace(blip, module=ModelWithHeads(model, heads).eval())
     regions = as_regions(images(2, 0))
     batch = Batch(0, 0, torch.arange(2), regions=regions, text=texts(2, 1))
     for i, one in enumerate(phrase_maps(loaded, batch)):
