@@ -63,7 +63,8 @@ class GroundedExamples:
         proposals: Proposals = "model",
         true_regions: RegionLoader | None = None,
     ):
-        self.source, self.tokenizer, self.loader = source, tokenizer, image_loader(images)
+        still = replace(images, augment=False) if isinstance(images, ImageSettings) else images
+        self.source, self.tokenizer, self.loader = source, tokenizer, image_loader(still)
         self.proposals, self.true_regions = proposals, true_regions
         if proposals != "model" and isinstance(self.loader, RegionLoader) and true_regions is None:
             raise DataError(

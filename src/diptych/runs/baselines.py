@@ -17,6 +17,7 @@ from diptych.data.sources.division import division_of, say_division
 from diptych.data.sources.grounding import open_expressions
 from diptych.data.sources.vqa import open_questions
 from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.metrics.bootstrap import Scores, columns, means, means_of_rows
 from diptych.metrics.boxes import blind_scores, ious
 from diptych.metrics.recall import chance
 from diptych.metrics.vqa import BEST_OF_ANY, best_accuracy, normalise_answer, vqa_accuracy
@@ -25,7 +26,6 @@ from diptych.objectives.itm import ITMLoss
 from diptych.runs.pretrain import statistics
 from diptych.tasks.gallery import open_gallery, readable_texts
 
-Scores = dict[str, float]
 ANY_SIZE = 1  # shorter side in pixels; no image is decoded
 
 
@@ -55,14 +55,14 @@ def accuracies(guess: Guess, test: Questioned) -> Scores:
 
 
 def _means(test: Questioned, accuracy: Callable[[Question], float]) -> Scores:
-    """Means over all questions ("accuracy") and over those of each kind ("accuracy, KIND")."""
-    scores: dict[str, list[float]] = defaultdict(list)
+    """Means over all questions ("accuracy") and over those of each kind ("accuracy, KIND"), with their intervals."""
+    rows, photographs = list[dict[str, float]](), list[int]()
     for question in map(test.question, range(len(test))):
         score = accuracy(question)
-        scores["accuracy"].append(score)
-        if question.kind:
-            scores[f"accuracy, {question.kind}"].append(score)
-    return {name: sum(values) / len(values) for name, values in sorted(scores.items())}
+        rows.append({"accuracy": score} | ({f"accuracy, {question.kind}": score} if question.kind else {}))
+        photographs.append(question.image)
+    values = columns(rows)
+    return Scores.of(means(values), means_of_rows(photographs, values))
 
 
 def retrieval(settings: Retrieval) -> dict[str, Scores]:
@@ -73,14 +73,14 @@ def retrieval(settings: Retrieval) -> dict[str, Scores]:
     scores = {"images": float(len(captions_per_image)), "texts": float(len(owners))}
     for direction, by_k in (("image to text", recall.image_to_text), ("text to image", recall.text_to_image)):
         scores |= {f"{direction} R@{k}": value for k, value in by_k.items()}
-    return {"chance": scores}
+    return {"chance": Scores(scores)}
 
 
 def matching(settings: Matching) -> dict[str, Scores]:
     """Chance losses in nats of ITM (half of the pairs match) and MLM (unigram entropy of the captions' tokens)."""
     facts = statistics(open_gallery(settings, ANY_SIZE), Tokenizer())
     prior = ITMLoss().chance_loss(facts).value
-    return {"chance": {"itm": prior, "itm/accuracy": 0.5, "mlm": facts["unigram_entropy"]}}
+    return {"chance": Scores({"itm": prior, "itm/accuracy": 0.5, "mlm": facts["unigram_entropy"]})}
 
 
 def grounding(settings: Grounding) -> dict[str, Scores]:
@@ -92,22 +92,26 @@ def grounding(settings: Grounding) -> dict[str, Scores]:
     say_division(source)
     counter = SkipCounter(settings.max_skipped)
     fixed = {f"{len(boxes)} fixed boxes": boxes for boxes in (fixed_boxes(BOX_SCALES), fixed_boxes())}
-    sums: dict[str, Counter[str]] = defaultdict(Counter)
+    rows: dict[str, list[dict[str, float]]] = defaultdict(list)
+    photographs: list[int] = []
     for index in range(len(source)):
+        expression = source.expression(index)
         try:
-            regions = fixed | {"true boxes": true_boxes(source, source.expression(index).image)}
-            truth = box_shares(
-                [source.expression(index).box], source.size(source.expression(index).image), source.where(index)
-            )
+            regions = fixed | {"true boxes": true_boxes(source, expression.image)}
+            truth = box_shares([expression.box], source.size(expression.image), source.where(index))[0, :4]
         except BadSample as bad:
             counter.add(0, [Skipped(index, bad.where, bad.why)])
             continue
         counter.add(1, [])
+        photographs.append(expression.image)
         for name, boxes in regions.items():
-            sums[name].update(blind_scores(boxes[:, :4], ious(boxes[:, :4], truth[0, :4])))
+            rows[name].append(blind_scores(boxes[:, :4], ious(boxes[:, :4], truth)))
     counter.check()
-    number = len(source) - counter.num_skipped
-    return {name: {score: value / number for score, value in of_regions.items()} for name, of_regions in sums.items()}
+    scores: dict[str, Scores] = {}
+    for name, of_regions in rows.items():
+        values = columns(of_regions)
+        scores[name] = Scores.of(means(values), means_of_rows(photographs, values))
+    return scores
 
 
 TASKS: dict[str, Callable[[Any], dict[str, Scores]]] = {

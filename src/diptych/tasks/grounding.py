@@ -44,7 +44,7 @@ from diptych.inference.image_processor import ImageProcessor
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import ModelSettings, RunError
 from diptych.inference.tokenizer import tokenizer_of
-from diptych.metrics.bootstrap import Resampled, means_of_rows
+from diptych.metrics.bootstrap import means, means_of_rows
 from diptych.metrics.boxes import THRESHOLD, blind_scores, ious
 from diptych.models.configs import (
     BEiT3Config,
@@ -202,12 +202,10 @@ def evaluate(loaded: LoadedModel, config: settings.Grounding) -> Result:
     batch_size = BATCH if explain is None else MAP_BATCH
     rows = evaluation_rows(loaded, examples, config, batch_size, counter, "grounding", rows_of)
     values = _values(rows)
-    metrics = {"phrases": float(len(rows)), "skipped": float(counter.num_skipped)}
-    for name, column in values.items():
-        terms = [value for value in column if value is not None]
-        metrics[name] = sum(terms) / len(terms)
+    metrics = {"phrases": float(len(rows)), "skipped": float(counter.num_skipped)} | means(values)
+    resampled = means_of_rows([row["picture"] for row in rows], values)
     examples_of_rows = partial(draw_examples, _right_and_wrong(rows), partial(_example, source))
-    return Result(metrics, rows, examples_of_rows, list(counter.skipped.values()), resampled=_resampled(rows, values))
+    return Result(metrics, rows, examples_of_rows, list(counter.skipped.values()), resampled=resampled)
 
 
 def _arrays(logits: Tensor, boxes: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -266,10 +264,6 @@ def _values(rows: Sequence[dict[str, Any]]) -> dict[str, list[float | None]]:
     for kind in sorted({kind for row in rows for kind in row["kinds"]}):
         values[f"accuracy, {kind}"] = [float(row["right"]) if kind in row["kinds"] else None for row in rows]
     return dict(values)
-
-
-def _resampled(rows: Sequence[dict[str, Any]], values: dict[str, list[float | None]]) -> Resampled:
-    return means_of_rows([row["picture"] for row in rows], values)
 
 
 def _right_and_wrong(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -18,8 +18,8 @@ from diptych.data.sources.captions import TABLES, by_name, choose, tables_in
 from diptych.data.sources.cells import box as box_in
 from diptych.data.sources.cells import texts
 from diptych.data.sources.division import divide
-from diptych.data.sources.formats import check_layout, check_no_columns, heading, table, unread
-from diptych.data.sources.paths import Folder, data_in_json, read_rows, read_text
+from diptych.data.sources.formats import check_no_columns, heading, table, unread
+from diptych.data.sources.paths import Folder, check_layout, data_in_json, read_rows, read_text
 from diptych.data.sources.refer import PICKLES, read_refer, refer_files
 from diptych.data.sources.splits import requested_split
 

@@ -7,7 +7,7 @@ and one or more sentences.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ SPLITS = ("testA", "testB")
 MAX_BYTES = 2**29  # of a file of references; RefCOCO's take 40 to 60 MB
 MAX_OPCODES = 50_000_000  # of its pickle; RefCOCO's have some millions
 
-Contents = tuple[Path, str, list[str], list[tuple[str, Expression]], dict[int, Sequence[Box]]]
+Contents = tuple[Path, str, list[str], list[tuple[str, Expression]], Mapping[int, Sequence[Box]]]
 """Folder of the images, split, image files, expressions with their places, boxes of all objects of each image."""
 
 
