@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,7 +58,7 @@ def test_the_metrics_are_the_means_of_the_rows_with_intervals(result: Result):
     assert result.metrics["accuracy"] == pytest.approx(sum(row["right"] for row in rows) / len(rows))
     assert 0 < result.metrics["pointing/chance"] < 0.5
     assert result.resampled is not None
-    assert {"accuracy", "pointing"} <= result.resampled.metrics(torch.ones(3, dtype=torch.int64).numpy()).keys()
+    assert {"accuracy", "pointing"} <= result.resampled.metrics(np.ones((1, 3), np.int64)).keys()
     assert all(example.probability is None for example in result.make_examples())  # type: ignore[union-attr]
 
 
