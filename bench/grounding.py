@@ -1,4 +1,4 @@
-"""Does pre-training help to ground phrases? ViLBERT small on Flickr8k's photographs with the boxes of Flickr30k Entities.
+"""Does pre-training help to ground phrases? ViLBERT small on Flickr8k with the boxes of Flickr30k Entities.
 
     python -m bench.grounding --data flickr8k/ --out grounding/
     python -m bench.grounding --scenes --out grounding/
