@@ -29,7 +29,7 @@ FINETUNING = Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1)
 OPTIMIZERS = {
     # the new head has ten times the learning rate, as in the ViLT paper
     "vqa": replace(FINETUNING, learning_rate=3e-4, part_rates=("head=10",)),
-    # the regions' prior, few of them overlap with the true box, must be learned first
+    # few regions overlap with the true box: that must be learned first
     "grounding": replace(FINETUNING, learning_rate=5e-4, weight_decay=0.05, schedule="cosine"),
     "classification": Optimizer(learning_rate=5e-4, weight_decay=0.05, warmup=0.1, schedule="cosine"),
 }

@@ -1,4 +1,4 @@
-"""Referring expressions with boxes: REFER's files, a table (Flickr30k Entities as JSON lines), or the built-in world."""
+"""Referring expressions with boxes: REFER's files, tables (Flickr30k Entities as JSON lines), the built-in world."""
 
 from __future__ import annotations
 
