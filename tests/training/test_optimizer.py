@@ -3,6 +3,7 @@ import math
 import subprocess
 import sys
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -85,7 +86,9 @@ def test_schedules_are_positive_continuous_and_fall_to_the_final_rate(name, fina
 def test_a_rate_per_epoch_is_that_of_the_official_cifar_training():
     """vit_train.py: ((1 + cos(pi e / E)) / 2) (1 - 0.01) + 0.01 in epoch e of E."""
     per_epoch, epochs = 7, 5
-    chosen = dict(learning_rate=0.002, schedule="cosine", final_rate=0.01, warmup=0.0, rate_per_epoch=True)
+    chosen: dict[str, Any] = dict(
+        learning_rate=0.002, schedule="cosine", final_rate=0.01, warmup=0.0, rate_per_epoch=True
+    )
     for step in range(per_epoch * epochs):
         epoch = step // per_epoch
         expected = 0.002 * ((1 + math.cos(math.pi * epoch / epochs)) / 2 * (1 - 0.01) + 0.01)
