@@ -24,11 +24,11 @@ BEST_STATE = {
     "without_improvement": int,
 }
 """The shape of `BestWeights.state`, in the training state and in best.json."""
-SCORES = ("accuracy", "agreement")
+SCORES = ("accuracy", "agreement", "score")
 
 
 def is_minimized(metric: str, losses: Iterable[str]) -> bool:
-    """Whether a lower value of a metric is better: true of losses, false of metrics called .../accuracy or agreement.
+    """Whether a lower value of a metric is better: true of losses, false of those that end in SCORES.
 
     Raises ValueError for other metrics, such as the parts of a loss, which have no better direction.
     """
