@@ -64,7 +64,7 @@ def test_the_metrics_are_the_means_of_the_rows_with_intervals(result: Result):
 
 @pytest.mark.parametrize("pointed", [True, False])
 def test_a_map_of_the_true_object_is_right(pointed: bool, blip: LoadedModel, monkeypatch: pytest.MonkeyPatch):
-    """Maps made of the true boxes, or of all but them, reach every point of the pointing game and of accuracy, or none."""
+    """Maps of the true boxes win every point of the pointing game and of accuracy; maps of all else win none."""
     source = expressions(EVALUATION.data, "train", EVALUATION.layout, "", 32)
 
     def true_maps(loaded: LoadedModel, batch: Batch, explain: object) -> list[PhraseMap]:

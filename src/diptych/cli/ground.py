@@ -6,9 +6,9 @@ Examples:
   diptych ground runs/grounding dog.jpg "the dog on the left"
   diptych ground runs/albef dog.jpg "a dog" "a red ball" --out boxed.png --map True
 
-  RUN              a run of diptych finetune grounding: the most probable region. Or a run trained with itm or itc, or an
-                   imported ALBEF, BLIP or CLIP: the best box by the phrase's map (Grad-CAM of attention, ALBEF); of a
-                   model of regions among these, of others among fixed boxes
+  RUN              a run of diptych finetune grounding: the most probable region. Or a run trained with itm or itc, or
+                   an imported ALBEF, BLIP or CLIP: the best box by the phrase's map (Grad-CAM of attention, ALBEF);
+                   of a model of regions among these, of others among fixed boxes
   PHOTO            one photograph
   PHRASE           in quotes; several give a box each
   --out FILE.png   a picture for each phrase: the photograph with the box, its score and the phrase. A file that this

@@ -169,7 +169,7 @@ class Classification(Evaluation):
 
 @settings()
 class Grounding(Evaluation):
-    """Grounding of phrases: share of phrases whose most probable region has an IoU above 0.5 with the true box."""
+    """Grounding of phrases: share of phrases whose best region has an IoU above 0.5 with the true box."""
 
     task: ClassVar[str] = "grounding"
     text: ClassVar[str] = "phrase"

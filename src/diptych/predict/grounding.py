@@ -30,7 +30,7 @@ SIDE = 480  # pixels of the longer side of the photograph in the picture
 
 @dataclass(frozen=True)
 class Grounded:
-    """A phrase with its best box in pixels, the box's score, and the phrase's map if the model has no grounding head."""
+    """A phrase with its best box in pixels, the box's score, and the phrase's map (None by a grounding head)."""
 
     phrase: str
     box: Box
@@ -55,8 +55,8 @@ def ground_phrases(run: str, image: str, phrases: Sequence[str], config: GroundP
     by_head = grounding_module(model.loaded) is not None
     if by_head and (config.map or config.method or config.layer >= 0):
         raise UnsupportedOperation(
-            f"{run} has a grounding head, whose scores need no Grad-CAM: leave out --map, --method and --layer, or give "
-            "the run that it was fine-tuned from"
+            f"{run} has a grounding head, whose scores need no Grad-CAM: leave out --map, --method and --layer, or "
+            "give the run that it was fine-tuned from"
         )
     path, results = photos.path(0), [_ground(model, photos.path(0), phrase, config) for phrase in phrases]
     if config.out:
@@ -89,7 +89,7 @@ def _ground(model: VLM, image: str, phrase: str, config: GroundPhrases) -> Groun
 
 
 def draw(photo: Pillow.Image, size: tuple[int, int], results: Sequence[Grounded], with_map: bool) -> Pillow.Image:
-    """A picture for each phrase: the photograph, overlaid with the phrase's map, with the box, the phrase and the score.
+    """A panel for each phrase: the photograph, overlaid with the phrase's map, the box, the phrase and its score.
 
     Args:
         size: width and height that boxes are in pixels of; the photograph may have been decoded at a smaller scale.
