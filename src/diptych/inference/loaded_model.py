@@ -78,7 +78,7 @@ class LoadedModel:
     @property
     def image_settings(self) -> ImageSettings:
         """The image preprocessing, without augmentation."""
-        return replace(input_image_settings(self.saved), augment=False)
+        return input_image_settings(self.saved).without_augmentation()
 
     @property
     def image_input(self) -> ImageSettings | ImageLoader:
