@@ -9,6 +9,7 @@ Examples:
   --task vqa         the most common answer of the train split; that of the question's type, if the data has types;
                      and that of the same question, else of questions with the same first two words
   --task retrieval, matching   chance, and the chance level of the losses
+  --task classification  a random class, and the most frequent class of the train split
   --gallery N, --captions N    as for evaluate
   --out FILE         write JSON too; without it nothing is written
 """
@@ -27,7 +28,7 @@ from diptych.config.validation import CountOrZero, Text, settings
 class Baselines:
     """The task and data to guess on."""
 
-    task: Literal["vqa", "retrieval", "matching"] = "vqa"
+    task: Literal["vqa", "retrieval", "matching", "classification"] = "vqa"
     data: Text = "scenes"  # a folder, a file, tar shards, or synthetic data: scenes, scenes:2000
     split: Text = "val"
     gallery: CountOrZero = 0  # retrieval, matching: only the first N images; 0: all
@@ -42,9 +43,9 @@ def baselines_command(args: list[str]) -> None:
     from diptych.runs.baselines import baselines
 
     gallery = {name: value for name in ("gallery", "captions") if (value := getattr(config, name))}
-    if gallery and config.task == "vqa":
+    if gallery and config.task in ("vqa", "classification"):
         raise UsageError(
-            f"--{' and --'.join(gallery)} are for images with captions, and the task is vqa; leave them out"
+            f"--{' and --'.join(gallery)} are for images with captions, and the task is {config.task}; leave them out"
         )
     scores = baselines(evaluation_of(config.task, data=config.data, split=config.split, **gallery))
     _print(f"{config.task} without looking: {config.data}, split {config.split}", scores)

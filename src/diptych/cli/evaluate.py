@@ -21,6 +21,8 @@ Examples:
                    probability)
   --num_beams N    captioning: beam size
   --ablate PART    vqa: hide the image or the text of every question
+  --labels A,B     classification, zero-shot by a model trained with itc: the classes; default: those of the data
+  --prompts TEXTS  classification, zero-shot: texts with {} for the class, whose features are averaged
   --shuffle_captions True  control: captions are shuffled between images, so every score must fall to chance
 
 A setting that is given and has no effect on this model, as --rerank without an ITM head, is named in one line.

@@ -6,12 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from diptych.config.tasks import VQA, Evaluation, Matching, Retrieval
+from diptych.config.tasks import VQA, Classification, Evaluation, Matching, Retrieval
 from diptych.data.loader import SkipCounter
 from diptych.data.sources.ablations import Guess, guesses
 from diptych.data.sources.answers import withheld
 from diptych.data.sources.base import DataError, Question, Questioned
 from diptych.data.sources.division import division_of, say_division
+from diptych.data.sources.labelled import open_labelled
 from diptych.data.sources.vqa import open_questions
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.metrics.recall import chance
@@ -78,4 +79,21 @@ def matching(settings: Matching) -> dict[str, Scores]:
     return {"chance": {"itm": prior, "itm/accuracy": 0.5, "mlm": facts["unigram_entropy"]}}
 
 
-TASKS: dict[str, Callable[[Any], dict[str, Scores]]] = {"vqa": vqa, "retrieval": retrieval, "matching": matching}
+def classification(settings: Classification) -> dict[str, Scores]:
+    """Accuracy of a random class, and of the most frequent class of the train split."""
+    train, test = (open_labelled(settings.data, split, settings.layout) for split in ("train", settings.split))
+    say_division(train)
+    say_division(test, but=division_of(train))
+    classes, numbers = train.classes, Counter(train.label(i) for i in range(len(train)))
+    majority = {classes[label] for label, _ in numbers.most_common(1)}
+    right = sum(test.classes[test.label(i)] in majority for i in range(len(test)))
+    scores = {"random class": 1 / len(classes), "most frequent class of train": right / len(test)}
+    return {name: {"images": float(len(test)), "accuracy": score} for name, score in scores.items()}
+
+
+TASKS: dict[str, Callable[[Any], dict[str, Scores]]] = {
+    "vqa": vqa,
+    "retrieval": retrieval,
+    "matching": matching,
+    "classification": classification,
+}

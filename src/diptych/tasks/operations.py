@@ -147,8 +147,11 @@ OPERATIONS: dict[str, Operation] = {
         "runs of diptych finetune vqa can, and imported ViLT, ALBEF and BLIP for VQA",
     ),
     "classify": Operation(
-        classification.lacks, "runs of diptych finetune classification can, and imported ViTs with a classifier"
+        classification.lacks_classifier,
+        "runs of diptych finetune classification can, and imported ViTs with a classifier; models trained with itc "
+        "classify zero-shot, with labels=[...]",
     ),
+    "zero_shot": Operation(classification.lacks_zero_shot, _CONTRASTIVE),
     "predict": Operation(
         _lacks_prediction,
         f"models that diptych finetune trained for a task can ({', '.join(FINETUNED)}); of others use caption, score or "

@@ -13,7 +13,7 @@ import torch
 
 from diptych.config.data import ImageSettings
 from diptych.data.sources.base import DataError, NoSplit
-from diptych.data.sources.labelled import Labelled, LabelledExamples
+from diptych.data.sources.labelled import CIFAR, LabelledExamples, OfClasses, open_labelled
 
 CLASSES = [b"apple", b"bear", b"cloud"]
 
@@ -37,7 +37,7 @@ def write(folder: Path) -> Path:
 
 
 def test_splits_share_no_image(tmp_path: Path):
-    train, val, test = (Labelled(write(tmp_path), split) for split in ("train", "val", "test"))
+    train, val, test = (CIFAR(write(tmp_path), split) for split in ("train", "val", "test"))
     assert (len(train), len(val), len(test)) == (27, 3, 6) and not set(train.rows) & set(val.rows)
     assert [test.label(i) for i in range(6)] == [2, 1, 0, 2, 1, 0] and val.label(0) == 0
     image = np.asarray(val.image(1))
@@ -51,17 +51,17 @@ def test_rows_with_the_same_image_are_in_one_split(tmp_path: Path):
     data[15], data[19], data[29] = data[9], data[12], data[12]
     train = {b"data": data, b"fine_labels": [0] * 30}
     (write(tmp_path) / "train").write_bytes(pickle.dumps(train, protocol=2))
-    assert Labelled(tmp_path, "validation").rows == [9, 15]
-    kept = Labelled(tmp_path, "TRAIN")
+    assert CIFAR(tmp_path, "validation").rows == [9, 15]
+    kept = CIFAR(tmp_path, "TRAIN")
     assert kept.rows == [i for i in range(30) if i not in (9, 15)]
     assert kept.division == f"{tmp_path.name}: file train, every 10th image of it as val: train 28, val 2, test 0"
     with pytest.raises(DataError, match="--split: 'trainval' is more than one split"):
-        Labelled(tmp_path, "trainval")
+        CIFAR(tmp_path, "trainval")
 
 
 def test_a_batch_contains_pixels_and_classes_and_is_mirrored_by_key(tmp_path: Path):
     settings = ImageSettings(shorter_side=32, square=True)
-    source = Labelled(write(tmp_path), "train")
+    source = CIFAR(write(tmp_path), "train")
     plain, mirrored = (LabelledExamples(source, settings, m) for m in (False, True))
     ids = list(range(20))
     straight = plain.collate([plain.load(i, 0, 0) for i in ids], ids, 0, 0)
@@ -90,24 +90,24 @@ def test_invalid_files_raise_with_the_cause(tmp_path: Path, changed: dict[Any, A
     content = pickle.loads((tmp_path / "train").read_bytes()) | changed
     (tmp_path / "train").write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(DataError, match=message):
-        Labelled(tmp_path, "train")
+        CIFAR(tmp_path, "train")
 
 
 def test_a_split_without_images_raises(tmp_path: Path):
     write(tmp_path)
     (tmp_path / "train").write_bytes(pickle.dumps({b"data": pixels(9, 0), b"fine_labels": [0] * 9}, protocol=2))
-    assert len(Labelled(tmp_path, "train")) == 9
+    assert len(CIFAR(tmp_path, "train")) == 9
     with pytest.raises(
         NoSplit, match=r"train: no image in split 'val' \(.*: train 9, val 0, test 0\); name another split"
     ):
-        Labelled(tmp_path, "val")
+        CIFAR(tmp_path, "val")
 
 
 def test_a_folder_without_the_files_raises(tmp_path: Path):
     with pytest.raises(DataError, match="CIFAR-100's meta, train and test"):
-        Labelled(tmp_path, "train")
+        CIFAR(tmp_path, "train")
     with pytest.raises(DataError, match="split 'spring' is none of"):
-        Labelled(write(tmp_path), "spring")
+        CIFAR(write(tmp_path), "spring")
 
 
 @pytest.mark.slow
@@ -115,6 +115,6 @@ def test_the_published_files_are_read(tmp_path: Path):
     root = Path(os.environ.get("DIPTYCH_DATA", "")) / "cifar-100-python"
     if not (root / "meta").is_file():
         pytest.skip("set DIPTYCH_DATA to a folder with cifar-100-python to read it")
-    train, val, test = (Labelled(root, split) for split in ("train", "val", "test"))
+    train, val, test = (CIFAR(root, split) for split in ("train", "val", "test"))
     assert len(train.classes) == 100 and len(train) == 9 * len(val) and len(test) > 0
     assert {val.label(i) for i in range(len(val))} == set(range(100))
