@@ -21,8 +21,8 @@ from diptych.data.images.loading import ImageLoader, file_of, image_loader, stem
 from diptych.data.sources.base import DataError, NoSplit
 from diptych.data.sources.captions import TABLES, by_name, choose, tables_in
 from diptych.data.sources.division import Divided, Row, divide
-from diptych.data.sources.formats import check_layout, check_no_columns, heading, table, unread
-from diptych.data.sources.paths import Folder, data_in_json, need, read_text
+from diptych.data.sources.formats import check_no_columns, heading, table, unread
+from diptych.data.sources.paths import Folder, check_layout, data_in_json, need, read_text
 from diptych.data.sources.splits import SPLITS, counted, known_split, requested_split
 from diptych.utils.feature_cache import digest
 from diptych.utils.rng import generator
