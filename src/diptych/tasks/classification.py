@@ -278,10 +278,15 @@ def build_module(model: Any, config: ModelSettings, labels: Labels, options: set
     num_classes = len(labels.names)
     if not isinstance(config.model, PooledImageModel):
         return Classification(model, num_classes)
-    head = nn.Linear(pooled_image_dim(config.model), num_classes)
+    return Classification(model, num_classes, new_head(pooled_image_dim(config.model), num_classes))
+
+
+def new_head(dim: int, num_classes: int) -> nn.Linear:
+    """A linear classifier of features of `dim` values, whose logits are nearly equal."""
+    head = nn.Linear(dim, num_classes)
     nn.init.trunc_normal_(head.weight, std=HEAD_STD)
     nn.init.zeros_(head.bias)
-    return Classification(model, num_classes, head)
+    return head
 
 
 def with_classifier(model: Model, labels: Labels) -> Model:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from diptych.batch import AnswerTargets, Batch, Image, ImageKeys, Matching, Text
 from diptych.encoders.efficientnet import FrozenCNN, TeacherFeatures
 from diptych.modules.tokens import Tokens
+from diptych.tasks.classification import Classification, new_head
 
 PATCH, GRID = 8, (3, 4)
 VOCABULARY, MASK, TEXT_LENGTH = 40, 4, 9
@@ -128,6 +129,15 @@ TABLES = {
 }
 ONE_IMAGE = {r"modality\.weight\[2\]": "there is one image"}
 ALL_ALIKE = {r"rank\.linear\.bias": "shifts all candidates alike: cross entropy is invariant"}
+
+
+def image_classifier(dim: int) -> Callable[[Any], nn.Module]:
+    """The step of classification by a new linear layer on pooled image features of `dim` values."""
+
+    def step(model: Any) -> nn.Module:
+        return Classification(model, CLASSES, new_head(dim, CLASSES))
+
+    return step
 
 
 def draw(seed: int) -> torch.Generator:

@@ -270,7 +270,7 @@ def _class_folders(root: Path, split: str, seed: int, min_side: int | None) -> C
         raise DataError(f"{root}: no images in folders of classes; expected {KNOWN}")
     folder = Folder(root)
     labels = [row.content[1] for row in rows]
-    divided = divide(root, rows, folder, split, seed, splits_from="the folders of splits")
+    divided = divide(root, rows, folder, split, seed, splits_from="the folders of splits", by_name=False)
     return _classified(folder.root, split, labels, divided, divided.division, min_side, named=False)
 
 
