@@ -50,7 +50,12 @@ def study(data: Path, out: Path, seeds: tuple[int, ...]) -> Study:
             (pretrained_clip, f"evaluate {clip} --task classification --data {{cifar}} {TEST}"),
             "clip-{seed}/evaluate-classification-*",
         ),
-        _trained("`clip.small` on ImageNet CNN features, linear probe", "clip-probe", f"--from {clip} --freeze * {PROBE}", 150),
+        _trained(
+            "`clip.small` on ImageNet CNN features, linear probe",
+            "clip-probe",
+            f"--from {clip} --freeze * {PROBE}",
+            150,
+        ),
     ]
     return Study(
         "classification",

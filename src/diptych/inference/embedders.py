@@ -134,7 +134,9 @@ def cnn_feature_keys(settings: ModelSettings, augment: bool = False) -> FeatureK
     None if there is no such tokenizer, or if images are augmented or normalized in another way than the CNN's.
     """
     images = input_image_settings(settings)
-    same_pixels = settings.embedders.image == "own" and images.mean_std == CENTRED and not (augment and images.augmented)
+    same_pixels = (
+        settings.embedders.image == "own" and images.mean_std == CENTRED and not (augment and images.augmented)
+    )
     if not (isinstance(settings.model, VisualTokenizerConfig) and same_pixels):
         return None
     return FeatureKeys(frozen_cnn().name, images)

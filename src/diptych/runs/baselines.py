@@ -86,9 +86,12 @@ def classification(settings: Classification) -> dict[str, Scores]:
     say_division(test, but=division_of(train))
     classes, numbers = train.classes, Counter(train.label(i) for i in range(len(train)))
     majority = {classes[label] for label, _ in numbers.most_common(1)}
-    right = sum(test.classes[test.label(i)] in majority for i in range(len(test)))
-    scores = {"random class": 1 / len(classes), "most frequent class of train": right / len(test)}
-    return {name: {"images": float(len(test)), "accuracy": score} for name, score in scores.items()}
+    right = {"accuracy": [float(test.classes[test.label(i)] in majority) for i in range(len(test))]}
+    images = {"images": float(len(test))}
+    return {
+        "random class": Scores(images | {"accuracy": 1 / len(classes)}),
+        "most frequent class of train": Scores.of(images | means(right), means_of_rows(range(len(test)), right)),
+    }
 
 
 TASKS: dict[str, Callable[[Any], dict[str, Scores]]] = {

@@ -136,7 +136,7 @@ def test_cifar_10_is_five_files_of_train_and_one_of_test(tmp_path: Path):
     assert val.where(1) == f"{tmp_path}/data_batch_2, row 9"
     assert np.array_equal(np.asarray(val.image(1)).transpose(2, 0, 1).ravel(), pixels(10, 2)[9])
     (tmp_path / "data_batch_3").unlink()
-    with pytest.raises(DataError, match="data_batch_3: cannot be read .*CIFAR-10's batches.meta, data_batch_1"):
+    with pytest.raises(DataError, match=r"data_batch_3: cannot be read .*CIFAR-10's batches.meta, data_batch_1"):
         open_labelled(str(tmp_path), "train")
 
 
@@ -182,7 +182,7 @@ def test_a_table_names_the_class_of_each_image(tmp_path: Path):
     train, val = (open_labelled(str(tmp_path), split, layout) for split in ("train", "val"))
     assert list(train.classes) == ["9", "10"] and [train.label(i) for i in range(2)] == [1, 0] and val.label(0) == 0
     assert val.where(0) == f"{tmp_path}/table.csv, line 4 (2.png)"
-    with pytest.raises(DataError, match="no 'label' among .* --columns"):
+    with pytest.raises(DataError, match=r"no 'label' among .* --columns"):
         open_labelled(str(tmp_path), "val", Layout(Columns.parse("image=file")))
 
 

@@ -85,7 +85,6 @@ CLASSIFICATION = {"classification": math.log(CLASSES)}
 TEXT = {r"model\.text\.": "images are classified without text"}
 CAPTIONER = {
     r"model\.(text_norm|self_blocks|cross_blocks|norm|lm_head)\.": "images are classified without text",
-    r"model\.pool\.query\[[1-9]": "the classifier reads the first query",
 }
 SYSTEMS = {
     "clip": System(

@@ -95,9 +95,7 @@ CROP_RATIOS = (3 / 4, 4 / 3)
 CROP_TRIES = 10
 
 
-def random_crop_box(
-    height: int, width: int, least: float, random: np.random.Generator
-) -> tuple[int, int, int, int]:
+def random_crop_box(height: int, width: int, least: float, random: np.random.Generator) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of a random crop, in pixels.
 
     Its share of the area is uniform in [`least`, 1], its ratio of width to height log-uniform in CROP_RATIOS. If none of

@@ -135,9 +135,7 @@ class CIFAR:
         what = f"file {parts[0]}" if len(parts) == 1 else f"files {parts[0]} to {parts[-1]}"
         self.division = f"{folder.name}: {what}{how}: {counted(splits)}"
         if not self.rows:
-            raise NoSplit(
-                f"{folder / parts[0]}: no image in split {split!r} ({self.division}); name another split"
-            )
+            raise NoSplit(f"{folder / parts[0]}: no image in split {split!r} ({self.division}); name another split")
         self.pixels = pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
 
     def _batch(self, path: Path, files: CIFARFiles) -> tuple[np.ndarray, list[int]]:
