@@ -16,6 +16,7 @@ from diptych.batch import Image
 from diptych.config.objectives import MIM, Objectives
 from diptych.config.run import Finetune, Pretrain
 from diptych.config.tasks import Classification as Evaluation
+from diptych.config.tasks import NoOptions
 from diptych.data.sources.labelled import open_labelled
 from diptych.inference.saved_model import RunError
 from diptych.models.configs import (
@@ -120,7 +121,7 @@ def test_the_most_frequent_confusions_come_first():
 )
 def test_a_new_head_has_the_width_of_the_pooled_image_features(model: Model, dim: int):
     run = replace(finetuning_recipe("classification", "clip.base"), model=model)
-    module = build_module(model.build(), run, Labels(CLASSES), run.options)
+    module = build_module(model.build(), run, Labels(CLASSES), NoOptions())
     assert module.head is not None and module.head.in_features == dim and module.head.out_features == 3
     side = 8 * (getattr(model, "patch_size", 16) // 8) * 4
     image = Image(torch.rand(2, 3, side, side), torch.tensor([[side, side]] * 2))

@@ -57,8 +57,10 @@ class LabelledImages(Protocol):
 class ClassifiedImages(LabelledImages, Protocol):
     """One split of images with one of `classes` each. `division`: one line on how the data was divided into splits."""
 
-    classes: Sequence[str]
     division: str
+
+    @property
+    def classes(self) -> Sequence[str]: ...
 
 
 def open_labelled(
