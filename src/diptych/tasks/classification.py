@@ -211,11 +211,19 @@ def with_classes(source: ClassifiedImages, classes: Sequence[str]) -> LabelledIm
 
 
 def accuracies(
-    loaded: LoadedModel, source: LabelledImages, config: settings.Evaluation, classifier: Classifier | None = None
+    loaded: LoadedModel,
+    source: LabelledImages,
+    config: settings.Evaluation,
+    classifier: Classifier | None = None,
+    photograph: Callable[[int], int] = lambda index: index,
 ) -> Result:
-    """Top-1 and top-5 accuracy of a classifier on labelled images, with the chance level. Raises DataError.
+    """Top-1 and top-5 accuracy of a classifier on labelled images, with the chance level.
 
-    `classifier`: by default the one that the model was trained with.
+    Args:
+        classifier: by default the one that the model was trained with.
+        photograph: the number of the photograph that an image is made of, for the confidence intervals.
+
+    Raises DataError.
     """
     classifier = classifier or trained_classifier(loaded)
     examples, classes = LabelledExamples(source, loaded.image_input), classifier.classes
@@ -241,7 +249,8 @@ def accuracies(
 
     def example(row: dict[str, Any]) -> AnswerExample:
         image, right = source.image(row["index"]), float(row["right"])
-        return AnswerExample(image, "what is this?", row["probable"][:3], row["truth"], right)
+        probable = [(name, probability) for name, probability in row["probable"][:3]]
+        return AnswerExample(image, "what is this?", probable, row["truth"], right)
 
     chosen = evenly_spaced(rows, MAX_EXAMPLES)
     return Result(
@@ -250,7 +259,7 @@ def accuracies(
         lambda: draw_examples(chosen, example),
         list(counter.skipped.values()),
         {CONFUSIONS_FILE: confusions(rows)},
-        means_of_rows([row["index"] for row in rows], values),
+        means_of_rows([photograph(row["index"]) for row in rows], values),
     )
 
 
