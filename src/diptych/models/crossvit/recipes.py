@@ -63,7 +63,13 @@ def cifar100_15() -> Finetune:
         images=images,
         own_normalization=True,
         freeze=("patches.*", "stages.*", "norms.*"),
-        training=Training(epochs=100, batch_size=128, evaluate_epochs=1, optimizer=optimizer),
+        training=Training(
+            epochs=100,
+            batch_size=128,
+            evaluate_epochs=1,
+            keep_best="classification/accuracy",
+            optimizer=optimizer,
+        ),
         data="cifar-100-python",
         recipe="crossvit.cifar100_15",
     )

@@ -100,7 +100,13 @@ def _cifar100(recipe: str, model: ViTConfig, batch: int, rate: float) -> Finetun
         images=images,
         own_normalization=True,
         freeze=TRUNK,
-        training=Training(epochs=100, batch_size=batch, evaluate_epochs=1, optimizer=optimizer),
+        training=Training(
+            epochs=100,
+            batch_size=batch,
+            evaluate_epochs=1,
+            keep_best="classification/accuracy",
+            optimizer=optimizer,
+        ),
         data="cifar-100-python",
     )
 
