@@ -61,8 +61,8 @@ def small() -> Pretrain:
 
 
 def cifar100_probe() -> Finetune:
-    """Linear probe of CIFAR-100 on a frozen ViT-B/32 (section 3.2): a classifier of the image tower's class token before
-    the projection to the joint space; `init_from` is an imported CLIP.
+    """Linear probe of CIFAR-100 on a frozen ViT-B/32 (section 3.2): a classifier of the image tower's class token
+    before the projection to the joint space; `init_from` is an imported CLIP.
 
     Differs: the paper fits logistic regression by L-BFGS, with the regularisation chosen on a validation split; here it
     is AdamW for 20 epochs of 128 images, without weight decay.
