@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from diptych.batch import Batch, Image, Text
 from diptych.checkpoints.huggingface.folder import CONFIG_FILE, WEIGHT_FILES, find_weights
 from diptych.config.spelling import suggest_name
-from diptych.config.tasks import Evaluation, check_settings_of_task, evaluation_of
+from diptych.config.tasks import Classification, Evaluation, check_settings_of_task, evaluation_of
 from diptych.data.examples import MAX_TEXT_CHARS
 from diptych.data.images.loading import with_images
 from diptych.data.sources.base import Box, DataError
@@ -47,7 +47,7 @@ from diptych.runs.import_checkpoint import load_hf_folder
 from diptych.runs.load_model import load_model
 from diptych.runs.pretrain import pretrain
 from diptych.tasks.captioning import CaptionOptions, generate_captions
-from diptych.tasks.classification import top_classes
+from diptych.tasks.classification import classifier_of
 from diptych.tasks.common import encode_texts
 from diptych.tasks.grounding import ground
 from diptych.tasks.operations import check_operation, finetuned_task, why_unsupported
@@ -69,6 +69,8 @@ from diptych.utils.rng import uniform
 
 Images = ImageInput | Iterable[ImageInput] | Photos
 """One image or several: paths, folders, globs, PIL images, uint8 arrays (h, w, 3), tensors (3, h, w)."""
+PROMPTS = Classification.prompts
+"""The prompts of zero-shot classification, by default."""
 BATCH = 32  # images or pairs at once in `features`, `caption`, `answer`, `classify` and `predict`
 
 
@@ -400,29 +402,56 @@ class VLM:
         return predictions
 
     @overload
-    def classify(self, images: Images, top_k: int = 5) -> list[list[Prediction]]: ...
+    def classify(
+        self,
+        images: Images,
+        top_k: int = 5,
+        *,
+        labels: Sequence[str] | None = None,
+        prompts: Sequence[str] = PROMPTS,
+    ) -> list[list[Prediction]]: ...
 
     @overload
-    def classify(self, images: Images, top_k: int = 5, *, on_error: OnError) -> list[list[Prediction] | None]: ...
+    def classify(
+        self,
+        images: Images,
+        top_k: int = 5,
+        *,
+        labels: Sequence[str] | None = None,
+        prompts: Sequence[str] = PROMPTS,
+        on_error: OnError,
+    ) -> list[list[Prediction] | None]: ...
 
-    def classify(self, images: Images, top_k: int = 5, *, on_error: OnError = None) -> list[Any]:
+    def classify(
+        self,
+        images: Images,
+        top_k: int = 5,
+        *,
+        labels: Sequence[str] | None = None,
+        prompts: Sequence[str] = PROMPTS,
+        on_error: OnError = None,
+    ) -> list[Any]:
         """The most probable classes of each image with their probabilities, at most `top_k`.
 
         Args:
+            labels: zero-shot classification among these classes, by texts that name them, for models trained with a
+                contrastive loss; None for the classes that a classifier was trained on.
+            prompts: zero-shot: texts with ``{}`` for the class; the features of several are averaged.
             on_error: called with each image that cannot be read, in whose place is then None.
 
         Raises UnsupportedOperation, DataError, BadSample.
         """
-        check_operation(self.loaded, "classify")
+        check_operation(self.loaded, "classify" if labels is None else "zero_shot")
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1: got {top_k}")
-        photos, classes = self.image_processor.open(images), self.loaded.saved.labels
+        photos = self.image_processor.open(images)
         predictions: list[list[Prediction] | None] = [None] * len(photos)
         with self._computing():
+            classifier = classifier_of(self.loaded, labels, prompts)
             for places, image in self.image_processor.batches(photos, BATCH, on_error):
-                tops = top_classes(self.loaded, image.to(self.device), top_k)
+                tops = classifier.top(image.to(self.device), top_k)
                 for place, top in zip(places, tops, strict=True):
-                    predictions[place] = [Prediction(classes[i], value) for i, value in top]
+                    predictions[place] = [Prediction(classifier.classes[i], value) for i, value in top]
         return predictions
 
     @overload

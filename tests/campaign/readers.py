@@ -28,7 +28,7 @@ from diptych.data.images.decode import decode
 from diptych.data.regions.files import open_regions
 from diptych.data.sources.base import BadSample, DataError, NoSplit
 from diptych.data.sources.captions import open_captions
-from diptych.data.sources.labelled import Labelled
+from diptych.data.sources.labelled import open_labelled
 from diptych.data.sources.vqa import open_questions
 from diptych.data.tokenizers.bpe import byte_letters
 from diptych.data.tokenizers.tokenizer import read_vocabulary
@@ -331,7 +331,7 @@ def cifar_rows() -> list[bytes]:
 def read_cifar(path: Path) -> None:
     for split in ("train", "val"):
         with contextlib.suppress(NoSplit):
-            source = Labelled(path, split)
+            source = open_labelled(str(path), split)
             _ = source.image(0), source.label(0)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from diptych.cli import main
 from diptych.config.data import HALF
-from diptych.data.sources.labelled import Labelled
+from diptych.data.sources.labelled import CIFAR
 from diptych.inference.folder import read_weights
 from diptych.inference.saved_model import RunError, read_config
 from diptych.models.configs import ALBEFConfig
@@ -56,7 +56,7 @@ def test_crossvit_is_fine_tuned_and_evaluated_and_initialises_another_classifier
     metrics = json.loads((scores / "metrics.json").read_text())["metrics"]
     assert metrics["accuracy"] > 0.9 and metrics["accuracy at 3"] == 1.0 and metrics["images"] == 30
     rows = [json.loads(line) for line in (scores / "predictions.jsonl").read_text().splitlines()]
-    source = Labelled(folder, "test")
+    source = CIFAR(folder, "test")
     assert [row["truth"] for row in rows] == [source.classes[source.label(row["index"])] for row in rows]
     assert read_config(out).labels == ("dark", "grey", "light")
 

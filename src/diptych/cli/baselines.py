@@ -12,6 +12,7 @@ Examples:
   --task grounding   a random, the largest and the central region, and the best one, which bounds any choice: of 14 and
                      of 36 fixed boxes, and of the true boxes of the image
   --task retrieval, matching   chance, and the chance level of the losses
+  --task classification  a random class, and the most frequent class of the train split
   --gallery N, --captions N    as for evaluate
   --out FILE         write JSON too; without it nothing is written
 """
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 class Baselines:
     """The task and data to guess on."""
 
-    task: Literal["vqa", "retrieval", "grounding", "matching"] = "vqa"
+    task: Literal["vqa", "retrieval", "grounding", "classification", "matching"] = "vqa"
     data: Text = "scenes"  # a folder, a file, tar shards, or synthetic data: scenes, scenes:2000
     split: Text = "val"
     gallery: CountOrZero = 0  # retrieval, matching: only the first N images; 0: all
@@ -48,7 +49,7 @@ def baselines_command(args: list[str]) -> None:
     from diptych.runs.baselines import baselines
 
     gallery = {name: value for name in ("gallery", "captions") if (value := getattr(config, name))}
-    if gallery and config.task in ("vqa", "grounding"):
+    if gallery and config.task not in ("retrieval", "matching"):
         raise UsageError(
             f"--{' and --'.join(gallery)} are for images with captions, and the task is {config.task}; leave them out"
         )

@@ -22,6 +22,8 @@ Examples:
   --num_beams N    captioning: beam size
   --ablate PART    vqa, grounding: hide the image or the text of every sample
   --proposals true  grounding: the true boxes of each image are the regions, in place of those that the model reads
+  --labels A,B     classification, zero-shot by a model trained with itc: the classes; default: those of the data
+  --prompts TEXTS  classification, zero-shot: texts with {} for the class, whose features are averaged
   --shuffle_captions True  control: captions are shuffled between images, so every score must fall to chance
 
 Scores are printed with 95 % intervals, for which the photographs are resampled. An evaluation that was interrupted

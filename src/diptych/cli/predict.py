@@ -5,11 +5,14 @@ Runs the task that a model was fine-tuned for on photographs, and writes its out
 Examples:
   diptych predict runs/cifar photos/ --out classes.jsonl
   diptych predict runs/vqa dog.jpg "what is the dog doing?"
+  diptych predict runs/clip photos/ --labels "cat,dog,fire engine"
 
   RUN              a run of diptych finetune, or an imported model for a task
   PHOTOS           files, folders (with their subfolders) and globs
   TEXT             the last argument, in quotes, if the task has texts: a question of vqa, a text of retrieval, a
                    phrase of grounding
+  --labels A,B     zero-shot classification among these classes, by a model trained with itc
+  --prompts TEXTS  zero-shot: texts with {} for the class, whose features are averaged
   --out FILE       one row for each photograph: {"image": path, the text if there is one, and the task's outputs}:
                    of classification "class", "probability" and "probable"; of vqa "answer" and "probability"; of
                    retrieval "score"; of grounding "box" (x1, y1, x2, y2 in pixels), "probability" and "probable". For

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from diptych.config.validation import (
     BoxesPerSide,
     Dim,
+    Fraction,
     FractionBelowOne,
     MaxItems,
     PatchSize,
@@ -122,6 +123,9 @@ class ImageSettings:
     mean: tuple[Mean, Mean, Mean] = HALF  # per-channel mean
     std: tuple[Deviation, Deviation, Deviation] = HALF  # per-channel standard deviation
     augment: bool = False  # RandAugment, 2 operations of magnitude 9, drawn per (seed, step, sample)
+    # training only: the least share of the area in a random crop (RandomResizedCrop: 0.08), resized to the size of all
+    # images; drawn per (seed, step, sample); 0: no random crop. Boxes and captions may name what lies outside
+    random_crop: Fraction = 0.0
     square: bool = False  # resize to shorter_side x shorter_side, ignoring the aspect ratio (ViT)
     square_width: PixelsOrZero = 0  # with square: width, if it is not the height
     crop: PixelsOrZero = 0  # centre-crop a square of this size after resizing (CLIP); 0: no crop
@@ -129,6 +133,11 @@ class ImageSettings:
 
     def __post_init__(self) -> None:
         require_at_most(self, "images", ("crop", "shorter_side"))
+        if self.random_crop and self.size is None:
+            raise ValueError(
+                "images.random_crop needs images of one size: set images.square, or images.crop, or images.random_crop "
+                "to 0"
+            )
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -136,6 +145,15 @@ class ImageSettings:
         if self.crop:
             return self.crop, self.crop
         return (self.shorter_side, self.square_width or self.shorter_side) if self.square else None
+
+    @property
+    def augmented(self) -> bool:
+        """Whether training images are changed at random."""
+        return self.augment or self.random_crop > 0
+
+    def without_augmentation(self) -> ImageSettings:
+        """The settings of evaluation, and of features that are computed once."""
+        return replace(self, augment=False, random_crop=0.0)
 
     @property
     def mean_std(self) -> tuple[Channels, Channels]:

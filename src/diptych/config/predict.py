@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from diptych.config.tasks import Classification
 from diptych.config.validation import Fraction, MaxLength, NumBeams, Range, Samples, Text, settings
 
 
@@ -45,6 +46,9 @@ class ScoreTexts(PhotoCommand):
 @settings()
 class PredictTask(PhotoCommand):
     """Outputs, for photographs, of the task that a model was fine-tuned for."""
+
+    labels: str = ""  # zero-shot classification: the classes, between commas; empty: the model's own task
+    prompts: tuple[Text, ...] = Classification.prompts  # zero-shot: texts with {} for the class
 
 
 @settings()

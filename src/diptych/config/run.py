@@ -76,3 +76,5 @@ class Finetune(TrainingRun):
 
     task: Text
     options: FinetuningOptions  # of the task
+    # a system's recipe on a pre-trained run: the recipe's mean and std of images, not those of that run
+    own_normalization: bool = False

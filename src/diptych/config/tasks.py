@@ -161,10 +161,22 @@ class VQA(Evaluation):
 
 @settings()
 class Classification(Evaluation):
-    """Image classification: top-1 and top-5 accuracy."""
+    """Image classification: top-1 and top-5 accuracy; zero-shot for a model without a trained classifier."""
 
     task: ClassVar[str] = "classification"
     untrained: ClassVar[str] = "vit.base"
+
+    labels: str = ""  # zero-shot: the classes, between commas; empty: those of the data
+    # zero-shot: texts with {} for the class; the features of several are averaged
+    prompts: tuple[Text, ...] = ("a photo of a {}.",)
+
+    def __post_init__(self) -> None:
+        if not self.prompts or any("{}" not in prompt for prompt in self.prompts):
+            raise ValueError(f"prompts must be texts with {{}} in the place of the class: got {self.prompts}")
+
+    @property
+    def condition(self) -> str:
+        return f"of the classes {self.labels}" if self.labels else ""
 
 
 @settings()

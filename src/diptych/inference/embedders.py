@@ -83,13 +83,14 @@ def input_image_settings(settings: ModelSettings) -> ImageSettings:
 
 
 def augmentation_warning(settings: ModelSettings) -> str:
-    """Warning that `images.augment` has no effect on region features; "" if it has, or is off."""
-    if not settings.images.augment or settings.embedders.image in ("own", "grid"):
+    """Warning that augmentation has no effect on region features; "" if it has, or is off."""
+    if not settings.images.augmented or settings.embedders.image in ("own", "grid"):
         return ""
     reason = "regions come from a detector that read each image once"
     if settings.embedders.image in BOXES:
         reason = "boxes are pooled from features that a frozen CNN computed once for each image"
-    return f'images.augment has no effect: {reason}; set it to False, or embedders.image to "grid" or "own"'
+    name, off = ("images.augment", "False") if settings.images.augment else ("images.random_crop", "0")
+    return f'{name} has no effect: {reason}; set it to {off}, or embedders.image to "grid" or "own"'
 
 
 def image_input(settings: ModelSettings, augment: bool = False) -> ImageSettings | ImageLoader:
@@ -102,7 +103,8 @@ def image_input(settings: ModelSettings, augment: bool = False) -> ImageSettings
         RunError: a model of region features without any.
         DataError: region files cannot be used.
     """
-    images = replace(input_image_settings(settings), augment=augment and settings.images.augment)
+    images = input_image_settings(settings)
+    images = images if augment else images.without_augmentation()
     model, kind = settings.model, settings.embedders.image
     if kind == "own":
         if isinstance(model, RegionModel):
@@ -111,7 +113,7 @@ def image_input(settings: ModelSettings, augment: bool = False) -> ImageSettings
                 "region files"
             )
         return images
-    if kind == "grid" and images.augment:
+    if kind == "grid" and images.augmented:
         return images  # the CNN computes the features of each augmented image anew
     has_whole_image = not isinstance(model, SCANConfig | VisualBERTConfig | VSEppConfig)  # serves as class token
     if kind not in ("grid", *BOXES):
@@ -132,7 +134,9 @@ def cnn_feature_keys(settings: ModelSettings, augment: bool = False) -> FeatureK
     None if there is no such tokenizer, or if images are augmented or normalized in another way than the CNN's.
     """
     images = input_image_settings(settings)
-    same_pixels = settings.embedders.image == "own" and images.mean_std == CENTRED and not (augment and images.augment)
+    same_pixels = (
+        settings.embedders.image == "own" and images.mean_std == CENTRED and not (augment and images.augmented)
+    )
     if not (isinstance(settings.model, VisualTokenizerConfig) and same_pixels):
         return None
     return FeatureKeys(frozen_cnn().name, images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -80,7 +80,7 @@ class LoadedModel:
     @property
     def image_settings(self) -> ImageSettings:
         """The image preprocessing, without augmentation."""
-        return replace(input_image_settings(self.saved), augment=False)
+        return input_image_settings(self.saved).without_augmentation()
 
     @property
     def image_input(self) -> ImageSettings | ImageLoader:

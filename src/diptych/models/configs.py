@@ -76,6 +76,9 @@ ImageTextModel = (
 )
 """Models of images and texts."""
 
+PooledImageModel = ALBEFConfig | BLIPConfig | CLIPConfig | CLIPResNetConfig | CoCaConfig | VLMoConfig
+"""Dual encoders without a classifier of their own, whose pooled image features a new one reads."""
+
 RegionModel = SCANConfig | ViLBERTConfig | VisualBERTConfig | VSEppConfig
 """Models whose images are regions of a detector."""
 
@@ -95,6 +98,7 @@ __all__ = [
     "ImageTextModel",
     "MAEConfig",
     "Model",
+    "PooledImageModel",
     "RegionModel",
     "SCANConfig",
     "VLMoConfig",
@@ -105,9 +109,11 @@ __all__ = [
     "VisualBERTConfig",
     "VisualTokenizerConfig",
     "has_answer_decoder",
+    "image_encoder_of",
     "max_text_length",
     "model_name",
     "pooled_dim",
+    "pooled_image_dim",
     "tokenizer_size",
 ]  # fmt: skip
 
@@ -149,3 +155,35 @@ def pooled_dim(model: ImageTextModel) -> int:
         case BEiT3Config(pooling="both"):
             return 2 * model.dim
     return model.dim
+
+
+def pooled_image_dim(model: PooledImageModel) -> int:
+    """Width of the pooled features of an image."""
+    match model:
+        case ALBEFConfig() | BLIPConfig():
+            return model.image_dim
+        case CLIPResNetConfig():
+            return model.channels
+        case CoCaConfig():  # the attentional pooler's
+            return model.text_dim
+    return model.dim
+
+
+def image_encoder_of(model: Model) -> Model:
+    """The ViT that an MAE's encoder is, without a classifier; any other model itself.
+
+    Pooled by the mean of the patches, as in MAE's fine-tuning. Differs: the norm after pooling starts as the encoder's
+    (the official code starts a new one).
+    """
+    if not isinstance(model, MAEConfig):
+        return model
+    return ViTConfig(
+        dim=model.dim,
+        depth=model.depth,
+        num_heads=model.num_heads,
+        mlp_dim=model.mlp_dim,
+        patch_size=model.patch_size,
+        grid=model.grid,
+        num_classes=0,
+        pooling="average",
+    )

@@ -187,6 +187,11 @@ def initialize_image_encoder(model: nn.Module, vit: Mapping[str, Tensor]) -> lis
     return list(loaded)
 
 
+def encoder_weights(mae: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of an MAE's encoder, under the names that they have in a ViT. `mae`: all weights, by our names."""
+    return {name: tensor for name, tensor in mae.items() if not name.startswith("decoder.")}
+
+
 def first_image_block(model: nn.Module) -> nn.Module:
     """The layer that a ViT's first layer initialises. Raises WeightsError."""
     match model:

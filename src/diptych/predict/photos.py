@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from diptych.api import VLM, load
+from diptych.api import VLM, Prediction, load
 from diptych.config.predict import AnswerQuestion, CaptionPhotos, Embed, PredictTask, ScoreTexts
 from diptych.data.sources.base import DataError, Skipped, first_skipped
 from diptych.data.sources.paths import read_text
@@ -19,12 +19,14 @@ from diptych.inference.image_processor import OnError
 from diptych.inference.loaded_model import model_digest
 from diptych.predict.embeddings import open_embeddings, part_file, rows_file
 from diptych.predict.rows import PrintedRows, Row, RowWriter, left_to_do, open_rows, progress_bar, settings_file
+from diptych.tasks.classification import classes_in
 from diptych.tasks.operations import check_operation, finetuned_task
 from diptych.training.distributed import uses_bf16
 from diptych.utils.feature_cache import digest
 
 Config = CaptionPhotos | AnswerQuestion | ScoreTexts | PredictTask | Embed
 CHANGEABLE = ("out", "batch_size", "device", "precision", "texts")  # settings that rows do not depend on
+ZERO_SHOT = ("labels", "prompts")  # settings of zero-shot classification only
 METHODS = ("itc", "itm")  # of scoring, in the order of a row's fields
 PredictItems = Callable[[list[int], OnError], list[list[Row]]]
 """From the indices of items, and what is called with those that cannot be read, to the fields of the rows of each."""
@@ -113,14 +115,36 @@ def predict_task(run: str, images: Sequence[str], text: str | None, config: Pred
     Raises as `caption_photos`.
     """
     photos, model = _photos(images, config), _load(run, config)
+    if config.labels:
+        return _classify(model, photos, config)
     name = finetuned_task(model.loaded)[0].text
     constant = {name: text} if name else {}
 
     def predict(indices: list[int], on_error: OnError) -> list[list[Row]]:
         return [[row] if row else [] for row in model.predict(photos.select(indices), text, on_error=on_error)]
 
-    with open_rows(config.out, _settings("predict", model, config) | constant) as rows:
+    settings = {key: value for key, value in _settings("predict", model, config).items() if key not in ZERO_SHOT}
+    with open_rows(config.out, settings | constant) as rows:
         return _write_rows("outputs", _paths(photos), predict, rows, config.batch_size, constant=[constant])
+
+
+def _classify(model: VLM, photos: Photos, config: PredictTask) -> Summary:
+    """Writes a row with the most probable of `config.labels` for each photograph, by texts that name them."""
+    labels = classes_in(config.labels)
+    check_operation(model.loaded, "zero_shot")
+
+    def predict(indices: list[int], on_error: OnError) -> list[list[Row]]:
+        tops = model.classify(photos.select(indices), labels=labels, prompts=config.prompts, on_error=on_error)
+        return [[_class_row(top)] if top else [] for top in tops]
+
+    with open_rows(config.out, _settings("predict", model, config)) as rows:
+        return _write_rows("outputs", _paths(photos), predict, rows, config.batch_size)
+
+
+def _class_row(top: Sequence[Prediction]) -> Row:
+    """The fields of a row of classification."""
+    probable = [[one.text, one.probability] for one in top]
+    return {"class": top[0].text, "probability": top[0].probability, "probable": probable}
 
 
 def embed(run: str, images: Sequence[str], config: Embed) -> Summary:

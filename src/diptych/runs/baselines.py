@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from diptych.config.tasks import VQA, Evaluation, Grounding, Matching, Retrieval
+from diptych.config.tasks import VQA, Classification, Evaluation, Grounding, Matching, Retrieval
 from diptych.data.grounding import box_shares, true_boxes
 from diptych.data.loader import SkipCounter
 from diptych.data.regions.arrays import fixed_boxes
@@ -15,6 +15,7 @@ from diptych.data.sources.answers import withheld
 from diptych.data.sources.base import BadSample, DataError, Question, Questioned, Skipped
 from diptych.data.sources.division import division_of, say_division
 from diptych.data.sources.grounding import open_expressions
+from diptych.data.sources.labelled import open_labelled
 from diptych.data.sources.vqa import open_questions
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.metrics.bootstrap import Scores, columns, means, means_of_rows
@@ -111,9 +112,25 @@ def grounding(settings: Grounding) -> dict[str, Scores]:
     return {name: Scores.of(means(table), means_of_rows(photographs, table)) for name, table in values.items()}
 
 
+def classification(settings: Classification) -> dict[str, Scores]:
+    """Accuracy of a random class, and of the most frequent class of the train split."""
+    train, test = (open_labelled(settings.data, split, settings.layout) for split in ("train", settings.split))
+    say_division(train)
+    say_division(test, but=division_of(train))
+    classes, numbers = train.classes, Counter(train.label(i) for i in range(len(train)))
+    majority = {classes[label] for label, _ in numbers.most_common(1)}
+    right = {"accuracy": [float(test.classes[test.label(i)] in majority) for i in range(len(test))]}
+    images = {"images": float(len(test))}
+    return {
+        "random class": Scores(images | {"accuracy": 1 / len(classes)}),
+        "most frequent class of train": Scores.of(images | means(right), means_of_rows(range(len(test)), right)),
+    }
+
+
 TASKS: dict[str, Callable[[Any], dict[str, Scores]]] = {
     "vqa": vqa,
     "retrieval": retrieval,
     "grounding": grounding,
     "matching": matching,
+    "classification": classification,
 }

@@ -26,6 +26,7 @@ from diptych.inference.tokenizer import vocabulary_of
 from diptych.models import configs
 from diptych.models.configs import model_name
 from diptych.models.initialize import (
+    encoder_weights,
     initialize_image_encoder,
     initialize_text_encoder_from_file,
     initialize_vilt_from_vit,
@@ -189,7 +190,7 @@ def with_teacher(student: Pretraining, run: Pretrain) -> Pretraining | MomentumD
 def init_from_run(module: Pretraining, run: Pretrain) -> list[str]:
     """Initialises weights of a pre-training module from other runs, by the run's settings.
 
-    - `init_image_from`: the image tower from a ViT; `init_text_from`: the text tower from a BERT. These come first.
+    - `init_image_from`: the image tower from a ViT or an MAE's encoder; `init_text_from`: the text tower from a BERT. These come first.
     - `init_from`: all weights from a pre-training run of the same model, or the transformer of a ViLT from a ViT. If
       that run has other heads, only the model. Weights that an earlier stage did not have (VLMo's vision-language
       experts) keep their initial values; all that it had must fit, except heads and `DROPPED_WEIGHTS`.
@@ -225,8 +226,9 @@ def init_from_run(module: Pretraining, run: Pretrain) -> list[str]:
 
 
 def _init_image_tower(model: nn.Module, folder: str) -> None:
-    check_image_start(read_config(Path(folder)).model, model, folder)
-    initialize_image_encoder(model, strip_prefix(read_weights(Path(folder)), "model."))
+    before, state = read_config(Path(folder)).model, strip_prefix(read_weights(Path(folder)), "model.")
+    check_image_start(configs.image_encoder_of(before), model, folder)
+    initialize_image_encoder(model, encoder_weights(state) if isinstance(before, configs.MAEConfig) else state)
 
 
 def _init_text_tower(model: nn.Module, file: str) -> None:

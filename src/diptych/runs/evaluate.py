@@ -136,8 +136,14 @@ def short_name(settings: Evaluation) -> str:
     for field in fields(settings):
         value = getattr(settings, field.name)
         if field.name not in shared and value != field.default:
-            parts.append(field.name if value is True else f"{field.name}_{value}")
+            parts.append(field.name if value is True else f"{field.name}_{_word(value)}")
     return "-".join(parts)
+
+
+def _word(value: Any) -> str:
+    """A setting's value in a folder name; of several texts, or a long one or one of other characters, a digest."""
+    text = str(value)
+    return text if re.fullmatch(r"[\w.,-]{1,40}", text) else digest(text).hex()[:8]
 
 
 def recorded(settings: Evaluation) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from diptych.inference.feature_extractors import check_frozen_features
 from diptych.inference.folder import check_model, read_weights
 from diptych.inference.saved_model import ModelSettings, RunError, read_config
 from diptych.models.common_recipes import with_image_grid
-from diptych.models.configs import Model, model_name
+from diptych.models.configs import MAEConfig, Model, ViTConfig, image_encoder_of, model_name
+from diptych.models.initialize import encoder_weights
 from diptych.modules.init import scale_init
 from diptych.protocols import student_of
 from diptych.runs import recipes
@@ -79,8 +80,11 @@ def init_from_pretrained(module: nn.Module, folder: Path, config: Model, part: F
         RunError, WeightsError: the run's model has other settings, or its weights do not fit.
     """
     before, state, model = read_config(folder).model, read_weights(folder), module.get_submodule("model")
+    of_model = strip_prefix(state, "model.")
+    if isinstance(before, MAEConfig) and not isinstance(config, MAEConfig):
+        before, of_model = image_encoder_of(before), encoder_weights(of_model)
     check_same_model(before, config, str(folder))
-    trained = resize_state(model, strip_prefix(state, "model."), getattr(before, "grid", None))
+    trained = resize_state(model, of_model, getattr(before, "grid", None))
     if part.own_head:
         body = {name: tensor for name, tensor in trained.items() if not name.startswith(part.own_head)}
         head = {name: tensor for name, tensor in named_weights(model).items() if name.startswith(part.own_head)}
@@ -154,9 +158,11 @@ def named_run(recipe: str, values: Mapping[str, Any]) -> Finetune:
 def _recipe_of_task(folder: Path, run: Finetune, before: ModelSettings) -> Finetune:
     """A system's own recipe on the model in `folder`.
 
-    Image size from the recipe; patch size and normalization from the model's run. With frozen features, all image
+    Image size from the recipe; patch size and, without `own_normalization`, mean and std from the model's run. With frozen features, all image
     settings are those of the model's run.
     """
+    if isinstance(run.model, ViTConfig):
+        before = replace(before, model=image_encoder_of(before.model))
     if type(before.model) is not type(run.model):
         kinds = model_name(run.model), model_name(before.model)
         raise RunError(f"{run.recipe} is for a {kinds[0]}, but {folder} contains a {kinds[1]}")
@@ -166,5 +172,7 @@ def _recipe_of_task(folder: Path, run: Finetune, before: ModelSettings) -> Finet
     if before.embedders.image != "own":
         return replace(run, images=before.images)
     trained = before.images
-    images = replace(run.images, patch_size=trained.patch_size, mean=trained.mean, std=trained.std)
+    images = replace(run.images, patch_size=trained.patch_size)
+    if not run.own_normalization:
+        images = replace(images, mean=trained.mean, std=trained.std)
     return with_image_grid(replace(run, images=images))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import nn
 
@@ -45,7 +43,7 @@ def heat_maps(run: Pretrain | Finetune, model: nn.Module) -> list[HeatMap]:
     except (DataError, RunError):
         return []
     part = CaptionSubset(source, evenly_spaced(range(len(source)), MAX_HEAT_MAPS), texts=1)
-    pairs = PairExamples(part, tokenizer, replace(run.images, augment=False), matching=0.0)
+    pairs = PairExamples(part, tokenizer, run.images.without_augmentation(), matching=0.0)
     model.eval()
     return word_patch_maps(model, WPALoss(), pairs, next(model.parameters()).device)
 

@@ -22,6 +22,7 @@ from diptych.report import Facts, Findings, Section, Table, read_curves, write_r
 from diptych.runs.heat_maps import heat_maps
 from diptych.runs.qualitative_examples import EXAMPLES_FILE, read_examples
 from diptych.runs.run_folder import RUN, RUN_FILE, ancestors, read_run
+from diptych.tasks.classification import CONFUSIONS_FILE
 from diptych.training.best import best_summary
 from diptych.utils.io import FINDING_SCHEMA, NUMBER, SKIPPED_SCHEMA, read_json
 from diptych.utils.terminal import echo
@@ -118,7 +119,17 @@ def evaluation_tables(out: Path) -> list[Section]:
     """One table of scores for each evaluation in the run folder; a control is a table beside the result."""
     tables: list[Section] = []
     for path in sorted(out.glob("evaluate-*/metrics.json")):
-        tables += continue_on_error(f"the report's table of {path.parent.name}", lambda path=path: [_table(path)], [])
+        tables += continue_on_error(f"the report's table of {path.parent.name}", lambda path=path: _tables(path), [])
+    return tables
+
+
+def _tables(path: Path) -> list[Section]:
+    """The scores of an evaluation and, of a classification, the classes that were confused most often."""
+    tables: list[Section] = [_table(path)]
+    confused = path.with_name(CONFUSIONS_FILE)
+    if confused.is_file() and (pairs := read_json(confused, [{"truth": str, "class": str, "images": int}])):
+        rows = [[pair["truth"], pair["class"], float(pair["images"])] for pair in pairs]
+        tables.append(Table(f"{path.parent.name}: most confused classes", ("true class", "predicted", "images"), rows))
     return tables
 
 

@@ -147,13 +147,16 @@ OPERATIONS: dict[str, Operation] = {
         "runs of diptych finetune vqa can, and imported ViLT, ALBEF and BLIP for VQA",
     ),
     "classify": Operation(
-        classification.lacks, "runs of diptych finetune classification can, and imported ViTs with a classifier"
+        classification.lacks_classifier,
+        "runs of diptych finetune classification can, and imported ViTs with a classifier; models trained with itc "
+        "classify zero-shot, with labels=[...]",
     ),
     "ground": Operation(
         lambda loaded: grounding.lacks(loaded) or _is_baseline(loaded),
         "runs of diptych finetune grounding can, and, by a map of the phrase, models trained with itm or itc: diptych "
         "pretrain albef.small or vilt.small",
     ),
+    "zero_shot": Operation(classification.lacks_zero_shot, _CONTRASTIVE),
     "predict": Operation(
         _lacks_prediction,
         f"models that diptych finetune trained for a task can ({', '.join(FINETUNED)}); of others use caption, score or "

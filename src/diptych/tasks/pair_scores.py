@@ -206,8 +206,8 @@ def dual_encoder_scorer(loaded: LoadedModel) -> DualEncoderScorer | None:
     return DualEncoderScorer(
         lambda tokens: head.project_image(pooled_features(tokens)[0]),
         lambda tokens: head.project_text(pooled_features(tokens)[0]),
-        _cosines,
-        head.scale().item() if hasattr(head, "scale") else 1.0,
+        cosines,
+        _scale(head),
     )
 
 
@@ -215,7 +215,7 @@ def _identity(tokens: Tokens) -> Tokens:
     return tokens
 
 
-def _cosines(image: Float[Tensor, "a e"], text: Float[Tensor, "b e"]) -> Float[Tensor, "a b"]:
+def cosines(image: Float[Tensor, "a e"], text: Float[Tensor, "b e"]) -> Float[Tensor, "a b"]:
     """Cosines of unit vectors in fp32: rounding to bf16 would make ties, which rank last."""
     with torch.autocast(image.device.type, enabled=False):
         return image.float() @ text.float().T
@@ -281,6 +281,17 @@ def text_embedding(loaded: LoadedModel, text: Tokens) -> Float[Tensor, "b e"]:
     """Unit-norm text embeddings, in the space of `image_embedding`, of a dual encoder."""
     pooled, head = loaded.model.pooled_features(text)[0], _trained_projection(loaded)
     return F.normalize(pooled.float(), dim=-1) if head is None else head.project_text(pooled).float()
+
+
+def contrastive_scale(loaded: LoadedModel) -> float | None:
+    """The factor on cosines of `image_embedding` and `text_embedding` in ITC; None without a trained joint space."""
+    head = _trained_projection(loaded)
+    return None if head is None or not isinstance(loaded.model, DualEncoder) else _scale(head)
+
+
+def _scale(head: ITCHead) -> float:
+    """The head's inverse temperature; 1 if it has none."""
+    return head.scale().item() if hasattr(head, "scale") else 1.0
 
 
 def _trained_projection(loaded: LoadedModel) -> ITCHead | None:

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from diptych.config.data import CLIP_MEAN, CLIP_STD, HALF, IMAGENET_MEAN, IMAGENET_STD, Channels
-from diptych.data.images.transforms import OPERATIONS, ImageSettings, apply, randaugment, resized, stack, transform
+from diptych.data.images.transforms import (
+    OPERATIONS,
+    ImageSettings,
+    apply,
+    randaugment,
+    random_crop_box,
+    resized,
+    stack,
+    transform,
+)
 from diptych.utils.rng import generator
 
 
@@ -144,3 +153,32 @@ def test_augmentation_depends_on_its_key_only():
 def test_augmentation_without_a_generator_raises_an_error():
     with pytest.raises(ValueError, match="generator"):
         transform(photograph(), ImageSettings(shorter_side=32, augment=True))
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.floats(0.05, 1), st.integers(0, 99))
+def test_a_random_crop_lies_in_the_image(height: int, width: int, least: float, seed: int):
+    left, top, right, bottom = random_crop_box(height, width, least, np.random.default_rng(seed))
+    assert 0 <= left < right <= width and 0 <= top < bottom <= height
+
+
+def test_random_crops_have_the_area_and_the_ratio_of_torchvisions():
+    boxes = np.array([random_crop_box(400, 400, 0.08, np.random.default_rng(i)) for i in range(2000)])
+    wide, tall = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    areas, ratios = wide * tall / 400**2, np.log(wide / tall)
+    assert 0.075 < areas.min() < 0.1 and areas.max() > 0.97 and 0.45 < areas.mean() < 0.51  # large ones fit less often
+    assert abs(ratios).max() < np.log(4 / 3) + 0.02 and abs(ratios.mean()) < 0.02
+    assert random_crop_box(10, 1000, 1.0, np.random.default_rng(0)) == (493, 0, 506, 10), "the central crop"
+
+
+def test_a_random_crop_is_drawn_in_training_only_and_by_its_key():
+    settings = ImageSettings(shorter_side=32, square=True, random_crop=0.2)
+    noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    image = Pillow.fromarray(noise)
+    first, again, other = (transform(image, settings, generator(0, step, 5, "augment")) for step in (1, 1, 2))
+    assert first.shape == (32, 32, 3) and np.array_equal(first, again) and not np.array_equal(first, other)
+    plain = transform(image, settings.without_augmentation())
+    assert np.array_equal(plain, transform(image, ImageSettings(shorter_side=32, square=True)))
+    with pytest.raises(ValueError, match="no random generator was passed"):
+        transform(image, settings)
+    with pytest.raises(ValueError, match=r"images\.random_crop needs images of one size"):
+        ImageSettings(random_crop=0.5)

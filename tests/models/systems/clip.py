@@ -15,6 +15,7 @@ from diptych.objectives.itc import ITCLoss
 from diptych.objectives.lm import LMLoss
 from diptych.objectives.pretraining import Pretraining
 from tests.models.systems.common import (
+    CLASSES,
     SMALL,
     TEXT_LENGTH,
     VOCABULARY,
@@ -24,6 +25,7 @@ from tests.models.systems.common import (
     encode_image,
     encode_text,
     fuse,
+    image_classifier,
 )
 
 # The joint space is wide, as the paper's: at random, vectors of few dimensions are too much alike for a scale of 14.
@@ -79,13 +81,18 @@ def captions(model: CoCa) -> Pretraining:
 TOWERS = {"encode_image": encode_image, "encode_text": encode_text, "pooled_features": pooled_features}
 PROJECTED = Forward(call_towers, pooled_features)
 CONTRAST = {"pretraining": Job(contrast, {"itc": math.log(32)}, {"itc": math.log(8)}, WORDS, apart=False)}
+CLASSIFICATION = {"classification": math.log(CLASSES)}
+TEXT = {r"model\.text\.": "images are classified without text"}
+CAPTIONER = {
+    r"model\.(text_norm|self_blocks|cross_blocks|norm|lm_head)\.": "images are classified without text",
+}
 SYSTEMS = {
     "clip": System(
         small=lambda: CLIP(CLIPConfig(**SIZES)),
         full=lambda: CLIP(CLIPConfig()),
         methods=TOWERS,
         forward=PROJECTED,
-        jobs=CONTRAST,
+        jobs=CONTRAST | {"classification": Job(image_classifier(32), CLASSIFICATION, exempt=TEXT)},
     ),
     "clip, as open_clip": System(
         small=lambda: CLIP(CLIPConfig(**SIZES, activation="gelu")),
@@ -106,7 +113,8 @@ SYSTEMS = {
                 {"itc": math.log(8)},
                 WORDS | ALIKE,
                 apart=False,
-            )
+            ),
+            "classification": Job(image_classifier(24), CLASSIFICATION, exempt=TEXT | CAPTIONER | ALIKE),
         },
     ),
 }

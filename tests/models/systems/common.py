@@ -15,6 +15,7 @@ from diptych.batch import AnswerTargets, Batch, Image, ImageKeys, Matching, Text
 from diptych.encoders.efficientnet import FrozenCNN, TeacherFeatures
 from diptych.modules.heads import GroundingHead
 from diptych.modules.tokens import Tokens
+from diptych.tasks.classification import Classification, new_head
 from diptych.tasks.grounding import Grounding
 
 PATCH, GRID = 8, (3, 4)
@@ -148,6 +149,15 @@ TABLES = {
 ONE_IMAGE = {r"modality\.weight\[2\]": "there is one image"}
 UNPOOLED_PAIR = {r"pooler\.": "the tokens of patches are scored, not the pooled pair"}
 ALL_ALIKE = {r"rank\.linear\.bias": "shifts all candidates alike: cross entropy is invariant"}
+
+
+def image_classifier(dim: int) -> Callable[[Any], nn.Module]:
+    """The step of classification by a new linear layer on pooled image features of `dim` values."""
+
+    def step(model: Any) -> nn.Module:
+        return Classification(model, CLASSES, new_head(dim, CLASSES))
+
+    return step
 
 
 def draw(seed: int) -> torch.Generator:

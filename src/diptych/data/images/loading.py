@@ -94,13 +94,13 @@ class ImageLoader(Protocol):
 
 
 class PixelLoader:
-    """Pixels, resized and normalised by `settings`, and augmented if `settings.augment` is set."""
+    """Pixels, resized and normalised by `settings`, and augmented as `settings` say."""
 
     def __init__(self, settings: ImageSettings):
         self.settings = settings
 
     def load(self, source: ImageSource, index: int, random: Random | None) -> np.ndarray:
-        generator = random() if random is not None and self.settings.augment else None
+        generator = random() if random is not None and self.settings.augmented else None
         return transform(source.image(index), self.settings, generator)
 
     def stack(self, loaded: Sequence[np.ndarray]) -> Image:

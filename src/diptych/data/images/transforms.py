@@ -1,4 +1,4 @@
-"""Image transforms: RandAugment, resizing, cropping and normalisation.
+"""Image transforms: RandAugment, random crops, resizing, cropping and normalisation.
 
 RandAugment (Cubuk et al., 2020, arXiv 1909.13719) applies a few random operations of one magnitude, from 0 to 30; ViLT
 uses 9. Source: operations and ranges are ViLT's (vilt/transforms/randaug.py): those of EfficientNet's published code
@@ -8,7 +8,7 @@ without colour inversion and cutout, because captions mention colours and small 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import ceil
+from math import ceil, exp, log, sqrt
 
 import numpy as np
 import torch
@@ -105,15 +105,49 @@ def _centre(height: int, width: int, side: int) -> tuple[int, int, int, int]:
     return left, top, left + side, top + side
 
 
+CROP_RATIOS = (3 / 4, 4 / 3)
+"""Least and largest ratio of width to height of a random crop."""
+CROP_TRIES = 10
+
+
+def random_crop_box(height: int, width: int, least: float, random: np.random.Generator) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a random crop, in pixels.
+
+    Its share of the area is uniform in [`least`, 1], its ratio of width to height log-uniform in CROP_RATIOS. If none of
+    CROP_TRIES draws fits, the largest central crop whose ratio is in that range.
+
+    Source: Szegedy et al., Going deeper with convolutions, CVPR 2015, section 6; torchvision's RandomResizedCrop.
+    """
+    low, high = CROP_RATIOS
+    for _ in range(CROP_TRIES):
+        area = height * width * random.uniform(least, 1)
+        ratio = exp(random.uniform(log(low), log(high)))
+        wide, tall = round(sqrt(area * ratio)), round(sqrt(area / ratio))
+        if 0 < wide <= width and 0 < tall <= height:
+            left, top = int(random.integers(width - wide + 1)), int(random.integers(height - tall + 1))
+            return left, top, left + wide, top + tall
+    wide, tall = min(width, round(height * high)), min(height, round(width / low))
+    left, top = (width - wide) // 2, (height - tall) // 2
+    return left, top, left + wide, top + tall
+
+
 def transform(image: Pillow.Image, settings: ImageSettings, random: np.random.Generator | None = None) -> np.ndarray:
-    """uint8 pixels ``(height, width, 3)``: augmented with `random` if `settings.augment`, resized, then cropped.
+    """uint8 pixels ``(height, width, 3)``: augmented with `random` as `settings` say, resized, then cropped.
+
+    With `settings.random_crop` a random crop, resized to `settings.size`, takes the place of resizing and cropping; it
+    comes before RandAugment.
 
     Source: like ViLT, translations are in pixels of the original image. Differs: a large JPEG may be decoded at a
     reduced size (images/decode.py), and is then translated by a larger share of its side.
     """
-    if settings.augment:
-        if random is None:
-            raise ValueError("settings.augment is set, but no random generator was passed: pass `random`")
+    if settings.augmented and random is None:
+        raise ValueError("images are augmented at random, but no random generator was passed: pass `random`")
+    if random is not None and settings.random_crop and settings.size is not None:
+        rows, columns = settings.size
+        image = image.crop(random_crop_box(image.height, image.width, settings.random_crop, random))
+        image = image.resize((columns, rows), Pillow.Resampling[settings.resample.upper()])
+        return np.array(randaugment(image, random) if settings.augment else image)
+    if random is not None and settings.augment:
         image = randaugment(image, random)
     height, width = resized(image.height, image.width, settings)
     if image.size != (width, height):

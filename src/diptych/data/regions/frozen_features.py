@@ -59,7 +59,7 @@ class ExtractedFeatures:
     """
 
     def __init__(self, extract: Extract, name: bytes, images: ImageSettings, cache: MemoryCache):
-        self.images = replace(images, augment=False, mean=HALF, std=HALF)
+        self.images = replace(images.without_augmentation(), mean=HALF, std=HALF)
         self.extract, self.cache, self.names = extract, cache, FeatureKeys(name, images)
 
     def of(self, source: ImageSource, index: int) -> Arrays:

@@ -36,9 +36,21 @@ class Divided(NamedTuple):
 
 
 def divide(
-    path: Path, rows: Iterable[Row], folder: Folder, split: str, seed: int = 0, own: Sequence[str] = ()
+    path: Path,
+    rows: Iterable[Row],
+    folder: Folder,
+    split: str,
+    seed: int = 0,
+    own: Sequence[str] = (),
+    splits_from: str = "its split column",
+    by_name: bool = True,
 ) -> Divided:
-    """Rows of `split`. `own`: further splits of the format, beyond train, val and test.
+    """Rows of `split`.
+
+    Args:
+        own: further splits of the format, beyond train, val and test.
+        splits_from: what names the splits of rows, in messages.
+        by_name: whether a file named for a split contains only that.
 
     If one row names a split, every row must. Otherwise a file named for a split contains only that split; any other
     file is divided 90/5/5 by image, keyed by `seed` and the image's name (the alphabetically first of several). Images
@@ -54,8 +66,8 @@ def divide(
         raise NoSplit(f"{path}: the file is empty: no rows in split {split!r} or any other; correct the file")
     if any(row.split is not None for row in rows):
         images = _pictures(rows, folder)
-        splits, how = _declared(rows, folder, own), "by its split column, counted in images"
-    elif (named := file_split(path, own)) is not None:
+        splits, how = _declared(rows, folder, own), f"by {splits_from}, counted in images"
+    elif by_name and (named := file_split(path, own)) is not None:
         images = [folder.seek(row.places) or row.name for row in rows]
         splits, how = [named] * len(rows), f"named for {named}, counted in files"
     else:

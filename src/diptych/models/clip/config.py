@@ -80,12 +80,16 @@ class CLIPResNetConfig:
         require_multiple(self, "model", ("text_dim", "text_num_heads"))
         if not self.depths:
             raise ValueError("model.depths must have at least one stage: got ()")
-        channels = 4 * self.dim * 2 ** (len(self.depths) - 1)  # of the last stage, which attention pools
-        if channels % self.num_heads:
+        if self.channels % self.num_heads:
             raise ValueError(
                 f"model.num_heads must divide the channels of the last stage, 4 * model.dim * 2 ** "
-                f"(len(model.depths) - 1) = {channels}: got {self.num_heads}"
+                f"(len(model.depths) - 1) = {self.channels}: got {self.num_heads}"
             )
+
+    @property
+    def channels(self) -> int:
+        """Channels of the last stage, which attention pools."""
+        return 4 * self.dim * 2 ** (len(self.depths) - 1)
 
     @property
     def patch_size(self) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.config.datasets import epochs_to_steps
 from diptych.config.objectives import ITC, Objectives
-from diptych.config.run import Pretrain
+from diptych.config.run import Finetune, Pretrain
+from diptych.config.tasks import NoOptions
 from diptych.config.training import Optimizer, Training
 from diptych.models.clip.config import CLIPConfig
 from diptych.models.common_recipes import on_frozen_features
@@ -57,3 +58,27 @@ def small() -> Pretrain:
         activation="gelu",
     )
     return on_frozen_features("clip.small", model, Objectives(itc=ITC()), steps=300, batch=256)
+
+
+def cifar100_probe() -> Finetune:
+    """Linear probe of CIFAR-100 on a frozen ViT-B/32 (section 3.2): a classifier of the image tower's class token
+    before the projection to the joint space; `init_from` is an imported CLIP.
+
+    Differs: the paper fits logistic regression by L-BFGS, with the regularisation chosen on a validation split; here it
+    is AdamW for 20 epochs of 128 images, without weight decay.
+    """
+    run = base()
+    return Finetune(
+        task="classification",
+        options=NoOptions(),
+        recipe="clip.cifar100_probe",
+        model=run.model,
+        images=run.images,
+        freeze=("*",),
+        training=Training(
+            epochs=20,
+            batch_size=128,
+            optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.0, warmup=0.05, schedule="cosine"),
+        ),
+        data="cifar-100-python",
+    )
