@@ -80,10 +80,10 @@ class Prediction(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A box x1, y1, x2, y2 in pixels of the upright image, and the probability that a phrase refers to it."""
+    """A box x1, y1, x2, y2 in pixels of the upright image, and how likely a phrase refers to it (`VLM.ground`)."""
 
     box: Box
-    probability: float
+    score: float
 
 
 @runtime_checkable
@@ -465,9 +465,11 @@ class VLM:
         return outputs
 
     def ground(self, image: ImageInput, phrase: str) -> list[Region]:
-        """The regions of an image and the probability that the phrase refers to each, the most probable first.
+        """The regions of an image and the score of each for a phrase, the best first.
 
-        Boxes are x1, y1, x2, y2 in pixels of the upright image.
+        The score of a model fine-tuned on grounding is the probability that the phrase refers to the region. Other
+        models that match images and texts give the regions, or fixed boxes, and a score above 0 that compares them: by
+        the phrase's map (Grad-CAM; Li et al. 2021).
 
         Raises UnsupportedOperation, DataError, BadSample.
         """

@@ -188,8 +188,8 @@ def test_ground_and_predict_give_boxes_in_pixels(grounded: Path, tmp_path: Path)
     regions = model.ground(source.image(0), phrase)
     _, rows = written(grounded / "evaluate-grounding-scenes_50-train-fp32")
     assert len(regions) == len(fixed_boxes()) and list(regions[0].box) == rows[0]["box"]
-    assert regions[0].probability == pytest.approx(rows[0]["probability"], abs=1e-5)
-    assert [r.probability for r in regions] == sorted((r.probability for r in regions), reverse=True)
+    assert regions[0].score == pytest.approx(rows[0]["probability"], abs=1e-5)
+    assert [r.score for r in regions] == sorted((r.score for r in regions), reverse=True)
     assert model.predict(source.image(0), phrase)[0]["box"] == rows[0]["box"]
     large = source.image(0).resize((1600, 1200))
     large.save(tmp_path / "large.png")

@@ -169,7 +169,7 @@ class Classification(Evaluation):
 
 @settings()
 class Grounding(Evaluation):
-    """Grounding of phrases: share of phrases whose most probable region has an IoU above 0.5 with the true box."""
+    """Grounding of phrases: share of phrases whose best region has an IoU above 0.5 with the true box."""
 
     task: ClassVar[str] = "grounding"
     text: ClassVar[str] = "phrase"
@@ -181,6 +181,10 @@ class Grounding(Evaluation):
     proposals: Literal["model", "true"] = "model"  # regions: those that the model reads, or the true boxes of the image
     true_regions: str = ""  # detector features of the true boxes; empty: by the CNN
     ablate: Literal["", "image", "text"] = ""  # hide the image or the text (baseline)
+    # weakly supervised: score regions by Grad-CAM of the ITM or ITC score; empty: by the grounding head, or without one
+    # by ITM, else ITC
+    method: Literal["", "itm", "itc"] = ""
+    layer: Annotated[int, Range(-1, 1000)] = -1  # Grad-CAM: layer whose attention is explained; -1: the default
 
     @property
     def condition(self) -> str:

@@ -64,13 +64,16 @@ class AnswerExample:
 
 @dataclass(frozen=True)
 class GroundingExample:
-    """A phrase with its predicted and its true box: x1, y1, x2, y2 as shares of the image's width and height."""
+    """A phrase with its predicted and its true box: x1, y1, x2, y2 as shares of the image's width and height.
+
+    `probability`: of the predicted box; None if it was chosen by another score.
+    """
 
     image: Image.Image
     phrase: str
     box: Sequence[float]
     truth: Sequence[float]
-    probability: float
+    probability: float | None
     iou: float
 
     @property

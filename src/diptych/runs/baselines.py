@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -92,26 +92,23 @@ def grounding(settings: Grounding) -> dict[str, Scores]:
     say_division(source)
     counter = SkipCounter(settings.max_skipped)
     fixed = {f"{len(boxes)} fixed boxes": boxes for boxes in (fixed_boxes(BOX_SCALES), fixed_boxes())}
-    rows: dict[str, list[dict[str, float]]] = defaultdict(list)
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in [*fixed, "true boxes"]}
     photographs: list[int] = []
     for index in range(len(source)):
         expression = source.expression(index)
         try:
             regions = fixed | {"true boxes": true_boxes(source, expression.image)}
-            truth = box_shares([expression.box], source.size(expression.image), source.where(index))[0, :4]
+            truth = box_shares([expression.box], source.size(expression.image), source.where(index))
         except BadSample as bad:
             counter.add(0, [Skipped(index, bad.where, bad.why)])
             continue
         counter.add(1, [])
         photographs.append(expression.image)
         for name, boxes in regions.items():
-            rows[name].append(blind_scores(boxes[:, :4], ious(boxes[:, :4], truth)))
+            rows[name].append(blind_scores(boxes[:, :4], ious(boxes[:, :4], truth[0, :4])))
     counter.check()
-    scores: dict[str, Scores] = {}
-    for name, of_regions in rows.items():
-        values = columns(of_regions)
-        scores[name] = Scores.of(means(values), means_of_rows(photographs, values))
-    return scores
+    values = {name: columns(of_regions) for name, of_regions in rows.items()}
+    return {name: Scores.of(means(table), means_of_rows(photographs, table)) for name, table in values.items()}
 
 
 TASKS: dict[str, Callable[[Any], dict[str, Scores]]] = {

@@ -15,6 +15,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from diptych.attribution.grad_cam import GradCAM
+from diptych.attribution.grounding import (
+    canvas_size,
+    grad_cam_of,
+    ground_by_map,
+    lacks_maps,
+    phrase_maps,
+    pointing_game,
+)
 from diptych.batch import Batch
 from diptych.config import tasks as settings
 from diptych.config.data import Layout
@@ -66,6 +75,7 @@ from diptych.tasks.definition import (
 
 PADDING_SCORE = -10000.0  # added to the scores of padding
 BATCH = 64  # phrases grounded at once in evaluation
+MAP_BATCH = 8  # the same by Grad-CAM, which keeps all activations
 TOP_K = 3  # regions kept in predictions
 
 GroundingModel = BEiT3Config | ViLBERTConfig | ViLTConfig | VisualBERTConfig | VLMoConfig
@@ -164,26 +174,33 @@ def coverage(
 def evaluate(loaded: LoadedModel, config: settings.Grounding) -> Result:
     """Accuracy at IoU 0.5 and mean IoU, over all phrases and by kind, beside what regions chosen blindly reach.
 
-    "best region" is the upper bound: the share of phrases for which some region is right.
+    "best region" is the upper bound: the share of phrases for which some region is right. A model without a grounding
+    head is evaluated by Grad-CAM, and has the pointing game too: "pointing", beside the photograph's centre
+    ("pointing/center") and a random point ("pointing/chance").
 
     Raises:
         DataError: the data cannot be read.
-        RunError: the run is of another task.
+        UnsupportedOperation: the model can neither ground phrases nor match them with images.
     """
-    module = grounding_module(loaded)
-    if module is None:
-        raise RunError("grounding needs a run of `diptych finetune grounding`")
+    module = None if config.method else grounding_module(loaded)
+    explain = (
+        grad_cam_of(loaded, config.method, config.layer if config.layer >= 0 else None) if module is None else None
+    )
     source = expressions(config.data, config.split, config.layout, config.ablate, loaded.image_settings.shorter_side)
     say_division(source)
     examples = _examples(loaded.saved, source, config.proposals, config.true_regions)
     counter = SkipCounter(config.max_skipped)
 
     def rows_of(batch: Batch) -> list[dict[str, Any]]:
+        if explain is not None:
+            return _rows_by_map(loaded, source, batch, explain)
+        assert module is not None
         scores = module.region_scores(batch)
         rows = zip(batch.ids.tolist(), scores.logits, scores.boxes, scores.mask, strict=True)
         return [_row(source, index, _arrays(logits[real], boxes[real])) for index, logits, boxes, real in rows]
 
-    rows = evaluation_rows(loaded, examples, config, BATCH, counter, "grounding", rows_of)
+    batch_size = BATCH if explain is None else MAP_BATCH
+    rows = evaluation_rows(loaded, examples, config, batch_size, counter, "grounding", rows_of)
     values = _values(rows)
     metrics = {"phrases": float(len(rows)), "skipped": float(counter.num_skipped)} | means(values)
     resampled = means_of_rows([row["picture"] for row in rows], values)
@@ -196,26 +213,44 @@ def _arrays(logits: Tensor, boxes: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return logits.float().sigmoid().cpu().numpy(), boxes[:, :4].float().cpu().numpy()
 
 
-def _row(source: Grounded, index: int, regions: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
-    """The prediction of a phrase: the most probable regions, and what it scores."""
+def _rows_by_map(loaded: LoadedModel, source: Grounded, batch: Batch, explain: GradCAM) -> list[dict[str, Any]]:
+    """The predictions for a batch by the maps of its phrases: of regions, or of the boxes in its labels."""
+    rows = []
+    for i, (index, phrase_map) in enumerate(zip(batch.ids.tolist(), phrase_maps(loaded, batch, explain), strict=True)):
+        expression = source.expression(index)
+        size = source.size(expression.image)
+        canvas = canvas_size(size)
+        proposals = batch.labels["boxes"][i].cpu() if "boxes" in batch.labels else None
+        proposals = None if proposals is None else proposals[proposals[:, 4] > 0, :4]
+        boxes, scores = phrase_map.scored_boxes(canvas, proposals)
+        truth = torch.from_numpy(box_shares([expression.box], size, source.where(index))[:, :4])
+        row = _row(source, index, (scores.numpy(), boxes.numpy()), "score")
+        rows.append(row | {"pointing": pointing_game(phrase_map, truth, canvas)})
+    return rows
+
+
+def _row(
+    source: Grounded, index: int, regions: tuple[np.ndarray, np.ndarray], name: str = "probability"
+) -> dict[str, Any]:
+    """The prediction of a phrase: the regions with the highest scores, called `name`, and what it scores."""
     expression, size = source.expression(index), source.size(source.expression(index).image)
     probabilities, boxes = regions
     overlap = ious(boxes, box_shares([expression.box], size, source.where(index))[0, :4])
     row = {"index": index, "id": expression.id, "picture": expression.image, "image": source.where(index)}
     row |= {"phrase": expression.phrase, "kinds": list(expression.kinds), "truth": list(expression.box)}
-    row |= probable_regions(probabilities, boxes, size)
+    row |= probable_regions(probabilities, boxes, size, name=name)
     iou = float(overlap[probabilities.argmax()])
     return row | {"iou": iou, "right": iou > THRESHOLD, "blind": blind_scores(boxes, overlap)}
 
 
 def probable_regions(
-    probabilities: np.ndarray, boxes: np.ndarray, size: tuple[int, int], k: int = TOP_K
+    probabilities: np.ndarray, boxes: np.ndarray, size: tuple[int, int], k: int = TOP_K, name: str = "probability"
 ) -> dict[str, Any]:
-    """The most probable region in pixels with its probability, and the `k` most probable ones with theirs."""
+    """The most probable region in pixels with its probability, called `name`, and the `k` most probable ones."""
     scale = np.array([*size, *size])
     order = np.argsort(-probabilities, kind="stable")[:k]
     top = [[(boxes[i] * scale).round(2).tolist(), float(probabilities[i])] for i in order]
-    return {"box": top[0][0], "probability": top[0][1], "probable": top}
+    return {"box": top[0][0], name: top[0][1], "probable": top}
 
 
 def _values(rows: Sequence[dict[str, Any]]) -> dict[str, list[float | None]]:
@@ -224,7 +259,7 @@ def _values(rows: Sequence[dict[str, Any]]) -> dict[str, list[float | None]]:
     for row in rows:
         values["accuracy"].append(float(row["right"]))
         values["mean IoU"].append(row["iou"])
-        for name, value in row["blind"].items():
+        for name, value in (row["blind"] | row.get("pointing", {})).items():
             values[name].append(value)
     for kind in sorted({kind for row in rows for kind in row["kinds"]}):
         values[f"accuracy, {kind}"] = [float(row["right"]) if kind in row["kinds"] else None for row in rows]
@@ -242,7 +277,7 @@ def _example(source: Grounded, row: dict[str, Any]) -> GroundingExample:
     """The image with both boxes, in shares of its sides: it may be decoded at a smaller scale."""
     scale = np.array([*source.size(row["picture"])] * 2)
     box, truth = (tuple((np.array(row[name]) / scale).tolist()) for name in ("box", "truth"))
-    return GroundingExample(source.image(row["picture"]), row["phrase"], box, truth, row["probability"], row["iou"])
+    return GroundingExample(source.image(row["picture"]), row["phrase"], box, truth, row.get("probability"), row["iou"])
 
 
 def predict(loaded: LoadedModel, batch: Batch) -> list[dict[str, Any]]:
@@ -265,8 +300,12 @@ def _regions_of(loaded: LoadedModel, batch: Batch) -> list[tuple[tuple[np.ndarra
 def ground(loaded: LoadedModel, image: ImageInput, phrase: str) -> list[tuple[Box, float]]:
     """All regions of an image, in pixels, with the probability that the phrase refers to each, the most probable first.
 
+    Of a model without a grounding head: the regions, or fixed boxes, with their score by the phrase's map (Grad-CAM).
+
     Call it within `LoadedModel.computing`. Raises DataError, BadSample.
     """
+    if grounding_module(loaded) is None:
+        return ground_by_map(loaded, image, phrase)[1]
     processor = ImageProcessor(loaded)
     photos = processor.open([image])
     ((_, pixels),) = processor.batches(photos, 1)
@@ -319,7 +358,9 @@ def build_module(model: Any, config: ModelSettings, labels: Labels, options: set
 
 def lacks(loaded: LoadedModel) -> str:
     """What a model lacks to ground phrases."""
-    return "" if grounding_module(loaded) else f"has no trained grounding head {trained_with(loaded)}"
+    if grounding_module(loaded) is not None or not lacks_maps(loaded):
+        return ""
+    return f"has no trained grounding head, nor an ITM, ranking or contrastive head to explain {trained_with(loaded)}"
 
 
 NEEDS = "whose image tokens attend to the text (ViLBERT, VisualBERT, ViLT, VLMo, BEiT-3)"

@@ -150,7 +150,9 @@ OPERATIONS: dict[str, Operation] = {
         classification.lacks, "runs of diptych finetune classification can, and imported ViTs with a classifier"
     ),
     "ground": Operation(
-        lambda loaded: grounding.lacks(loaded) or _is_baseline(loaded), "runs of diptych finetune grounding can"
+        lambda loaded: grounding.lacks(loaded) or _is_baseline(loaded),
+        "runs of diptych finetune grounding can, and, by a map of the phrase, models trained with itm or itc: diptych "
+        "pretrain albef.small or vilt.small",
     ),
     "predict": Operation(
         _lacks_prediction,
