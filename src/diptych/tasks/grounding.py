@@ -97,11 +97,11 @@ class Grounding(nn.Module):
     A region's label is its IoU with the true box if that is at least 0.5, else 0. The accuracy is the share of phrases
     whose top region has an IoU above 0.5.
 
-    A model of region features scores its regions. Of a model of patches, which must all have one size and order, a
-    region's logit is the mean of the patches' logits, each weighted by the share of it that the region covers: average
-    pooling of the patches' tokens before the linear head.
+    A model of region features scores its regions. In a model of patches a region's logit is the mean of the patches'
+    logits, each weighted by the share of the patch that the region covers: average pooling of the patches' tokens
+    before the linear head.
 
-    Source: ViLBERT, section 4.2, and its official code. Differs: there models of patches do not exist.
+    Source: ViLBERT, section 4.2, and its official code. Differs: the paper has no models of patches.
     """
 
     def __init__(self, model: FusionEncoder, head: GroundingHead):
