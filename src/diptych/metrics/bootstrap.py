@@ -52,13 +52,19 @@ class Scores(dict[str, float]):
 
     @classmethod
     def of(cls, metrics: Mapping[str, float], resampled: Resampled | None) -> Scores:
-        """The metrics with the intervals that follow from `resampled`."""
+        """The metrics with the intervals that follow from `resampled`.
+
+        Raises ValueError if `resampled`, with each photograph once, has other values than `metrics`.
+        """
         if resampled is None or not resampled.photographs:
             return cls(metrics)
         n, samples = resampled.photographs, resampled.samples
+        for name, (value,) in resampled.metrics(np.ones((1, n), dtype=np.int64)).items():
+            if not np.isclose(value, metrics.get(name, np.nan), rtol=1e-6, atol=1e-12, equal_nan=True):
+                raise ValueError(f"{name}: resampled {value} of each photograph once, and {metrics.get(name)} measured")
         if n < FEWEST:
             return cls(metrics, {}, f"no intervals: {n} photographs, and at least {FEWEST} are needed")
-        description = f"{SHARE:.0%} intervals of {samples} draws of {n} photographs with replacement"
+        description = f"{SHARE:.0%} intervals from {samples} draws of {n} photographs with replacement (bootstrap)"
         return cls(metrics, intervals(resampled), description)
 
 

@@ -60,7 +60,7 @@ class _GroupSums:
     def of(self, squares: Float[np.ndarray, " vocabulary"]) -> Float[np.ndarray, "vectors n"]:
         """The sums for each vector of a caption and each n."""
         sums = np.bincount(self.group, self.coefficient * squares[self.gram], self.groups)
-        return sums.reshape(-1, LONGEST)
+        return sums.astype(np.float64).reshape(-1, LONGEST)  # of no entries numpy counts integers
 
 
 class CorpusCIDErD:

@@ -378,7 +378,8 @@ def _right_and_wrong(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _example(source: Questioned, row: dict[str, Any]) -> AnswerExample:
     image, truth = source.image(source.question(row["index"]).image), ", ".join(row["truth"])
-    return AnswerExample(image, row["question"], row["probable"], truth, row["score"])
+    probable = [(answer, probability) for answer, probability in row["probable"]]
+    return AnswerExample(image, row["question"], probable, truth, row["score"])
 
 
 def build_module(
