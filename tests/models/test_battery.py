@@ -189,7 +189,15 @@ def test_permuting_the_batch_permutes_the_outputs(name: str, method: str, packed
     assert_same(outputs(name, method, model, rows(batch, order), packed), [[x[i] for i in order] for x in before])
 
 
-@pytest.mark.parametrize(("name", "method"), METHODS)
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        (name, list(system.methods)[-1])
+        for name, system in SYSTEMS.items()
+        if system.methods and (not name.startswith("vlmo") or "added" in name)  # relative positions have one bias a head
+    ],
+)
+@pytest.mark.slow
 def test_regrouped_heads_have_the_same_weights_and_other_outputs(name: str, method: str, doubles: None):
     """Weights are the same tensors; with the trained head counts again, outputs are bit for bit as before."""
     model, batch = small(name), batch_of(3)

@@ -180,7 +180,8 @@ def named_labels(
     if isinstance(step, NLVR2) and hf is not None:
         _check_truth(hf)
     if isinstance(step, ClosedVQA):
-        many, one, count = "answers", "answer", len(imported.state["head.answers.bias"])
+        head: Any = step.head
+        many, one, count = "answers", "answer", head.answers.out_features
     elif isinstance(step, Classification):
         many, one, count = "classes", "class", imported.arguments["num_classes"]
     else:
