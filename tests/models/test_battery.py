@@ -194,7 +194,8 @@ def test_permuting_the_batch_permutes_the_outputs(name: str, method: str, packed
     [
         (name, list(system.methods)[-1])
         for name, system in SYSTEMS.items()
-        if system.methods and (not name.startswith("vlmo") or "added" in name)  # relative positions have one bias a head
+        if system.methods
+        and (not name.startswith("vlmo") or "added" in name)  # relative positions have one bias a head
     ],
 )
 @pytest.mark.slow
