@@ -165,7 +165,7 @@ def _with_one_head(table: KeyMapping, task: str) -> KeyMapping:
     }
     return KeyMapping(
         ours,
-        ignored=table.ignored | dict.fromkeys(others, OTHER_HEAD),
+        ignored={**table.ignored, **dict.fromkeys(others, OTHER_HEAD)},
         tied=table.tied,
         weight_normed=table.weight_normed if task == "vqa" else (),
     )
@@ -286,11 +286,12 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     return MultiTask(model, heads, {name: STEPS[name](model, head) for name, head in heads.items() if name in STEPS})
 
 
-def _one_task(model: ViLBERT, task: str, state: State) -> TrainStep:
+def _one_task(model: Any, task: str, state: State) -> nn.Module:
     """The training step of one task of `HEADS_OF_TASKS`."""
     if task == "retrieval":
         return Retrieval(model, model.pooled_dim)
-    return STEPS[task](model, _head(model, task, state, "head."))
+    step: Any = STEPS[task](model, _head(model, task, state, "head."))
+    return step
 
 
 def _head(model: ViLBERT, name: str, state: State, prefix: str) -> nn.Module:
