@@ -202,7 +202,7 @@ def test_permuting_the_batch_permutes_the_outputs(name: str, method: str, packed
 def test_regrouped_heads_have_the_same_weights_and_other_outputs(name: str, method: str, doubles: None):
     """Weights are the same tensors; with the trained head counts again, outputs are bit for bit as before."""
     model, batch = small(name), batch_of(3)
-    layers = [layer for layer in model.modules() if isinstance(getattr(layer, "num_heads", None), int)]
+    layers: list[Any] = [layer for layer in model.modules() if isinstance(getattr(layer, "num_heads", None), int)]
     counts = [layer.num_heads for layer in layers]
     if not any(count > 1 for count in counts):
         pytest.skip("no attention of several heads")
