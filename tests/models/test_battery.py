@@ -190,6 +190,35 @@ def test_permuting_the_batch_permutes_the_outputs(name: str, method: str, packed
 
 
 @pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        (name, list(system.methods)[-1])
+        for name, system in SYSTEMS.items()
+        if system.methods
+        and (not name.startswith("vlmo") or "added" in name)  # relative positions have one bias a head
+    ],
+)
+@pytest.mark.slow
+def test_regrouped_heads_have_the_same_weights_and_other_outputs(name: str, method: str, doubles: None):
+    """Weights are the same tensors; with the trained head counts again, outputs are bit for bit as before."""
+    model, batch = small(name), batch_of(3)
+    layers: list[Any] = [layer for layer in model.modules() if isinstance(getattr(layer, "num_heads", None), int)]
+    counts = [layer.num_heads for layer in layers]
+    if not any(count > 1 for count in counts):
+        pytest.skip("no attention of several heads")
+    before = outputs(name, method, model, batch)
+    for layer in layers:
+        layer.num_heads = 1
+    regrouped = outputs(name, method, model, batch)
+    for layer, count in zip(layers, counts, strict=True):
+        layer.num_heads = count
+    again = outputs(name, method, model, batch)
+    flat, other, last = ([x for part in parts for x in part] for parts in (before, regrouped, again))
+    assert all(torch.equal(x, y) for x, y in zip(flat, last, strict=True))
+    assert any(not torch.allclose(x, y) for x, y in zip(flat, other, strict=True))
+
+
+@pytest.mark.parametrize(
     ("name", "job"), [case for case in JOBS if SYSTEMS[str(case.values[0])].jobs[str(case.values[1])].apart]
 )
 def test_losses_and_gradients_of_a_batch_are_the_sums_of_its_parts(name: str, job: str):

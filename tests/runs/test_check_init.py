@@ -11,6 +11,7 @@ import pytest
 
 from diptych.checkpoints.read import WeightsError
 from diptych.cli import main
+from diptych.config.validation import shown
 from diptych.inference.saved_model import RunError
 from diptych.models.configs import (
     ALBEFConfig,
@@ -33,6 +34,7 @@ from diptych.models.configs import (
     model_name,
 )
 from diptych.runs.check_init import check_image_start, check_same_model, check_text_start
+from diptych.utils.state_dict import without_weights
 from tests.runs.tiny_runs import TRAINING, pretrain
 
 IMAGE = {"image_dim": 16, "image_depth": 1, "image_num_heads": 4, "image_mlp_dim": 8}
@@ -108,11 +110,42 @@ def test_a_run_of_the_same_system_must_agree_in_every_setting_that_shapes_do_not
     check_same_model(SCANConfig(direction="image") if kind is not SCANConfig else VSEppConfig(), own, "before")
 
 
+def head_settings(kind: type) -> list[str]:
+    return [field.name for field in fields(kind) if field.name.endswith("num_heads")]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in HIDDEN if head_settings(kind)], ids=lambda kind: kind.__name__)
+@pytest.mark.slow
+def test_heads_are_regrouped_in_fine_tuning_and_each_change_is_named(kind: type):
+    trained = replace(kind(), relative_position=False) if kind is VLMoConfig else kind()
+    assert set(head_settings(kind)) <= HIDDEN[kind].keys(), "every head count is one that shapes do not show"
+    assert check_same_model(trained, trained, "before", regroup=True) == []
+    for name in head_settings(kind):
+        own = replace(trained, **{name: HIDDEN[kind][name]})
+        notes = check_same_model(trained, own, "before", regroup=True)
+        before, after = (shown(getattr(config, name)) for config in (trained, own))
+        assert notes == [f"heads regrouped: {name} {before} -> {after}"]
+        assert head_counts(own) != head_counts(trained)
+    for name, value in HIDDEN[kind].items():
+        if name not in head_settings(kind):
+            with pytest.raises(RunError, match=f"with {name} "):
+                check_same_model(trained, replace(trained, **{name: value}), "before", regroup=True)
+
+
+def head_counts(config: Any) -> list[int]:
+    """The number of attention heads of every attention layer of a config's model."""
+    with without_weights():
+        return [module.num_heads for module in config.build().modules() if hasattr(module, "num_heads")]
+
+
 @pytest.mark.slow
 def test_other_settings_than_those_of_the_initial_weights_are_refused_at_the_command_line(
     pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    for name, value in (("num_heads", "4"), ("activation", "relu"), ("eps", "0.1"), ("text_eps", "0.1")):
+    capsys.readouterr()
+    assert main([*pretrain(tmp_path / "out", "--init_from", str(pretrained)), "--model.num_heads", "4"]) == 2
+    assert "with num_heads " in capsys.readouterr().err
+    for name, value in (("activation", "relu"), ("eps", "0.1"), ("text_eps", "0.1")):
         for command in (
             pretrain(tmp_path / "out", "--init_from", str(pretrained)),
             ["finetune", "vqa", "--init_from", str(pretrained), *TRAINING, "--out", str(tmp_path / "out")],

@@ -197,3 +197,57 @@ def test_the_newer_names_of_weight_norm_are_read():
     plain = fold_weight_norm(newer.state_dict(), ["weight"])
     assert plain.keys() == {"weight", "bias"} and torch.equal(plain["weight"], linear.weight)
     assert torch.equal(fold_weight_norm(unfold_weight_norm(plain, ["weight"]), ["weight"])["weight"], plain["weight"])
+
+
+def downstream() -> dict[str, Tensor]:
+    """A file of vilbert_beta after fine-tuning: pre-training heads and those of all tasks, under DataParallel's names."""
+    torch.manual_seed(6)
+    state = load_state_dict(GOLDEN_CASES / "vilbert_pretrain" / "checkpoint.pth")
+    head = OfficialClassifier(40, 80, 7).state_dict()
+    state |= {f"vil_prediction.{name}": tensor.detach() for name, tensor in head.items()}
+    image_dim = len(state["bert.v_embeddings.image_embeddings.bias"])
+    text_dim = len(state["bert.embeddings.LayerNorm.bias"])
+    for name, dim in (("vil_logit", 40), ("vision_logit", image_dim), ("linguisic_logit", text_dim)):
+        state |= {f"{name}.{part}": tensor.detach() for part, tensor in nn.Linear(dim, 1).state_dict().items()}
+    return {f"module.{name}": tensor for name, tensor in state.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "head", "ours"),
+    [
+        ("vqa", "vil_prediction.main.3.bias", "head.main.3.bias"),
+        ("retrieval", "vil_logit.weight", "rank.linear.weight"),
+        ("grounding", "vision_logit.weight", "head.linear.weight"),
+    ],
+)
+def test_a_downstream_file_is_imported_for_its_task_and_given_back(task: str, head: str, ours: str, tmp_path: Path):
+    state = downstream()
+    torch.save(state, tmp_path / "file.pth")
+    config = str(GOLDEN_CASES / "vilbert_pretrain" / "config.json")
+    arguments = ["import", "vilbert", str(tmp_path / "file.pth"), "--config", config, "--task", task]
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
+    loaded = load_model(tmp_path / "run", torch.device("cpu"))
+    assert loaded.saved.task == task
+    weights = loaded.module.state_dict()
+    assert torch.equal(weights[ours], state[f"module.{head}"])
+    assert not any(name.startswith("heads.") for name in weights)
+    back = exported(tmp_path / "run")
+    assert {f"module.{name}" for name in back} == state.keys()
+    assert all(torch.equal(x, state[f"module.{name}"]) for name, x in back.items() if "weight_" not in name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("system", "task", "message"),
+    [
+        ("vilbert", "caption", "--task caption: expected one of vqa, retrieval, grounding"),
+        ("vilbert", "vqa", "--task vqa: the file has no weights vil_prediction.main.*"),
+        ("vit", "vqa", "--task vqa: its files have the heads of one task"),
+    ],
+)
+def test_a_task_that_a_file_has_no_head_for_is_an_error(system: str, task: str, message: str, tmp_path: Path, capsys):
+    golden = GOLDEN_CASES / {"vit": "vit", "vilbert": "vilbert_pretrain"}[system]
+    arguments = ["import", system, str(golden / "checkpoint.pth"), "--config", str(golden / "config.json")]
+    assert main([*arguments, "--task", task, "--out", str(tmp_path / "run")]) == 2
+    assert message in capsys.readouterr().err

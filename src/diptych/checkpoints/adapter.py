@@ -56,6 +56,8 @@ class CheckpointAdapter:
     positions: tuple[Positions, ...] = ()
     # The key under which the official file stores its weights; "" for the top level.
     model_prefix: str = ""
+    # Task → the official prefix of its head, where a file that has several heads can be imported for one of its tasks.
+    heads_of_tasks: Mapping[str, str] = field(default_factory=dict)
     # Keys of the official config that change the outputs, and their values that the model supports.
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 

@@ -1,5 +1,5 @@
 """diptych import SYSTEM CHECKPOINT --out DIR [--config FILE] [--num_heads N] [--grid ROWSxCOLUMNS] [--answers FILE]
-               [--regions PATH] [--vocabulary FILE]
+               [--regions PATH] [--vocabulary FILE] [--task TASK]
 diptych export RUN --to official|safetensors|hf --out FILE
 
 import turns official or Hugging Face weights into a run, to evaluate, fine-tune or initialise from. export writes the
@@ -25,6 +25,8 @@ Options of import:
   --regions PATH     the region features that ViLBERT, SCAN and VSE++ read
   --vocabulary FILE  the text tokenizer's vocabulary, where it is neither BERT's nor CLIP's: BEiT-3's SentencePiece
                      model, SCAN's words (.json) or VSE++'s (.pkl, of which no code is run)
+  --task TASK        vqa, retrieval or grounding: of ViLBERT's downstream files, which have the heads of all tasks, the
+                     one that the file was fine-tuned for; the other heads are kept aside for export
 
 Options of export:
   --to official      the paper's official names, nested as by the official code, in PyTorch's format (FILE.pth); beside
@@ -62,8 +64,8 @@ def import_command(args: list[str]) -> None:
     system = pop_positional(args, "the system (vit, vilt, albef …)")
     checkpoint = Path(pop_positional(args, "the checkpoint file"))
     out = Path(pop_option(args, "--out"))
-    names = ("--num_heads", "--grid", "--answers", "--config", "--regions", "--vocabulary")
-    heads, grid, answers, config, regions, vocabulary = (pop_option(args, name, "") for name in names)
+    names = ("--num_heads", "--grid", "--answers", "--config", "--regions", "--vocabulary", "--task")
+    heads, grid, answers, config, regions, vocabulary, task = (pop_option(args, name, "") for name in names)
     if args:
         raise UsageError(f"import takes SYSTEM, CHECKPOINT, --out, {', '.join(names)}, not {' '.join(args)}")
     from diptych.runs.import_checkpoint import import_checkpoint
@@ -78,6 +80,7 @@ def import_command(args: list[str]) -> None:
         config=Path(config) if config else None,
         regions=regions,
         vocabulary=Path(vocabulary) if vocabulary else None,
+        task=task,
     )
     imported = model.checkpoint
     size = sum(tensor.numel() for tensor in imported.state.values())

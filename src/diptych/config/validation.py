@@ -6,6 +6,7 @@ checked whenever an instance is made: from the command line, a recipe, a run.jso
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -162,11 +163,17 @@ def require_multiple(config: Any, prefix: str, *pairs: tuple[str, str]) -> None:
     """Raises ValueError unless the first field of each pair is a multiple of the second; tuples item by item."""
     for field, divisor in pairs:
         value, by = getattr(config, field), getattr(config, divisor)
-        items = zip(value, by, strict=True) if isinstance(value, tuple) else [(value, by)]
+        items = list(zip(value, by, strict=True)) if isinstance(value, tuple) else [(value, by)]
         if any(number % factor for number, factor in items):
-            raise ValueError(
-                f"{_dotted(prefix, field)} must be a multiple of {_dotted(prefix, divisor)}, {by}: got {value}"
-            )
+            message = f"{_dotted(prefix, field)} must be a multiple of {_dotted(prefix, divisor)}, {by}: got {value}"
+            counts = [divisors(number) for number, _ in items] if divisor.endswith("num_heads") else []
+            raise ValueError(message + "".join(f"; {n[-1]} divides into {', '.join(map(str, n))}" for n in counts))
+
+
+def divisors(number: int) -> list[int]:
+    """The positive integers that divide a number above 0, in increasing order."""
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
 
 
 def require_at_most(config: Any, prefix: str, *pairs: tuple[str, str], below: bool = False) -> None:

@@ -40,7 +40,9 @@ def finetuning(task: str, run: Pretrain) -> Finetune:
     """Fine-tuning for a task with the model and images of a pre-training recipe: 1,000 steps of 64 samples."""
     optimizer = OPTIMIZERS.get(task, FINETUNING)
     training = Training(steps=1000, batch_size=64, precision=run.training.precision, optimizer=optimizer)
-    if task == "grounding":  # val accuracy during training; `keep_best` chooses the weights by it, if there is a val split
+    if (
+        task == "grounding"
+    ):  # val accuracy during training; `keep_best` chooses the weights by it, if there is a val split
         training = replace(training, evaluate_every=200)
     return Finetune(
         task=task,

@@ -9,7 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diptych.checkpoints.adapter import State, config_of, explicit_arguments, split_teacher
+from diptych.checkpoints.adapter import (
+    CheckpointAdapter,
+    State,
+    config_of,
+    explicit_arguments,
+    has_prefix,
+    split_teacher,
+)
 from diptych.checkpoints.huggingface.folder import load_folder_state_dicts
 from diptych.checkpoints.mapping import KeyMapping
 from diptych.checkpoints.official_config import ARGUMENTS, OfficialConfig, RecordedConfig, check_fixed
@@ -88,6 +95,7 @@ def load_official(
     num_heads: int | None = None,
     grid: tuple[int, int] | None = None,
     settings: OfficialConfig | None = None,
+    task: str = "",
 ) -> OfficialCheckpoint:
     """Reads a checkpoint in the official layout of a system, or in Hugging Face's, timm's or JAX's where it has one.
 
@@ -97,6 +105,7 @@ def load_official(
             to `grid` by the system's own rule; any other number must have the shape of `grid`.
         settings: what cannot be inferred from shapes, under the keys of the official code (ViLBERT's schedule,
             open_clip's config), or constructor arguments under "arguments". A RecordedConfig records what was used.
+        task: the one to import the model for, of a file that has the heads of several tasks.
 
     Raises:
         WeightsError: one line that names the file and the weights.
@@ -107,14 +116,19 @@ def load_official(
     imported, notes = unwrap(
         path,
         load_folder_state_dicts(path),
-        lambda state: _import_state(system, state, num_heads, grid, config),
+        lambda state: _import_state(system, state, num_heads, grid, config, task),
         lambda state: _is_known(system, state),
     )
     return replace(imported, notes=notes + imported.notes)
 
 
 def _import_state(
-    system: str, state: State, num_heads: int | None, grid: tuple[int, int] | None, settings: RecordedConfig
+    system: str,
+    state: State,
+    num_heads: int | None,
+    grid: tuple[int, int] | None,
+    settings: RecordedConfig,
+    task: str,
 ) -> OfficialCheckpoint:
     """Imports one set of weights, in any layout of a system. Raises WeightsError."""
     try:
@@ -123,7 +137,7 @@ def _import_state(
         own_grid = grid if any(not p.is_square(official[p.official]) for p in positions) else None
         options = {"num_heads": num_heads or heads_of_layout, "grid": own_grid}
         config = settings | {key: value for key, value in options.items() if value is not None}
-        imported = map_official(system, official, config)
+        imported = map_official(system, official, config, task)
         if num_heads:
             _check_heads_used(imported.arguments, num_heads)
         return resize_grid(imported, grid)
@@ -191,7 +205,9 @@ def constructor_arguments(name: str, official: State, config: OfficialConfig) ->
     return arguments
 
 
-def map_official(name: str, official: Mapping[str, Tensor], config: OfficialConfig) -> OfficialCheckpoint:
+def map_official(
+    name: str, official: Mapping[str, Tensor], config: OfficialConfig, only_task: str = ""
+) -> OfficialCheckpoint:
     """A state under official names, translated to ours.
 
     Names and shapes are checked before tensors of the model's size are allocated. The momentum teacher and the queue
@@ -200,12 +216,14 @@ def map_official(name: str, official: Mapping[str, Tensor], config: OfficialConf
 
     Args:
         config: settings that cannot be inferred from shapes.
+        only_task: the one of its tasks to import a file for; "": all that it was trained for.
 
     Raises:
         WeightsError: the weights do not fit the system; the message names them.
     """
     system = ADAPTERS[name]
-    arguments, task = constructor_arguments(name, official, config), system.task(official)
+    arguments = constructor_arguments(name, official, config)
+    task = _one_of_its_tasks(system, official, only_task) if only_task else system.task(official)
     names = system.names(arguments, task)
     if names.teacher_names and not any(name in official for name in names.teacher_names):
         names = names.without_teacher
@@ -247,3 +265,16 @@ def resize_grid(imported: OfficialCheckpoint, grid: tuple[int, int] | None) -> O
     except ValueError as error:
         raise WeightsError(f"positions cannot be resized: {error}") from None
     return replace(imported, arguments=imported.arguments | {"grid": grid}, state=imported.state | refitted)
+
+
+def _one_of_its_tasks(system: CheckpointAdapter, official: State, task: str) -> str:
+    """`task`, checked. Raises WeightsError if the system's files have no such heads, or this one has not."""
+    heads = system.heads_of_tasks
+    if task not in heads:
+        known = f"expected one of {', '.join(heads)}" if heads else "its files have the heads of one task: leave it out"
+        raise WeightsError(f"--task {task}: {known}")
+    if not has_prefix(official, heads[task]):
+        present = [name for name, prefix in heads.items() if has_prefix(official, prefix)]
+        known = f"it has those of {', '.join(present)}" if present else "leave --task out"
+        raise WeightsError(f"--task {task}: the file has no weights {heads[task]}*, the head of {task}; {known}")
+    return task

@@ -26,11 +26,13 @@ OLD_BERT_KEYS = {"num_attention_heads", "hidden_act", "type_vocab_size"}
 """Keys of a BERT's config.json, by which old ones, without a model_type, are recognised."""
 TRAINING_ONLY = ("dropout", "drop_path", "layer_scale", "decay", "patience")
 """Settings of models that change training, or initial weights, but no output of trained weights."""
+HEADS = "num_heads"
+"""The end of the names of head counts. Query, key and value layers of one width fit any count that divides it."""
 RESIZED = ("grid",)
 """Settings that may differ because position embeddings are resized."""
 
 
-def check_same_model(source: Model, model: Model, where: str) -> None:
+def check_same_model(source: Model, model: Model, where: str, regroup: bool = False) -> list[str]:
     """Checks the settings that weight shapes do not show, for a run initialised from a run of the same system.
 
     Configs of other systems pass: they are refused, or compared by `check_image_start`, elsewhere.
@@ -39,18 +41,28 @@ def check_same_model(source: Model, model: Model, where: str) -> None:
         source: the settings of the model that the weights were trained in.
         model: the settings of the model that they initialise.
         where: names the source in the error.
+        regroup: numbers of attention heads may differ: the same projections are then split into other heads.
+
+    Returns:
+        What differs, for printing: "heads regrouped: coattention_num_heads 8 -> 2".
 
     Raises:
-        RunError: a setting differs, apart from TRAINING_ONLY and RESIZED.
+        RunError: a setting differs, apart from TRAINING_ONLY and RESIZED, and head counts with `regroup`.
     """
     if type(source) is not type(model):
-        return
+        return []
+    notes: list[str] = []
     for name, (own, theirs) in differences_beyond_shapes(model, source).items():
-        if name not in (*TRAINING_ONLY, *RESIZED):
+        if regroup and name.endswith(HEADS):
+            notes.append(f"heads regrouped: {name} {shown(theirs)} -> {shown(own)}")
+        elif name in TRAINING_ONLY:
+            notes.append(f"{name} {shown(theirs)} -> {shown(own)}")
+        elif name not in RESIZED:
             raise RunError(
                 f"{where} holds weights of a {model_name(source)} with {name} {theirs!r}, but the model that they "
                 f"initialise has {own!r}, which computes something else: set --model.{name} {shown(theirs)}"
             )
+    return notes
 
 
 def check_same_vocabulary(run: TrainingRun) -> None:

@@ -32,7 +32,7 @@ from diptych.runs.check_inputs import check_out
 from diptych.runs.train import train
 from diptych.runs.training_data import with_steps
 from diptych.tasks.definition import NO_LABELS, FineTuning, Labels, fine_tuning
-from diptych.training.distributed import processes
+from diptych.training.distributed import is_main_rank, processes
 from diptych.training.recovery import locked_run_folder
 from diptych.utils.state_dict import named_weights
 from diptych.utils.terminal import echo
@@ -70,7 +70,8 @@ def task_module(
 def init_from_pretrained(module: nn.Module, folder: Path, config: Model, part: FineTuning) -> None:
     """Initialises all weights of the model from a run, with position embeddings resized to the image size.
 
-    The head starts as the task says: a ranking head as the ITM head of that run.
+    Attention heads may be regrouped: the model may have other head counts than the run's, with the same weights. The
+    main rank prints which settings differ. The head starts as the task says: a ranking head as the ITM head of that run.
 
     Args:
         config: the settings of the module's model.
@@ -83,7 +84,9 @@ def init_from_pretrained(module: nn.Module, folder: Path, config: Model, part: F
     of_model = strip_prefix(state, "model.")
     if isinstance(before, MAEConfig) and not isinstance(config, MAEConfig):
         before, of_model = image_encoder_of(before), encoder_weights(of_model)
-    check_same_model(before, config, str(folder))
+    for note in check_same_model(before, config, str(folder), regroup=True):
+        if is_main_rank():
+            echo(f"{folder}: {note}")
     trained = resize_state(model, of_model, getattr(before, "grid", None))
     if part.own_head:
         body = {name: tensor for name, tensor in trained.items() if not name.startswith(part.own_head)}

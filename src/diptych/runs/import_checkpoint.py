@@ -50,6 +50,7 @@ def import_checkpoint(
     config: Path | None = None,
     regions: str = "",
     vocabulary: Path | None = None,
+    task: str = "",
 ) -> ImportedModel:
     """Writes config.json and model.safetensors for a checkpoint; returns the imported model.
 
@@ -64,13 +65,14 @@ def import_checkpoint(
             inferred from weight shapes.
         regions: the folder of the region features that the model takes.
         vocabulary: the model's vocabulary file, if it is not a bundled one.
+        task: the one to import the model for, of a file that has the heads of several tasks (ViLBERT's).
 
     Raises DataError, WeightsError, RunError.
     """
     source = open_source(system, checkpoint, config)
     name = _name_of(checkpoint, source)
     _refuse_other_run(out, name)
-    imported = read_checkpoint(source, name, num_heads, grid, answers, regions, vocabulary)
+    imported = read_checkpoint(source, name, num_heads, grid, answers, regions, vocabulary, task)
     _refuse_other_weights(out, imported.step)
     write_config(out, imported.saved)
     save_weights(out, imported.step)
@@ -88,6 +90,7 @@ def read_checkpoint(
     answers: Path | None = None,
     regions: str = "",
     vocabulary: Path | None = None,
+    task: str = "",
 ) -> ImportedModel:
     """The model of a checkpoint with its weights and settings; nothing is written.
 
@@ -95,7 +98,7 @@ def read_checkpoint(
 
     Raises DataError, WeightsError, RunError.
     """
-    imported = source.load(num_heads, grid)
+    imported = source.load(num_heads, grid, task)
     step = imported.build()
     saved = saved_from_checkpoint(imported, source.settings, regions, name)
     saved = source.with_images(saved, resized=grid is not None)

@@ -80,15 +80,15 @@ class ImportSource:
         """The folder's vocabulary file, if it differs from the bundled one. Raises WeightsError."""
         return custom_vocabulary(self.folder, self.system) if self.folder else None
 
-    def load(self, num_heads: int | None, grid: tuple[int, int] | None) -> OfficialCheckpoint:
+    def load(self, num_heads: int | None, grid: tuple[int, int] | None, task: str = "") -> OfficialCheckpoint:
         """The checkpoint in our names. Raises WeightsError, also if its weights are not those of the config."""
         if self.hf is None:
             try:
-                return load_official(self.system, self.weights, num_heads, grid, self.settings)
+                return load_official(self.system, self.weights, num_heads, grid, self.settings, task)
             except WeightsError as error:
                 raise WeightsError(f"{error} (settings read from {self.file})" if self.file else str(error)) from None
         self.hf.check_heads(num_heads)
-        imported = load_official(self.system, self.weights, None, grid, self.hf.official_config)
+        imported = load_official(self.system, self.weights, None, grid, self.hf.official_config, task)
         self.hf.check(imported.arguments, imported.task, resized=grid is not None)
         return imported
 
@@ -180,7 +180,8 @@ def named_labels(
     if isinstance(step, NLVR2) and hf is not None:
         _check_truth(hf)
     if isinstance(step, ClosedVQA):
-        many, one, count = "answers", "answer", len(imported.state["head.answers.bias"])
+        head: Any = step.head
+        many, one, count = "answers", "answer", head.answers.out_features
     elif isinstance(step, Classification):
         many, one, count = "classes", "class", imported.arguments["num_classes"]
     else:

@@ -74,7 +74,8 @@ def _imported_task(saved: SavedModel, system: str, weights: Mapping[str, Tensor]
         raise RunError(f"the weights do not fit the task {saved.task!r:.60}: {error.args[0]:.200}") from None
     outputs = len(saved.labels)
     if isinstance(module, ClosedVQA):
-        outputs = module.head.get_submodule("answers").out_features
+        head: Any = module.head
+        outputs = head.answers.out_features
     elif isinstance(module, Classification) and isinstance(saved.model, ClassifierModel):
         outputs = saved.model.num_classes
     if len(saved.labels) != outputs:

@@ -18,6 +18,7 @@ from diptych.config.validation import (
     PatchSize,
     Range,
     VocabSize,
+    divisors,
     require_multiple,
     settings,
 )
@@ -83,7 +84,8 @@ class CLIPResNetConfig:
         if self.channels % self.num_heads:
             raise ValueError(
                 f"model.num_heads must divide the channels of the last stage, 4 * model.dim * 2 ** "
-                f"(len(model.depths) - 1) = {self.channels}: got {self.num_heads}"
+                f"(len(model.depths) - 1) = {self.channels}: got {self.num_heads}; possible head counts: "
+                f"{', '.join(map(str, divisors(self.channels)))}"
             )
 
     @property

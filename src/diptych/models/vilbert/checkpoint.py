@@ -1,6 +1,7 @@
 """ViLBERT's official checkpoints: weight names, sizes inferred from shapes, and the training steps.
 
-There are two kinds: pre-training, and the downstream (12-in-1) model, which has the heads of all tasks at once.
+There are two kinds: pre-training, and the downstream model, which has the heads of all tasks at once. Of vilbert_beta's
+downstream files each was fine-tuned for one task, and only the head of that task is trained.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from diptych.tasks.entailment import Entailment
 from diptych.tasks.grounding import Grounding
 from diptych.tasks.multitask import MultiTask
 from diptych.tasks.nlvr2 import NLVR2
+from diptych.tasks.retrieval import Retrieval
 from diptych.tasks.vcr import MultipleChoice
 from diptych.tasks.vqa import ClosedVQA
 
@@ -119,8 +121,18 @@ HEADS = {
 }
 
 
+HEADS_OF_TASKS = {"vqa": "heads.vqa.main.", "retrieval": "heads.choice.", "grounding": "heads.grounding."}
+"""The head of each task that a downstream file can be imported for alone; of VQA, that of the first release."""
+OWN_HEADS = {"vqa": "head.main.", "retrieval": "rank.", "grounding": "head."}
+"""Its name in the training step of the task."""
+OTHER_HEAD = "the head of another task"
+
+
 def names(arguments: Arguments, task: str) -> KeyMapping:
-    """The table of weight names of a model with these arguments."""
+    """The table of weight names of a model with these arguments.
+
+    For one task of `HEADS_OF_TASKS` the heads of all others are ignored.
+    """
     table = OUTSIDE | HEADS
     for i in range(arguments["depth"]):
         table |= prefixed(f"bert.encoder.layer.{i}.", f"model.streams.text.{i}.", SELF)
@@ -130,12 +142,32 @@ def names(arguments: Arguments, task: str) -> KeyMapping:
     for i in coattention:
         table |= prefixed(f"bert.encoder.c_layer.{i}.", f"model.streams.meetings.{i}.", COATTENTION)
     unused = [f"bert.encoder.c_layer.{i}.biOutput.q_dense{stream}" for i in coattention for stream in (1, 2)]
-    return KeyMapping(
+    every_head = KeyMapping(
         table,
         ignored={f"{layer}.{kind}": UNUSED for layer in unused for kind in ("weight", "bias")},
         tied={"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"},
         transforms=dict.fromkeys(weight_and_bias("cls.bi_seq_relationship", ""), SWAPPED),
         weight_normed=NORMED,
+    )
+    return _with_one_head(every_head, task) if task in HEADS_OF_TASKS else every_head
+
+
+def _with_one_head(table: KeyMapping, task: str) -> KeyMapping:
+    """The table of one task's training step; a weight-normed head that is ignored stays as it is in the file."""
+    head = HEADS_OF_TASKS[task]
+    others = [name for name, our in table.ours.items() if our.startswith("heads.") and not our.startswith(head)]
+    if task != "vqa":
+        others += [f"{name}_{part}" for name in table.weight_normed for part in ("g", "v")]
+    ours = {
+        official: our.replace(head, OWN_HEADS[task], 1) if our.startswith(head) else our
+        for official, our in table.ours.items()
+        if official not in others
+    }
+    return KeyMapping(
+        ours,
+        ignored={**table.ignored, **dict.fromkeys(others, OTHER_HEAD)},
+        tied=table.tied,
+        weight_normed=table.weight_normed if task == "vqa" else (),
     )
 
 
@@ -237,6 +269,8 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
     model = config_of(ViLBERTConfig, arguments).build()
     if task == "encoder":
         return nn.ModuleDict({"model": model})
+    if task in HEADS_OF_TASKS:
+        return _one_task(model, task, state)
     present = {name.split(".")[1] for name in state if name.startswith("heads.")}
     heads = nn.ModuleDict({name: head for name, head in model.pretraining_heads().items() if name in present})
     if task == "pretraining":
@@ -248,24 +282,32 @@ def build(arguments: Arguments, task: str, state: State) -> nn.Module:
         }
         return Pretraining(model, heads, [objectives[name] for name in heads])
     for name in sorted(present - set(heads)):
-        heads[name] = _head(model, name, state)
+        heads[name] = _head(model, name, state, f"heads.{name}.")
     return MultiTask(model, heads, {name: STEPS[name](model, head) for name, head in heads.items() if name in STEPS})
 
 
-def _head(model: ViLBERT, name: str, state: State) -> nn.Module:
-    """A new downstream head; the number of its classes is read from the state."""
+def _one_task(model: Any, task: str, state: State) -> nn.Module:
+    """The training step of one task of `HEADS_OF_TASKS`."""
+    if task == "retrieval":
+        return Retrieval(model, model.pooled_dim)
+    step: Any = STEPS[task](model, _head(model, task, state, "head."))
+    return step
+
+
+def _head(model: ViLBERT, name: str, state: State, prefix: str) -> nn.Module:
+    """A new downstream head; the number of its classes is read from the state, where its names begin with `prefix`."""
     pooled = model.pooled_dim
     if name == "entailment":
-        return nn.Linear(pooled, shape_of(state, "heads.entailment.weight", 2)[0])
+        return nn.Linear(pooled, shape_of(state, f"{prefix}weight", 2)[0])
     if name == "choice":
         return RankingHead(pooled)
     if name in ("grounding", "word"):
         return GroundingHead(model.image_dim if name == "grounding" else model.dim, dropout=0.1)
-    if f"heads.{name}.main.3.weight" in state:
-        hidden, inputs = shape_of(state, f"heads.{name}.main.0.weight", 2)
-        return ReLUClassifier(inputs, hidden, shape_of(state, f"heads.{name}.main.3.weight", 2)[0])
+    if f"{prefix}main.3.weight" in state:
+        hidden, inputs = shape_of(state, f"{prefix}main.0.weight", 2)
+        return ReLUClassifier(inputs, hidden, shape_of(state, f"{prefix}main.3.weight", 2)[0])
     images = 2 if name == "nlvr2" else 1
-    return SimpleClassifier(images * pooled, 2 * pooled, shape_of(state, f"heads.{name}.answers.weight", 2)[0])
+    return SimpleClassifier(images * pooled, 2 * pooled, shape_of(state, f"{prefix}answers.weight", 2)[0])
 
 
 STEPS: dict[str, Callable[[Any, Any], TrainStep]] = {
@@ -287,6 +329,7 @@ ADAPTER = CheckpointAdapter(
     names=names,
     infer=infer,
     build=build,
+    heads_of_tasks={"vqa": "vil_prediction.main.", "retrieval": "vil_logit.", "grounding": "vision_logit."},
     fixed={
         "fusion_method": ("mul",),
         "hidden_act": ("gelu",),
