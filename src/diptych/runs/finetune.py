@@ -61,7 +61,8 @@ def task_module(
 def init_from_pretrained(module: nn.Module, folder: Path, config: Model, part: FineTuning) -> None:
     """Initialises all weights of the model from a run, with position embeddings resized to the image size.
 
-    The head starts as the task says: a ranking head as the ITM head of that run.
+    The head starts as the task says: a ranking head as the ITM head of that run; likewise parts that the task adds to
+    the model, such as an answer decoder.
 
     Args:
         config: the settings of the module's model.
@@ -77,6 +78,7 @@ def init_from_pretrained(module: nn.Module, folder: Path, config: Model, part: F
         body = {name: tensor for name, tensor in trained.items() if not name.startswith(part.own_head)}
         head = {name: tensor for name, tensor in named_weights(model).items() if name.startswith(part.own_head)}
         trained = head | body
+    trained |= part.added_weights(model, state)
     load_strict(model, trained, str(folder))
     part.initialize(module, state)
 
@@ -86,7 +88,7 @@ def finetune(run: Finetune, out: Path) -> None:
     part, expected = fine_tuning(run.task), FINETUNED[run.task].options
     if type(run.options) is not expected:
         raise RunError(f"options: expected {expected.__name__} for {run.task}, got {type(run.options).__name__}")
-    part.check(run)
+    run = part.prepare(run)
     check_out(run.data, out)
     run = replace(run, split=requested_split(run.split, run.data, FINETUNED[run.task].splits))
     with processes(run.training.device) as group, locked_run_folder(out, group):
@@ -98,6 +100,7 @@ def finetune(run: Finetune, out: Path) -> None:
         module = build(run, labels)
         if run.init_from:
             init_from_pretrained(module, Path(run.init_from), run.model, part)
+        module = part.with_teacher(module, run)
         facts = {"examples": len(data)}
         train(run, module, data, lambda: part.examples(run, "val", labels, False), facts, out, group, labels.names)
 
