@@ -151,7 +151,7 @@ def test_every_level_is_in_the_tree():
         ("tasks/vqa.py", "from diptych import cli", "tasks (level 8) may not import diptych.cli"),
         ("inference/folder.py", "from diptych.runs.run_folder import read_run", "inference (level 6) may not import"),
         ("inference/folder.py", "from diptych.config.run import Pretrain", "inference (level 6) may not import"),
-        ("inference/loaded_model.py", "from diptych.tasks.vqa import ClosedVQA", "inference(level 6) may not import"),
+        ("inference/loaded_model.py", "from diptych.tasks.vqa import ClosedVQA", "inference (level 6) may not import"),
         ("modules/block.py", "from ..models import vit", "modules (level 2) may not import diptych.models.vit"),
         ("batch.py", "from .modules import block", "batch (level 1) may not import diptych.modules.block"),
         ("models/vit/model.py", "def f[T](x: T): ...", "Python 3.11 cannot read this"),
