@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from diptych.cli import main
 
 from diptych.batch import Batch, Image
+from diptych.cli import main
 from diptych.config.data import ImageSettings
 from diptych.config.tasks import VQAOptions
 from diptych.data.examples import QuestionExamples
@@ -32,7 +32,12 @@ from diptych.utils.state_dict import named_weights
 from tests.tasks.test_albef_tasks import model, texts
 
 SMALL = ["--embedders.image", "own", "--embedders.text", "own", "--images.shorter_side", "64"]
-SIZES = {"image_dim": 32, "image_mlp_dim": 32, "dim": 32, "mlp_dim": 32, }
+SIZES = {
+    "image_dim": 32,
+    "image_mlp_dim": 32,
+    "dim": 32,
+    "mlp_dim": 32,
+}
 MODEL = [*[word for name, value in SIZES.items() for word in (f"--model.{name}", str(value))], "--model.grid", "2", "2"]
 BRIEF = ["--data", "scenes:16", "--steps", "2", "--batch_size", "4", "--workers", "0", "--precision", "fp32"]
 
