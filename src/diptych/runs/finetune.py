@@ -20,10 +20,13 @@ from diptych.inference.embedders import input_embeddings
 from diptych.inference.feature_extractors import check_frozen_features
 from diptych.inference.folder import check_model, read_weights
 from diptych.inference.saved_model import ModelSettings, RunError, read_config
+from diptych.models.answer_decoders import with_answer_decoder
 from diptych.models.common_recipes import with_image_grid
-from diptych.models.configs import Model, model_name
+from diptych.models.configs import Model, has_answer_decoder, model_name
 from diptych.modules.init import scale_init
+from diptych.protocols import student_of
 from diptych.runs import recipes
+from diptych.runs.build import freeze
 from diptych.runs.check_init import check_same_model
 from diptych.runs.check_inputs import check_out
 from diptych.runs.train import train
@@ -35,9 +38,14 @@ from diptych.utils.terminal import echo
 
 
 def build(run: Finetune, labels: Labels = NO_LABELS) -> nn.Module:
-    """The task's module with initial weights drawn from the run's seed. Raises RunError: see `task_module`."""
+    """The task's module with initial weights drawn from the run's seed, and what `run.freeze` names frozen.
+
+    Raises RunError: see `task_module` and `runs.build.freeze`.
+    """
     torch.manual_seed(run.training.seed)
-    return task_module(run, run.task, run.options, labels, run.init_scale)
+    module = task_module(run, run.task, run.options, labels, run.init_scale)
+    freeze(student_of(module).get_submodule("model"), run.freeze)
+    return module
 
 
 def task_module(
@@ -72,7 +80,9 @@ def init_from_pretrained(module: nn.Module, folder: Path, config: Model, part: F
         RunError, WeightsError: the run's model has other settings, or its weights do not fit.
     """
     before, state, model = read_config(folder).model, read_weights(folder), module.get_submodule("model")
-    check_same_model(before, config, str(folder))
+    # the decoder that the task adds is no difference between the models
+    added = type(before) is type(config) and has_answer_decoder(config) and not has_answer_decoder(before)
+    check_same_model(with_answer_decoder(before) if added else before, config, str(folder))
     trained = resize_state(model, strip_prefix(state, "model."), getattr(before, "grid", None))
     if part.own_head:
         body = {name: tensor for name, tensor in trained.items() if not name.startswith(part.own_head)}

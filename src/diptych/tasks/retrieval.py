@@ -11,7 +11,7 @@ which is feasible for galleries of some hundreds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -19,7 +19,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from rich.progress import track
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image, Text
@@ -34,7 +33,7 @@ from diptych.inference.embedders import image_input
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import ModelSettings, RunError
 from diptych.inference.tokenizer import tokenizer_of
-from diptych.metrics.recall import RecallAtK, recall
+from diptych.metrics.recall import recall, resampled_recalls
 from diptych.models.configs import ImageOnlyModel, model_name, pooled_dim
 from diptych.modules.attention import Context
 from diptych.modules.heads import ITCHead, ITMHead, RankingHead
@@ -45,7 +44,15 @@ from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
 from diptych.protocols import ChanceLoss, ComparisonPool, DualEncoder, FusionEncoder, image_contexts
 from diptych.report import QualitativeExample, RetrievalExample
-from diptych.tasks.common import encode_images, encode_texts, options_of, required, sample_counts
+from diptych.tasks.common import (
+    encode_images,
+    encode_texts,
+    evaluation_rows,
+    evaluation_values,
+    options_of,
+    required,
+    sample_counts,
+)
 from diptych.tasks.definition import (
     MAX_EXAMPLES,
     FineTuning,
@@ -57,7 +64,7 @@ from diptych.tasks.definition import (
     seed_without_effect,
     trained_with,
 )
-from diptych.tasks.gallery import Gallery, load_images, open_gallery, readable_gallery
+from diptych.tasks.gallery import Gallery, GalleryImages, open_gallery, readable_gallery
 from diptych.tasks.pair_scores import (
     FILL,
     IMAGE_BATCH,
@@ -71,9 +78,11 @@ from diptych.tasks.pair_scores import (
     pair_scorer,
     score_matrix,
 )
+from diptych.tasks.session import current_session, pack, unpack
 
 FUSION_IMAGE_BATCH = 8  # images fused with every caption at once
 TOP_K = 5  # retrieved images kept in predictions
+BEFORE = ", before re-ranking"  # end of the names of such metrics
 
 
 class ContrastRetrieval(nn.Module):
@@ -254,16 +263,18 @@ def evaluate(loaded: LoadedModel, config: settings.Retrieval) -> Result:
     image_of_text = torch.tensor(scored.gallery.image_of_text, dtype=torch.long)
     recalls = recall(scored.scores.image_to_text, image_of_text, of_images=scored.scores.text_to_image)
     metrics: dict[str, float] = {"images": recalls.images, "texts": recalls.texts, "skipped": counter.num_skipped}
-    metrics |= _named_recalls(recalls)
+    metrics |= recalls.named()
+    by_suffix = {"": recalls}
     for k in recalls.text_to_image:
         metrics[f"image to text R@{k}, chance"] = recalls.chance_image_to_text[k]
         metrics[f"text to image R@{k}, chance"] = recalls.chance_text_to_image[k]
     if scored.before_reranking is not None:
         metrics["candidates re-ranked"] = config.rerank
-        before = _named_recalls(recall(scored.before_reranking, image_of_text))
-        metrics |= {f"{name}, before re-ranking": value for name, value in before.items()}
+        by_suffix[BEFORE] = recall(scored.before_reranking, image_of_text)
+        metrics |= by_suffix[BEFORE].named(BEFORE)
     predictions, make_examples = _predictions(scored, 0 if config.shuffle_captions else MAX_EXAMPLES)
-    return Result(metrics, predictions, make_examples, list(counter.skipped.values()))
+    resampled = resampled_recalls(image_of_text, by_suffix)
+    return Result(metrics, predictions, make_examples, list(counter.skipped.values()), resampled=resampled)
 
 
 def predict(loaded: LoadedModel, batch: Batch) -> list[dict[str, Any]]:
@@ -271,6 +282,30 @@ def predict(loaded: LoadedModel, batch: Batch) -> list[dict[str, Any]]:
     module: Any = loaded.module
     scores = module.score(encode_images(loaded.model, batch), loaded.model.encode_text(required(batch.text, "text")))
     return [{"score": score} for score in scores.tolist()]
+
+
+class EncodedImages(NamedTuple):
+    """The images of a gallery in batches: the size of each by its number, and those that this rank encoded."""
+
+    sizes: dict[int, int]
+    own: dict[int, EncodedBatch]
+
+
+def _encoded_images(
+    loaded: LoadedModel, config: settings.Retrieval, scorer: DualEncoderScorer, gallery: Gallery, counter: SkipCounter
+) -> tuple[EncodedImages, Gallery]:
+    """The readable images of a gallery, encoded, and the gallery of them."""
+    own: dict[int, EncodedBatch] = {}
+
+    def encode(number: int, batch: Batch) -> list[int]:
+        tokens = encode_images(loaded.model, batch)
+        own[number] = EncodedBatch(tokens, scorer.image_features(tokens))
+        return batch.ids.tolist()
+
+    examples = GalleryImages(gallery.source, loaded.image_input)
+    parts = evaluation_values(loaded, examples, config, IMAGE_BATCH, counter, "encoding images", encode, record=False)
+    sizes = {number: len(image_ids) for number, image_ids in parts}
+    return EncodedImages(sizes, own), gallery.select([i for _, image_ids in parts for i in image_ids])
 
 
 def score_by_similarity(
@@ -282,23 +317,20 @@ def score_by_similarity(
     `DualEncoderScorer.with_pair_scores`), and all others rank below them (ALBEF, appendix;
     `RerankedRetrieval`).
 
-    The tokens of both sides stay in memory: about 2 MB for an image of 577 tokens of dim 768.
+    Each rank encodes and compares its part of the images, and all texts. The tokens of both stay in memory: about 2 MB
+    for an image of 577 tokens of dim 768.
     """
-    images, image_ids = [], []
-    for batch in load_images(loaded, gallery, IMAGE_BATCH, config.workers, counter, "encoding images"):
-        tokens = encode_images(loaded.model, batch)
-        images.append(EncodedBatch(tokens, scorer.image_features(tokens)))
-        image_ids += batch.ids.tolist()
-    gallery = gallery.select(image_ids)
-    num_batches = -(-len(gallery.texts) // TEXT_BATCH)
-    encoded = encode_texts(loaded, gallery.texts, TEXT_BATCH)
-    text_tokens = track(encoded, description="encoding texts", total=num_batches)
-    texts = [EncodedBatch(tokens, scorer.text_features(tokens)) for tokens in text_tokens]
-    rows = [
-        torch.cat([scorer.similarity(image.features, text.features).float().cpu() for text in texts], 1)
-        for image in track(images, description="comparing")
+    images, gallery = _encoded_images(loaded, config, scorer, gallery, counter)
+    texts = [
+        EncodedBatch(tokens, scorer.text_features(tokens)) for tokens in encode_texts(loaded, gallery.texts, TEXT_BATCH)
     ]
-    similarities = torch.cat(rows)
+
+    def compare(numbers: list[int]) -> Iterator[tuple[int, Tensor]]:
+        for number in numbers:
+            image = images.own[number].features
+            yield number, torch.cat([scorer.similarity(image, text.features).float().cpu() for text in texts], 1)
+
+    similarities = torch.cat(current_session().values("comparing", list(images.sizes), compute=compare, record=False))
     pair_score, num_candidates = pair_scorer(loaded), config.rerank
     if pair_score is None or not num_candidates:
         return RetrievalScores(gallery, Scores(similarities, similarities.T))
@@ -311,7 +343,7 @@ def rerank(
     loaded: LoadedModel,
     pair_score: PairScorer,
     similarities: Float[Tensor, "images texts"],
-    images: list[EncodedBatch],
+    images: EncodedImages,
     texts: list[EncodedBatch],
     num_candidates: int,
     combine: Callable[[Tensor, Tensor], Tensor],
@@ -331,19 +363,21 @@ def _score_candidates(
     loaded: LoadedModel,
     pair_score: PairScorer,
     scored: Bool[Tensor, "images texts"],
-    images: list[EncodedBatch],
+    images: EncodedImages,
     texts: list[EncodedBatch],
 ) -> Float[Tensor, "images texts"]:
     """The fused score of each pair that is True in `scored`, FILL elsewhere."""
     encoder = CrossEncoder(loaded.model, pair_score, [text.tokens for text in texts])
-    scores = torch.full(scored.shape, FILL)
-    first = 0
-    for image in track(images, description="re-ranking"):
-        row, column = scored[first : first + len(image.tokens)].nonzero(as_tuple=True)
-        pairs = encoder.score(image.tokens, row.to(loaded.device), column.to(loaded.device))
-        scores[first + row, column] = pairs.float().cpu()
-        first += len(image.tokens)
-    return scores
+    rows = dict(zip(images.sizes, scored.split(list(images.sizes.values())), strict=True))
+
+    def score(numbers: list[int]) -> Iterator[tuple[int, str]]:
+        for number in numbers:
+            row, column = (index.to(loaded.device) for index in rows[number].nonzero(as_tuple=True))
+            yield number, pack(encoder.score(images.own[number].tokens, row, column))
+
+    size = (*scored.shape, int(scored.sum()))
+    parts = current_session().values("re-ranking", list(images.sizes), score, size)
+    return torch.full(scored.shape, FILL).masked_scatter(scored, torch.cat([unpack(part) for part in parts]))
 
 
 def score_by_fusion(
@@ -360,17 +394,16 @@ def score_by_fusion(
             "with itc, triplet or itm, or a run of `diptych finetune retrieval`"
         )
     encoder = CrossEncoder(model, pair_score, list(encode_texts(loaded, gallery.texts, TEXT_BATCH)))
-    rows, image_ids = [], []
-    for batch in load_images(loaded, gallery, FUSION_IMAGE_BATCH, config.workers, counter, "scoring pairs"):
-        rows.append(encoder.score_all(encode_images(model, batch)).cpu())
-        image_ids += batch.ids.tolist()
-    scores = torch.cat(rows).float()[:, gallery.text_indices(image_ids)]
+
+    def rows_of(batch: Batch) -> list[dict[str, Any]]:
+        scores = encoder.score_all(encode_images(model, batch))
+        return [{"image": i, "scores": pack(row)} for i, row in zip(batch.ids.tolist(), scores, strict=True)]
+
+    examples = GalleryImages(gallery.source, loaded.image_input)
+    rows = evaluation_rows(loaded, examples, config, FUSION_IMAGE_BATCH, counter, "scoring pairs", rows_of)
+    image_ids = [row["image"] for row in rows]
+    scores = torch.stack([unpack(row["scores"]) for row in rows])[:, gallery.text_indices(image_ids)]
     return RetrievalScores(gallery.select(image_ids), Scores(scores, scores.T))
-
-
-def _named_recalls(recalls: RecallAtK) -> dict[str, float]:
-    both = {"image to text": recalls.image_to_text, "text to image": recalls.text_to_image}
-    return {f"{direction} R@{k}": value for direction, values in both.items() for k, value in values.items()}
 
 
 def _predictions(

@@ -33,7 +33,7 @@ from diptych.inference.embedders import image_input
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import ModelSettings, RunError
 from diptych.inference.tokenizer import tokenizer_of
-from diptych.metrics.bootstrap import means_of_rows
+from diptych.metrics.bootstrap import Resampled, columns, means, means_of_rows
 from diptych.metrics.vqa import BEST_OF_ANY, BEST_OF_LIST, AnswerList, best_accuracy, normalise_answer, vqa_accuracy
 from diptych.models.answer_decoders import decoder_weights, with_answer_decoder
 from diptych.models.blip.config import LABEL_SMOOTHING
@@ -159,14 +159,11 @@ def evaluate(loaded: LoadedModel, config: settings.VQA) -> Result:
     answered = [(row["question_id"], row["answer"]) for row in rows]
     answered += [(source.question(sample.id).id, usual) for sample in skipped]
     results = [{"question_id": number, "answer": answer} for number, answer in answered]
-    values = _values(source, rows, answers)
-    means = {name: sum(known) / len(known) for name, column in values.items() if (known := _known(column))}
-    metrics = {"questions": len(rows), "skipped": counter.num_skipped} | means
+    accuracies, resampled = _accuracies(source, rows, answers)
+    metrics = {"questions": len(rows), "skipped": counter.num_skipped} | accuracies
     predictions = [{name: value for name, value in row.items() if name != "index"} for row in rows]
     examples_of_rows = partial(draw_examples, _right_and_wrong(rows), partial(_example, source))
     files = {f"vqa_{config.split}_results.json": results}
-    images = [source.question(row["index"]).image for row in rows]
-    resampled = means_of_rows(images, values) if means else None
     return Result(metrics, predictions, examples_of_rows, skipped, files, resampled)
 
 
@@ -260,31 +257,28 @@ def _prediction(source: Questioned, index: int, best: Answered, generated: Answe
     return row
 
 
-def _values(source: Questioned, rows: list[dict[str, Any]], answers: Sequence[str]) -> dict[str, list[float | None]]:
-    """The value of every metric for each row: its accuracy, by question type too, and the upper bounds: of any text,
-    and of the list of `answers`. None for rows that do not count.
+def _accuracies(
+    source: Questioned, rows: list[dict[str, Any]], answers: Sequence[str]
+) -> tuple[dict[str, float], Resampled]:
+    """The mean accuracy over all questions and by type, and its upper bounds: of any text, and of `answers`, if any.
 
-    Empty if the split's answers are withheld.
+    Then the same with photographs resampled. Empty if the split's answers are withheld.
     """
-    values: dict[str, list[float | None]] = {}
     answer_list = AnswerList.of(answers) if answers else None
-    for i, row in enumerate(rows):
-        if "score" not in row:
-            continue
-        question = source.question(row["index"])
-        scores = {BEST_OF_ANY: best_accuracy(question.answers)}
-        if answer_list is not None:
-            scores[BEST_OF_LIST] = best_accuracy(question.answers, answer_list)
-        for name, score in (("accuracy", "score"), ("free accuracy", "free score")):
-            if score in row:
-                scores |= {f"{name}, {kind}" if kind else name: row[score] for kind in ("", *question.kinds)}
-        for name, score in scores.items():
-            values.setdefault(name, [None] * len(rows))[i] = score
-    return dict(sorted(values.items()))
-
-
-def _known(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
+    scores, photographs = list[dict[str, float]](), list[int]()
+    for row in rows:
+        if "score" in row:
+            question = source.question(row["index"])
+            one = {BEST_OF_ANY: best_accuracy(question.answers)}
+            if answer_list is not None:
+                one[BEST_OF_LIST] = best_accuracy(question.answers, answer_list)
+            for name, score in (("accuracy", "score"), ("free accuracy", "free score")):
+                if score in row:
+                    one |= {f"{name}, {kind}" if kind else name: row[score] for kind in ("", *question.kinds)}
+            scores.append(one)
+            photographs.append(question.image)
+    values = columns(scores)
+    return means(values), means_of_rows(photographs, values)
 
 
 def _right_and_wrong(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -297,7 +291,8 @@ def _right_and_wrong(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _example(source: Questioned, row: dict[str, Any]) -> AnswerExample:
     image, truth = source.image(source.question(row["index"]).image), ", ".join(row["truth"])
-    return AnswerExample(image, row["question"], row["probable"], truth, row["score"])
+    probable = [(answer, probability) for answer, probability in row["probable"]]
+    return AnswerExample(image, row["question"], probable, truth, row["score"])
 
 
 def build_module(
