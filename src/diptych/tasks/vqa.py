@@ -314,8 +314,12 @@ def prepare(run: Finetune) -> Finetune:
     """
     options = options_of(run, settings.VQAOptions)
     if options.answers == "open":
+        # there is no new head to learn faster than the rest: the decoder is initialised from pre-training
+        optimizer = run.training.optimizer
+        rates = tuple(rate for rate in optimizer.part_rates if not rate.startswith("head="))
+        training = replace(run.training, optimizer=replace(optimizer, part_rates=rates))
         try:
-            return replace(run, model=with_answer_decoder(run.model))
+            return replace(run, model=with_answer_decoder(run.model), training=training)
         except ValueError as error:
             raise RunError(f"open answers need a decoder: {error}; leave out --answers open") from None
     if has_answer_decoder(run.model):
