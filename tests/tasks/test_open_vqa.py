@@ -39,7 +39,20 @@ SIZES = {
     "mlp_dim": 32,
 }
 MODEL = [*[word for name, value in SIZES.items() for word in (f"--model.{name}", str(value))], "--model.grid", "2", "2"]
-BRIEF = ["--data", "scenes:16", "--steps", "2", "--batch_size", "4", "--workers", "0", "--precision", "fp32"]
+BRIEF = [
+    "--data",
+    "scenes:16",
+    "--split",
+    "val",
+    "--steps",
+    "2",
+    "--batch_size",
+    "4",
+    "--workers",
+    "0",
+    "--precision",
+    "fp32",
+]
 
 
 def pretrained_weights(pretrained: Any) -> dict[str, torch.Tensor]:
@@ -141,7 +154,7 @@ def test_a_decoder_is_trained_scored_and_trained_further_by_command(
     assert main(["finetune", "vqa", "--init_from", "before", *BRIEF, *open_run, "--out", "open"]) == 0
     assert "the answer decoder's" in capsys.readouterr().out
     (tmp_path / "list.json").write_text(json.dumps(["yes", "no", "red"]))
-    scene = ["--data", "scenes:4", "--split", "train", "--workers", "0"]
+    scene = ["--data", "scenes:2", "--split", "train", "--workers", "0"]
     assert main(["evaluate", "open", *scene, "--candidates", "list.json"]) == 0
     metrics = json.loads(next((tmp_path / "open").glob("**/metrics.json")).read_text())["metrics"]
     assert {"accuracy", "free accuracy"} <= metrics.keys() and any(name.startswith("accuracy, ") for name in metrics)
