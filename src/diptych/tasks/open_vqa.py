@@ -1,4 +1,4 @@
-"""Open-ended visual question answering: a text decoder generates an answer, or ranks a list of answers (ALBEF, BLIP)."""
+"""Open-ended visual question answering: a decoder generates an answer or ranks a list of them (ALBEF, BLIP)."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def _is_gqa(content: Any) -> bool:
     return isinstance(first, dict) and "imageId" in first
 
 
-def _gqa(path: Path, folder: Folder, content: Mapping[str, Any]) -> Iterable[Row]:
+def _gqa(path: Path, folder: Folder, content: Any) -> Iterable[Row]:
     """Rows of GQA's questions file, a JSON object of questions by id, whose images are ``images/ID.jpg``."""
     for id, question in content.items():
         where = f"{path}, question {id:.40}"
