@@ -50,6 +50,7 @@ from diptych.tasks.captioning import CaptionOptions, generate_captions
 from diptych.tasks.classification import classifier_of
 from diptych.tasks.common import encode_texts
 from diptych.tasks.grounding import ground
+from diptych.tasks.open_vqa import OpenVQA
 from diptych.tasks.operations import check_operation, finetuned_task, why_unsupported
 from diptych.tasks.pair_scores import (
     IMAGE_BATCH,
@@ -59,7 +60,7 @@ from diptych.tasks.pair_scores import (
     image_embedding,
     text_embedding,
 )
-from diptych.tasks.vqa import OpenVQA, answer_ranker
+from diptych.tasks.vqa import answer_ranker
 from diptych.training.checkpoint import MODEL, save_weights
 from diptych.training.distributed import pick_device
 from diptych.training.signals import INTERRUPTED
@@ -547,8 +548,7 @@ class VLM:
         if isinstance(module, OpenVQA):
             answers = self._distinct(candidates or answers)
             if not answers:
-                # one at a time: a generated answer depends on the padding of its batch (`OpenVQA.generate`)
-                return lambda batch: [Prediction(*pair) for pair in module.generate_texts(batch, self.tokenizer)], 1
+                return lambda batch: [Prediction(*pair) for pair in module.generate_each(batch, self.tokenizer)], BATCH
         among = None if candidates is None or isinstance(module, OpenVQA) else _answer_indices(candidates, answers)
         rank = answer_ranker(self.loaded, answers, among, top_k=1)
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from diptych.batch import Batch, Text
+from diptych.batch import AnswerTargets, Batch, Text
 from diptych.config.objectives import ITM, ClassDistillation, Objectives
 from diptych.config.run import Finetune, Pretrain
 from diptych.config.serialization import from_json, to_json
-from diptych.config.tasks import RetrievalOptions
+from diptych.config.tasks import RetrievalOptions, VQAOptions
+from diptych.models.albef.config import ALBEFConfig
 from diptych.models.common_recipes import with_image_grid
 from diptych.models.configs import CrossViTConfig
 from diptych.runs.finetune import build
@@ -62,7 +63,20 @@ def small(run: Finetune) -> tuple[Finetune, Batch]:
     false = torch.randint(10, VOCABULARY, (2 * B, 6), generator=draw)
     labels = {"targets": torch.rand(B, 3, generator=draw), "class": torch.tensor([0, 1, 1, 0])}
     inputs = replace(batch(like), negative_texts=Text(false, torch.ones_like(false, dtype=torch.bool)), labels=labels)
+    if isinstance(run.options, VQAOptions) and run.options.answers == "open":
+        answers = Text(false[:, :4], torch.ones_like(false[:, :4], dtype=torch.bool))
+        question = torch.arange(B).repeat_interleave(2)
+        inputs = replace(inputs, answers=AnswerTargets(answers, question, torch.full((2 * B,), 0.5)))
     return run, inputs
+
+
+def closed(run: Finetune) -> Finetune:
+    """The same run with a classifier over answers in place of its answer decoder, if it has one."""
+    if not isinstance(run.options, VQAOptions) or run.options.answers == "closed":
+        return run
+    has_depth = isinstance(run.model, ALBEFConfig)
+    model = replace(run.model, decoder_depth=0) if has_depth else replace(run.model, variant="pretraining")
+    return replace(run, model=model, options=VQAOptions(min_answer_count=run.options.min_answer_count))
 
 
 def labels_of(run: Finetune) -> tuple[str, ...]:

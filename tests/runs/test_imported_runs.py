@@ -347,15 +347,21 @@ def test_an_imported_run_can_be_captioner_and_filter():
 
 
 @pytest.mark.slow
-def test_an_answer_decoder_needs_an_answer_list(capsys: pytest.CaptureFixture[str]):
+def test_a_decoder_without_an_answer_list_generates_answers_and_ranks_those_of_a_file(
+    capsys: pytest.CaptureFixture[str],
+):
     case = CASES["albef, vqa"]
     before = written(case, Path("before"))
     assert main(["export", str(before), "--to", "official", "--out", "official.pth"]) == 0
     assert main(["import", "albef", "official.pth", "--out", "after"]) == 0
     capsys.readouterr()
-    assert main(["evaluate", "after", "--data", f"scenes:{GALLERY}", "--split", "train", "--workers", "0"]) == 2
-    assert "import it again with --answers" in capsys.readouterr().err
-    with pytest.raises(RunError, match="can be evaluated for vqa, but not fine-tuned"):
+    command = ["evaluate", "after", "--data", f"scenes:{GALLERY}", "--split", "train", "--workers", "0"]
+    assert main([*command, "--score", "ranked"]) == 2
+    assert "give --candidates FILE" in capsys.readouterr().err
+    assert main(command) == 0
+    Path("answers.json").write_text('["yes", "no"]')
+    assert main([*command, "--score", "ranked", "--candidates", "answers.json"]) == 0
+    with pytest.raises(RunError, match="give --answers open"):
         finetune.finetune(replace(case.run, init_from=""), Path("learned"))  # type: ignore[arg-type]
 
 

@@ -16,9 +16,9 @@ from diptych.objectives.cross_entropy import SoftTargets
 from diptych.tasks.entailment import Entailment
 from diptych.tasks.momentum_distillation import MomentumDistilled
 from diptych.tasks.nlvr2 import TextAssignment
+from diptych.tasks.open_vqa import OpenVQA, next_losses
 from diptych.tasks.pair_scores import FILL
 from diptych.tasks.retrieval import RerankedRetrieval
-from diptych.tasks.vqa import OpenVQA, next_losses
 
 DIM = 16
 

@@ -16,9 +16,9 @@ from diptych.modules import packed_attention
 from diptych.modules.attention import CrossAttention
 from diptych.modules.tokens import Tokens, packing
 from diptych.protocols import CrossAttentionEncoder, UnsupportedOperation
+from diptych.tasks.open_vqa import OpenVQA
 from diptych.tasks.pair_scores import FILL, CrossEncoder, image_groups
 from diptych.tasks.retrieval import RerankedRetrieval
-from diptych.tasks.vqa import OpenVQA
 from tests.generation.counting import flops, rows_computed
 
 IMAGE: dict[str, Any] = dict(image_dim=24, image_depth=1, image_num_heads=2, image_mlp_dim=32)

@@ -13,11 +13,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from diptych.batch import Batch, ImageKeys, Matching
+from diptych.batch import AnswerTargets, Batch, ImageKeys, Matching
 from diptych.config.data import ImageSettings
 from diptych.data.images.loading import ImageLoader, identity_of, image_loader, with_images
 from diptych.data.regions.frozen_features import FeatureKeys
-from diptych.data.sources.answers import soft_scores
+from diptych.data.sources.answers import answer_weights, soft_scores
 from diptych.data.sources.base import BadSample, Captioned, Question, Questioned
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.utils.rng import generator, uniform
@@ -143,6 +143,8 @@ class PairExamples:
 class QuestionExamples:
     """One example per question: VQA as classification over `answers`, which were normalised with `normalise`.
 
+    With `decoded` a batch also has `Batch.answers`, all annotators' answers, for a decoder.
+
     Labels: ``targets`` float ``(b, len(answers))``, soft scores in [0, 1]; ``question`` int64 ``(b,)``, the question
     ids.
     """
@@ -154,8 +156,10 @@ class QuestionExamples:
         images: ImageSettings | ImageLoader,
         answers: Sequence[str],
         normalise: Callable[[str], str],
+        decoded: bool = False,
     ):
         self.source, self.tokenizer, self.loader, self.normalise = source, tokenizer, image_loader(images), normalise
+        self.decoded = decoded
         self.class_of = {answer: i for i, answer in enumerate(answers)}
 
     def __len__(self) -> int:
@@ -169,6 +173,8 @@ class QuestionExamples:
     def load(self, index: int, seed: int, step: int) -> tuple[Any, Question]:
         question = self.source.question(index)
         check_text(question.text, self.source.where(index))
+        if self.decoded and not answer_weights(question.answers, self.normalise):
+            raise BadSample(self.source.where(index), "no answer to learn from: it is empty")
         return self.loader.load(self.source, question.image, partial(generator, seed, step, index, "augment")), question
 
     def collate(self, loaded: list[tuple[Any, Question]], ids: Sequence[int], seed: int, step: int) -> Batch:
@@ -182,9 +188,18 @@ class QuestionExamples:
             step,
             torch.tensor(ids),
             text=self.tokenizer.encode([q.text[:MAX_TEXT_CHARS] for _, q in loaded]),
+            answers=self._answers([question for _, question in loaded]) if self.decoded else None,
             labels={"targets": targets, "question": torch.tensor([q.id for _, q in loaded])},
         )
         return with_images(batch, self.loader.stack([image for image, _ in loaded]))
+
+    def _answers(self, questions: Sequence[Question]) -> AnswerTargets:
+        """Each distinct answer of each question, with its share of the annotators."""
+        weights = [answer_weights(question.answers, self.normalise) for question in questions]
+        texts = [answer for answers in weights for answer in answers]
+        question = torch.tensor([i for i, answers in enumerate(weights) for _ in answers])
+        shares = torch.tensor([share for answers in weights for share in answers.values()])
+        return AnswerTargets(self.tokenizer.encode(texts), question, shares)
 
 
 def check_text(text: str, where: str) -> None:

@@ -20,8 +20,9 @@ from diptych.inference.embedders import input_embeddings
 from diptych.inference.feature_extractors import check_frozen_features
 from diptych.inference.folder import check_model, read_weights
 from diptych.inference.saved_model import ModelSettings, RunError, read_config
+from diptych.models.answer_decoders import with_answer_decoder
 from diptych.models.common_recipes import with_image_grid
-from diptych.models.configs import MAEConfig, Model, ViTConfig, image_encoder_of, model_name
+from diptych.models.configs import MAEConfig, Model, ViTConfig, has_answer_decoder, image_encoder_of, model_name
 from diptych.models.initialize import encoder_weights
 from diptych.modules.init import scale_init
 from diptych.protocols import student_of
@@ -71,7 +72,8 @@ def init_from_pretrained(module: nn.Module, folder: Path, config: Model, part: F
     """Initialises all weights of the model from a run, with position embeddings resized to the image size.
 
     Attention heads may be regrouped: the model may have other head counts than the run's, with the same weights. The
-    main rank prints which settings differ. The head starts as the task says: a ranking head as the ITM head of that run.
+    main rank prints which settings differ. The head starts as the task says: a ranking head as the ITM head of that run;
+    likewise parts that the task adds to the model, such as an answer decoder.
 
     Args:
         config: the settings of the module's model.
@@ -84,7 +86,9 @@ def init_from_pretrained(module: nn.Module, folder: Path, config: Model, part: F
     of_model = strip_prefix(state, "model.")
     if isinstance(before, MAEConfig) and not isinstance(config, MAEConfig):
         before, of_model = image_encoder_of(before), encoder_weights(of_model)
-    for note in check_same_model(before, config, str(folder), regroup=True):
+    # the decoder that the task adds is no difference between the models
+    added = type(before) is type(config) and has_answer_decoder(config) and not has_answer_decoder(before)
+    for note in check_same_model(with_answer_decoder(before) if added else before, config, str(folder), regroup=True):
         if is_main_rank():
             echo(f"{folder}: {note}")
     trained = resize_state(model, of_model, getattr(before, "grid", None))
@@ -92,6 +96,7 @@ def init_from_pretrained(module: nn.Module, folder: Path, config: Model, part: F
         body = {name: tensor for name, tensor in trained.items() if not name.startswith(part.own_head)}
         head = {name: tensor for name, tensor in named_weights(model).items() if name.startswith(part.own_head)}
         trained = head | body
+    trained |= part.added_weights(model, state)
     load_strict(model, trained, str(folder))
     part.initialize(module, state)
 
@@ -101,7 +106,7 @@ def finetune(run: Finetune, out: Path) -> None:
     part, expected = fine_tuning(run.task), FINETUNED[run.task].options
     if type(run.options) is not expected:
         raise RunError(f"options: expected {expected.__name__} for {run.task}, got {type(run.options).__name__}")
-    part.check(run)
+    run = part.prepare(run)
     check_out(run.data, out)
     run = replace(run, split=requested_split(run.split, run.data, FINETUNED[run.task].splits))
     with processes(run.training.device) as group, locked_run_folder(out, group):
@@ -114,6 +119,7 @@ def finetune(run: Finetune, out: Path) -> None:
         module = build(run, labels)
         if run.init_from:
             init_from_pretrained(module, Path(run.init_from), run.model, part)
+        module = part.with_teacher(module, run)
         facts = {"examples": len(data)}
         train(run, module, data, lambda: part.examples(run, "val", labels, False), facts, out, group, labels.names)
 

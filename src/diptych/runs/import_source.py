@@ -34,7 +34,8 @@ from diptych.runs.hf_images import image_settings, read_image_processor, with_si
 from diptych.runs.hf_vocabulary import custom_vocabulary
 from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
-from diptych.tasks.vqa import ClosedVQA, OpenVQA
+from diptych.tasks.open_vqa import OpenVQA
+from diptych.tasks.vqa import ClosedVQA
 
 
 @dataclass(frozen=True)

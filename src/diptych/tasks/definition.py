@@ -82,6 +82,18 @@ def _leave_head(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Leaves the head as it is: nothing of pre-training initialises it."""
 
 
+def _same_run(run: Finetune) -> Finetune:
+    return run
+
+
+def _no_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {}
+
+
+def _no_teacher(module: nn.Module, run: Finetune) -> nn.Module:
+    return module
+
+
 @dataclass(frozen=True)
 class FineTuning:
     """How a model is fine-tuned for a task.
@@ -95,7 +107,12 @@ class FineTuning:
         config: the model's settings with a head for the labels, if the model itself has it.
         initialize: initialises the head from the weights of the run that the model comes from.
         own_head: names, in the model, of the head that is not taken from that run, as its classes are others.
-        check: raises RunError for a run that cannot be trained, before anything is read.
+        prepare: the run with the parts of the model that its options add, before anything is read. Raises RunError for
+            a run that cannot be trained.
+        added_weights: initial weights of these parts by their name in the model, from the model and the weights of
+            the run that it comes from.
+        with_teacher: the training step with its momentum teacher, if the run has one, after all weights are
+            initialised.
         models: the config classes of models that can do the task.
         needs: what such a model has, for messages: follows "a model".
     """
@@ -106,7 +123,9 @@ class FineTuning:
     config: Callable[[Model, Labels], Model] = _same_model
     initialize: Callable[[Any, Mapping[str, Tensor]], None] = _leave_head
     own_head: str = ""
-    check: Callable[[Finetune], None] = lambda run: None
+    prepare: Callable[[Finetune], Finetune] = _same_run
+    added_weights: Callable[[nn.Module, Mapping[str, Tensor]], dict[str, Tensor]] = _no_weights
+    with_teacher: Callable[[nn.Module, Finetune], nn.Module] = _no_teacher
     models: Any = ImageTextModel
     needs: str = "that reads text and image"
 

@@ -1,49 +1,46 @@
-"""Visual question answering (VQA v2): by classifying over the training set's answers, or by a text decoder.
+"""Visual question answering: by classifying over the training set's answers, or by a text decoder.
 
-`ClosedVQA` classifies over the frequent answers; `OpenVQA` generates an answer, or ranks a list of them. Both are scored
-by the official VQA accuracy of their most probable answers.
+`ClosedVQA` classifies over the frequent answers; `OpenVQA` (open_vqa.py) generates an answer, or ranks a list of them.
+Both are scored by the official VQA accuracy of their most probable answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from diptych.batch import AnswerTargets, Batch, Text
+from diptych.batch import Batch, Text
 from diptych.config import tasks as settings
 from diptych.config.data import Layout
 from diptych.config.run import Finetune
+from diptych.config.training import steps_of
 from diptych.data.examples import QuestionExamples
 from diptych.data.loader import SkipCounter
 from diptych.data.sources.ablations import AblatedQuestions
-from diptych.data.sources.answers import answer_list, answer_prior
+from diptych.data.sources.answers import answer_file, answer_list, answer_prior
 from diptych.data.sources.base import Questioned
 from diptych.data.sources.division import say_division
 from diptych.data.sources.vqa import open_questions
-from diptych.data.tokenizers.tokenizer import Tokenizer
-from diptych.generation import BeamConfig, GenerationConfig, GenerationOutput, beam_search
 from diptych.inference.embedders import image_input
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import ModelSettings, RunError
 from diptych.inference.tokenizer import tokenizer_of
 from diptych.metrics.bootstrap import Resampled, columns, means, means_of_rows
 from diptych.metrics.vqa import BEST_OF_ANY, BEST_OF_LIST, AnswerList, best_accuracy, normalise_answer, vqa_accuracy
+from diptych.models.answer_decoders import decoder_weights, with_answer_decoder
 from diptych.models.blip.config import LABEL_SMOOTHING
 from diptych.models.configs import BLIPConfig, ImageOnlyModel, has_answer_decoder, model_name, pooled_dim
-from diptych.modules.attention import SharedContext
 from diptych.modules.heads import PairClassifier
 from diptych.modules.init import init_transformer
-from diptych.modules.tokens import Tokens, packing
-from diptych.objectives.cross_entropy import SoftTargets, soft_cross_entropy
-from diptych.objectives.lm import without_prompt
-from diptych.protocols import ChanceLoss, FusionEncoder, TextDecoder, pooled_pair
+from diptych.protocols import ChanceLoss, FusionEncoder, pooled_pair
 from diptych.report import AnswerExample
 from diptych.tasks.common import encode_images, evaluation_rows, options_of, required, sample_counts
 from diptych.tasks.definition import (
@@ -57,11 +54,14 @@ from diptych.tasks.definition import (
     seed_without_effect,
     trained_with,
 )
+from diptych.tasks.momentum_distillation import MomentumDistilled
+from diptych.tasks.open_vqa import AnswerDecoder, OpenVQA
+from diptych.utils.state_dict import listed
+from diptych.utils.terminal import echo
 
 BATCH = 64  # questions answered at once in evaluation
 TOP_K = 3  # answers kept in predictions
 CANDIDATES = 128  # answers that a decoder scores in full (ALBEF, BLIP)
-MAX_ANSWER_LENGTH = 10  # tokens of a generated answer, start and end token included (BLIP's official code)
 
 
 class ClosedVQA(nn.Module):
@@ -121,136 +121,14 @@ class ClosedVQA(nn.Module):
         return self.losses(self.logits(batch), batch.labels["targets"], counts)
 
 
-@runtime_checkable
-class AnswerDecoder(FusionEncoder, TextDecoder, Protocol):
-    """A fusion encoder with a text decoder that attends to the fused question."""
-
-
-class RankedAnswers(NamedTuple):
-    """The top candidates of each question, best first, and their probabilities among each other."""
-
-    candidates: Int[Tensor, "questions k"]
-    probabilities: Float[Tensor, "questions k"]
-
-
-class OpenVQA(nn.Module):
-    """A training step: the cross entropy of each answer's tokens, weighted and summed over the answers of a question.
-
-    Args:
-        label_smoothing: used in ranking too (BLIP's official code: 0.1).
-        double_first_token: count the first token's log-probability twice when candidates are ordered, as it has chosen
-            them already (ALBEF's official code; not in the paper).
-
-    Source: ALBEF, section 5; BLIP, section 5.3.
-    """
-
-    def __init__(self, model: AnswerDecoder, label_smoothing: float = 0.0, double_first_token: bool = False):
-        super().__init__()
-        self.model, self.label_smoothing, self.double_first_token = model, label_smoothing, double_first_token
-        self.weights = {"vqa": 1.0}
-        self.chance_losses: dict[str, ChanceLoss] = {}  # the answers' prior depends on the data
-
-    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
-        return sample_counts(batch, "vqa")
-
-    def encode_question(self, batch: Batch) -> Tokens:
-        """The questions' tokens, fused with their images."""
-        text = self.model.encode_text(required(batch.text, "question"))
-        return self.model.fuse(text, self.model.encode_image(required(batch.image, "image"))).text
-
-    def logits(self, question: Tokens, answers: AnswerTargets) -> Float[Tensor, "a n vocab_size"]:
-        """Logits of the token that follows each token of the answers."""
-        context = SharedContext.of(question).index_samples(answers.question)
-        return self.model.next_token_logits(answers.text, context)
-
-    def batch_logits(self, batch: Batch) -> Float[Tensor, "a n vocab_size"]:
-        """The logits of a batch; a momentum teacher computes them too (see `MomentumDistilled`)."""
-        return self.logits(self.encode_question(batch), required(batch.answers, "answers"))
-
-    def answer_losses(
-        self, logits: Float[Tensor, "a n vocab_size"], text: Text, soft: SoftTargets | None = None
-    ) -> Float[Tensor, " a"]:
-        """The loss of each answer, summed over its tokens and mixed with that of the soft targets, if any."""
-        hard = next_losses(logits, text, self.label_smoothing).sum(1)
-        if soft is None:
-            return hard
-        distilled = soft_cross_entropy(logits[:, :-1], soft.logits[:, :-1].float().softmax(-1))
-        return (1 - soft.alpha) * hard + soft.alpha * (distilled * without_prompt(text)).sum(1)
-
-    def losses(
-        self, logits: Tensor, answers: AnswerTargets, counts: dict[str, Tensor], soft: SoftTargets | None = None
-    ) -> dict[str, Tensor]:
-        return {"vqa": (answers.weights * self.answer_losses(logits, answers.text, soft)).sum() / counts["vqa"]}
-
-    def forward(self, batch: Batch, counts: dict[str, Tensor], soft: SoftTargets | None = None) -> dict[str, Tensor]:
-        return self.losses(self.batch_logits(batch), required(batch.answers, "answers"), counts, soft)
-
-    @torch.no_grad()
-    def rank(self, question: Tokens, candidates: Text, k: int) -> RankedAnswers:
-        """The `k` candidates whose first token is likeliest, ordered by the likelihood of all their tokens.
-
-        A question's keys and values are computed once for all its candidates.
-        """
-        q = len(question)
-        start = candidates[torch.zeros(q, dtype=torch.long)]
-        start, context = Text(start.ids[:, :1], start.mask[:, :1]), SharedContext.of(question)
-        first_token = self.model.next_token_logits(start, context)[:, 0].float().softmax(1)  # (q, vocabulary)
-        first, chosen = first_token[:, candidates.ids[:, 1]].topk(k, 1)  # (q, k)
-        text = candidates[chosen.flatten()]  # q · k answers
-        context = context.index_samples(context.owner.repeat_interleave(k))
-        scores = -self.answer_losses(self.model.next_token_logits(text, context), text).view(q, k)
-        if self.double_first_token:
-            scores = scores + first.log()
-        probabilities, order = scores.softmax(1).sort(1, descending=True)
-        return RankedAnswers(chosen.gather(1, order), probabilities)
-
-    @torch.no_grad()
-    def generate(
-        self, batch: Batch, start_id: int, generation: GenerationConfig, beams: BeamConfig
-    ) -> GenerationOutput:
-        """An answer to each question by beam search, beginning with `start_id`.
-
-        Source: BLIP's official code, with 3 beams and at most 10 tokens. As there, the decoder attends to the padding
-        of the questions too, so that an answer depends on the length of the batch's longest question.
-        """
-        with packing(False):
-            question = self.encode_question(batch)
-            no_padding = torch.ones_like(question.mask)
-            context = Tokens.from_padded(question.to_padded(), no_padding, *question.layout.spans)
-        prompt = torch.full((len(batch), 1), start_id, device=batch.ids.device)
-        return beam_search(self.model, context, prompt, generation, beams)
-
-    @torch.no_grad()
-    def generate_texts(self, batch: Batch, tokenizer: Tokenizer) -> list[tuple[str, float]]:
-        """A generated answer to each question, and the probability of its tokens, the end token included.
-
-        Source: BLIP's official code, with 3 beams and at most 10 tokens. Differs: questions are padded to the longest
-        of the batch, and the probability is computed without attention to that padding.
-        """
-        known = tokenizer.vocabulary
-        generation = GenerationConfig(known.sep, known.pad, MAX_ANSWER_LENGTH)
-        ids = self.generate(batch, known.cls, generation, BeamConfig(num_beams=3)).ids
-        ended = (ids == known.sep).long().cumsum(1)
-        text = Text(ids, ended - (ids == known.sep).long() == 0)  # up to the end token
-        logits = self.model.next_token_logits(text, self.encode_question(batch))
-        probabilities = (-next_losses(logits, text).sum(1)).exp().tolist()
-        return [(tokenizer.decode(row).strip(), p) for row, p in zip(ids.tolist(), probabilities, strict=True)]
-
-
-def next_losses(logits: Float[Tensor, "b n v"], text: Text, label_smoothing: float = 0.0) -> Float[Tensor, "b after"]:
-    """Cross entropy of every token after the first, zero at padding.
-
-    The last column of the logits has no target but is passed along: slicing it off would copy all logits and their
-    gradients.
-    """
-    targets = F.pad(text.ids[:, 1:].masked_fill(~without_prompt(text), -100), (0, 1), value=-100)
-    rows = logits.float().flatten(0, 1)  # the vocabulary in the last dimension: twice as fast as (b, v, n)
-    losses = F.cross_entropy(rows, targets.flatten(), reduction="none", label_smoothing=label_smoothing)
-    return losses.view_as(targets)[:, :-1]
+Answered = list[tuple[str, float]]
+"""The answers to a question with their probabilities, the best first."""
 
 
 def evaluate(loaded: LoadedModel, config: settings.VQA) -> Result:
     """VQA accuracy over all questions and by question type, with its upper bounds, and a file for the leaderboard.
+
+    Of an answer decoder: of the ranked answers, and of the generated ones ("free accuracy").
 
     Raises:
         DataError: the data cannot be read.
@@ -258,29 +136,28 @@ def evaluate(loaded: LoadedModel, config: settings.VQA) -> Result:
     """
     if lacks(loaded):
         raise RunError("vqa needs a run of `diptych finetune vqa`")
-    answers = list(loaded.saved.labels)
-    if not answers:
-        raise RunError(
-            "the run's decoder ranks a list of answers, and the run has none; import it again with --answers FILE"
-        )
-    rank = answer_ranker(loaded, answers)
+    answers = _answers_to_rank(loaded, config)
+    generates = isinstance(loaded.module, OpenVQA) and config.score != "ranked"
+    rank = answer_ranker(loaded, answers) if answers else None
     source = questions(config.data, config.split, config.layout, config.ablate, loaded.image_settings.shorter_side)
     say_division(source)
     examples = QuestionExamples(source, loaded.tokenizer, loaded.image_input, answers, normalise_answer)
     counter = SkipCounter(config.max_skipped)
 
     def rows_of(batch: Batch) -> list[dict[str, Any]]:
-        top_values, top_indices = (top.tolist() for top in rank(batch))
+        ranked = _ranked(rank, answers, batch) if rank else []
+        generated = _generated(loaded, batch) if generates else []
         return [
-            _prediction(source, index, [(answers[i], v) for i, v in zip(indices, values, strict=True)])
-            for index, values, indices in zip(batch.ids.tolist(), top_values, top_indices, strict=True)
+            _prediction(source, index, (ranked or generated)[i], generated[i] if ranked and generated else None)
+            for i, index in enumerate(batch.ids.tolist())
         ]
 
     rows = evaluation_rows(loaded, examples, config, BATCH, counter, "answering", rows_of)
     skipped = list(counter.skipped.values())
     # a leaderboard expects an answer to every question: a skipped one gets the most frequent answer of training
+    usual = answers[0] if answers else ""
     answered = [(row["question_id"], row["answer"]) for row in rows]
-    answered += [(source.question(sample.id).id, answers[0]) for sample in skipped]
+    answered += [(source.question(sample.id).id, usual) for sample in skipped]
     results = [{"question_id": number, "answer": answer} for number, answer in answered]
     accuracies, resampled = _accuracies(source, rows, answers)
     metrics = {"questions": len(rows), "skipped": counter.num_skipped} | accuracies
@@ -288,6 +165,38 @@ def evaluate(loaded: LoadedModel, config: settings.VQA) -> Result:
     examples_of_rows = partial(draw_examples, _right_and_wrong(rows), partial(_example, source))
     files = {f"vqa_{config.split}_results.json": results}
     return Result(metrics, predictions, examples_of_rows, skipped, files, resampled)
+
+
+def _answers_to_rank(loaded: LoadedModel, config: settings.VQA) -> list[str]:
+    """The answers to choose from: the run's, or the file's of the settings; none if a decoder only generates.
+
+    Raises RunError: a classifier cannot take others, or there are none to rank.
+    """
+    is_open = isinstance(loaded.module, OpenVQA)
+    if not is_open and (config.candidates or config.score == "free"):
+        raise RunError(
+            "the run classifies over its own answers: give neither candidates nor score free, or use a run with an "
+            "answer decoder (diptych finetune vqa --answers open)"
+        )
+    if is_open and config.score == "free":
+        return []
+    answers = list(loaded.saved.labels)
+    if config.candidates:
+        answers = list(dict.fromkeys(filter(None, map(normalise_answer, answer_file(Path(config.candidates))))))
+    if not answers and config.score == "ranked":
+        raise RunError("the run has no list of answers to rank; give --candidates FILE, a JSON list, or --score free")
+    return answers
+
+
+def _ranked(rank: Callable[[Batch], tuple[Tensor, Tensor]], answers: list[str], batch: Batch) -> list[Answered]:
+    top_values, top_indices = (top.tolist() for top in rank(batch))
+    rows = zip(top_indices, top_values, strict=True)
+    return [[(answers[i], value) for i, value in zip(indices, values, strict=True)] for indices, values in rows]
+
+
+def _generated(loaded: LoadedModel, batch: Batch) -> list[Answered]:
+    module: Any = loaded.module
+    return [[pair] for pair in module.generate_each(batch, loaded.tokenizer)]
 
 
 def answer_ranker(
@@ -317,11 +226,7 @@ def predict(loaded: LoadedModel, batch: Batch) -> list[dict[str, Any]]:
     """
     answers = list(loaded.saved.labels)
     if not answers and isinstance(loaded.module, OpenVQA):
-        # one at a time: a generated answer depends on the padding of its batch (`OpenVQA.generate`)
-        image, text = required(batch.image, "image"), required(batch.text, "question")
-        rows = [slice(i, i + 1) for i in range(len(batch))]
-        single = [replace(batch, ids=batch.ids[row], image=image[row], text=text[row]) for row in rows]
-        pairs = [loaded.module.generate_texts(one, loaded.tokenizer)[0] for one in single]
+        pairs = loaded.module.generate_each(batch, loaded.tokenizer)
     else:
         values, indices = (top[:, 0].tolist() for top in answer_ranker(loaded, answers, top_k=1)(batch))
         pairs = [(answers[i], value) for i, value in zip(indices, values, strict=True)]
@@ -338,31 +243,39 @@ def _rank_classes(module: ClosedVQA, columns: Tensor, k: int, batch: Batch) -> t
     return values, columns[places]
 
 
-def _prediction(source: Questioned, index: int, best: list[tuple[str, float]]) -> dict[str, Any]:
+def _prediction(source: Questioned, index: int, best: Answered, generated: Answered | None) -> dict[str, Any]:
     """One prediction, with its score if the split's answers are public."""
     question, answer = source.question(index), best[0][0]
     row = {"index": index, "question_id": question.id, "question": question.text, "image": source.where(index)}
     row |= {"answer": answer, "probable": best}
     if question.answers:
         row |= {"truth": list(dict.fromkeys(question.answers)), "score": vqa_accuracy(answer, question.answers)}
+    if generated is not None:
+        row["free answer"] = generated[0][0]
+        if question.answers:
+            row["free score"] = vqa_accuracy(generated[0][0], question.answers)
     return row
 
 
 def _accuracies(
     source: Questioned, rows: list[dict[str, Any]], answers: Sequence[str]
 ) -> tuple[dict[str, float], Resampled]:
-    """The mean accuracy over all questions and by type, and its upper bounds: of any text, and of the run's `answers`.
+    """The mean accuracy over all questions and by type, and its upper bounds: of any text, and of `answers`, if any.
 
     Then the same with photographs resampled. Empty if the split's answers are withheld.
     """
-    answer_list, scores, photographs = AnswerList.of(answers), list[dict[str, float]](), list[int]()
+    answer_list = AnswerList.of(answers) if answers else None
+    scores, photographs = list[dict[str, float]](), list[int]()
     for row in rows:
         if "score" in row:
             question = source.question(row["index"])
-            bounds = {BEST_OF_ANY: best_accuracy(question.answers)}
-            bounds[BEST_OF_LIST] = best_accuracy(question.answers, answer_list)
-            by_type = {f"accuracy, {question.kind}": row["score"]} if question.kind else {}
-            scores.append({"accuracy": row["score"]} | bounds | by_type)
+            one = {BEST_OF_ANY: best_accuracy(question.answers)}
+            if answer_list is not None:
+                one[BEST_OF_LIST] = best_accuracy(question.answers, answer_list)
+            for name, score in (("accuracy", "score"), ("free accuracy", "free score")):
+                if score in row:
+                    one |= {f"{name}, {kind}" if kind else name: row[score] for kind in ("", *question.kinds)}
+            scores.append(one)
             photographs.append(question.image)
     values = columns(scores)
     return means(values), means_of_rows(photographs, values)
@@ -394,6 +307,50 @@ def build_module(
     return ClosedVQA(model, pooled_dim(config.model), len(labels.names), prior=labels.prior)
 
 
+def prepare(run: Finetune) -> Finetune:
+    """The run with an answer decoder in its model, if its answers are open.
+
+    Raises RunError: the model can have none, or has one and its answers are closed; or closed answers have a teacher.
+    """
+    options = options_of(run, settings.VQAOptions)
+    if options.answers == "open":
+        # there is no new head to learn faster than the rest: the decoder is initialised from pre-training
+        optimizer = run.training.optimizer
+        rates = tuple(rate for rate in optimizer.part_rates if not rate.startswith("head="))
+        training = replace(run.training, optimizer=replace(optimizer, part_rates=rates))
+        try:
+            return replace(run, model=with_answer_decoder(run.model), training=training)
+        except ValueError as error:
+            raise RunError(f"open answers need a decoder: {error}; leave out --answers open") from None
+    if has_answer_decoder(run.model):
+        raise RunError(
+            f"this {model_name(run.model)} has an answer decoder, which closed answers do not use: give --answers open"
+        )
+    if options.momentum:
+        raise RunError(
+            "--momentum is for open answers, whose decoder a teacher distils: give --answers open, or leave it out"
+        )
+    return run
+
+
+def added_weights(model: nn.Module, pretrained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Initial weights of the answer decoder from those of a pre-training run; says which remain random."""
+    weights, random = decoder_weights(model, pretrained)
+    if weights:
+        remain = f"; random: {listed(random)}" if random else ""
+        echo(f"the answer decoder's {len(weights)} weights start from the pre-trained model{remain}")
+    return weights
+
+
+def with_teacher(module: nn.Module, run: Finetune) -> nn.Module:
+    """The training step with its momentum teacher, if the run has one (ALBEF, section 5)."""
+    options = options_of(run, settings.VQAOptions)
+    if not options.momentum or not isinstance(module, OpenVQA):
+        return module
+    warmup = steps_of(options.alpha_warmup, run.training.steps)
+    return MomentumDistilled(module, options.momentum, options.alpha, warmup)
+
+
 def answers_of(run: Finetune) -> Labels:
     """The answers of the run's training data, and how often each is right."""
     options = options_of(run, settings.VQAOptions)
@@ -403,26 +360,17 @@ def answers_of(run: Finetune) -> Labels:
 
 
 def training_examples(run: Finetune, split: str, labels: Labels, augment: bool) -> QuestionExamples:
-    """Questions of a split with their images and the scores of all answers."""
-    source = questions(
-        run.data, split, run.layout, options_of(run, settings.VQAOptions).ablate, run.images.shorter_side
-    )
-    return QuestionExamples(source, tokenizer_of(run), image_input(run, augment), list(labels.names), normalise_answer)
+    """Questions of a split with their images and the scores of all answers; with open answers also these themselves."""
+    options = options_of(run, settings.VQAOptions)
+    source = questions(run.data, split, run.layout, options.ablate, run.images.shorter_side)
+    images, decoded = image_input(run, augment), options.answers == "open"
+    return QuestionExamples(source, tokenizer_of(run), images, list(labels.names), normalise_answer, decoded)
 
 
 def questions(data: str, split: str, layout: Layout, ablate: str, min_side: int) -> Questioned:
     """Questions of a split; with `ablate` "image" or "text" that part of each is hidden (baseline)."""
     source = open_questions(data, split, layout, min_side=min_side)
     return AblatedQuestions(source, ablate) if ablate else source
-
-
-def check_no_decoder(run: Finetune) -> None:
-    """Raises RunError for a model with an answer decoder, which can be evaluated only."""
-    if has_answer_decoder(run.model):
-        raise RunError(
-            f"a {model_name(run.model)} with an answer decoder can be evaluated for vqa, but not fine-tuned: start "
-            "from a pre-training run"
-        )
 
 
 def lacks(loaded: LoadedModel) -> str:
@@ -434,7 +382,14 @@ TASK = Task(
     settings.VQA,
     evaluate,
     lacks,
-    FineTuning(build_module, training_examples, labels=answers_of, check=check_no_decoder),
+    FineTuning(
+        build_module,
+        training_examples,
+        labels=answers_of,
+        prepare=prepare,
+        added_weights=added_weights,
+        with_teacher=with_teacher,
+    ),
     predict,
     seed_without_effect,
 )

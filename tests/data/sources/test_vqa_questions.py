@@ -221,3 +221,45 @@ def test_letters_of_choices_are_distinct_answers(tmp_path):
     source = open_questions(str(tmp_path), "train")
     assert answer_list(source, normalise_answer, minimum=1) == ["a", "b", "c", "d"]
     assert answer_prior(source, ["a", "b", "c", "d"], normalise_answer) == pytest.approx([3 / 7, 2 / 7, 1 / 7, 1 / 7])
+
+
+def write_gqa(folder: Path, **changes: object) -> Path:
+    """Writes two questions in GQA's form about one image; the path of the file."""
+    (folder / "images").mkdir(exist_ok=True)
+    (folder / "images" / "n7.jpg").write_bytes(image_bytes(7))
+    first = {"question": "Is it red?", "imageId": "n7", "answer": "yes"}
+    first |= {"types": {"structural": "verify", "semantic": "attr", "detailed": "verifyAttr"}, **changes}
+    second = {"question": "Who is it?", "imageId": "n7", "answer": "man", "types": {"structural": "query"}}
+    path = folder / "testdev_balanced_questions.json"
+    path.write_text(json.dumps({"201307251": first, "201640614": second}))
+    return path
+
+
+def test_gqa_has_questions_by_id_with_structural_and_semantic_types(tmp_path):
+    write_gqa(tmp_path)
+    source = open_questions(str(tmp_path), "test-dev")
+    first, second = source.question(0), source.question(1)
+    assert (first.id, first.text, first.answers) == (201307251, "Is it red?", ("yes",))
+    assert first.kinds == ("verify", "attr") and second.kinds == ("query",)
+    assert first.image == second.image == 0 and source.image(0).size == (40, 30)
+    assert "201640614 (images/n7.jpg)" in source.where(1)
+
+
+def test_a_damaged_row_of_gqa_is_named(tmp_path):
+    write_gqa(tmp_path, question=3)
+    with pytest.raises(DataError, match="question 201307251"):
+        open_questions(str(tmp_path), "test-dev")
+    write_gqa(tmp_path, imageId="absent")
+    with pytest.raises(DataError, match="absent"):
+        open_questions(str(tmp_path), "test-dev")
+
+
+def test_vqa_v2_has_the_answer_type_and_the_question_type(tmp_path):
+    write_vqa(tmp_path)
+    notes = next(tmp_path.glob("*annotations*.json"))
+    content = json.loads(notes.read_text())
+    for note in content["annotations"]:
+        note["question_type"] = "how many"
+    notes.write_text(json.dumps(content))
+    question = open_questions(str(tmp_path), "val").question(0)
+    assert question.kind == "other" and question.kinds == ("other", "how many")

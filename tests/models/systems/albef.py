@@ -15,7 +15,7 @@ from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import WordMasking
 from diptych.tasks.nlvr2 import NLVR2Joint
-from diptych.tasks.vqa import OpenVQA
+from diptych.tasks.open_vqa import OpenVQA
 from tests.models.systems.common import (
     FUSED,
     LN2,

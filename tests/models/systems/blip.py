@@ -15,7 +15,7 @@ from diptych.objectives.lm import LMLoss
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.tasks.captioning import Captioning
 from diptych.tasks.nlvr2 import NLVR2Joint
-from diptych.tasks.vqa import OpenVQA
+from diptych.tasks.open_vqa import OpenVQA
 from tests.models.systems.common import (
     FUSED,
     LN2,

@@ -10,7 +10,7 @@ from diptych.objectives.views import Views
 from diptych.tasks.entailment import Entailment
 from diptych.tasks.momentum_distillation import MomentumDistilled
 from diptych.tasks.nlvr2 import NLVR2Joint, TextAssignment
-from diptych.tasks.vqa import OpenVQA
+from diptych.tasks.open_vqa import OpenVQA
 from tests.parity.golden_case import Case, Recomputed, Table
 from tests.parity.recompute.albef_tasks import AssignmentRecomputation, ClassificationRecomputation, VQARecomputation
 from tests.parity.recompute.inputs import padded

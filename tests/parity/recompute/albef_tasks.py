@@ -12,7 +12,7 @@ from diptych.modules.tokens import FusedTokens
 from diptych.tasks.entailment import Entailment
 from diptych.tasks.momentum_distillation import MomentumDistilled
 from diptych.tasks.nlvr2 import AssignmentTargets, NLVR2Joint, TextAssignment
-from diptych.tasks.vqa import OpenVQA, RankedAnswers
+from diptych.tasks.open_vqa import OpenVQA, RankedAnswers
 from tests.parity.golden_case import Case, Recomputed, Table
 from tests.parity.recompute.inputs import padded
 from tests.parity.recompute.momentum import text_of, with_golden_momentum

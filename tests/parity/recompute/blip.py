@@ -7,7 +7,7 @@ from torch import Tensor
 from diptych.objectives.momentum import MomentumDistillation
 from diptych.tasks.captioning import Captioning
 from diptych.tasks.nlvr2 import NLVR2Joint
-from diptych.tasks.vqa import OpenVQA
+from diptych.tasks.open_vqa import OpenVQA
 from tests.parity.golden_case import Case, Recomputed, Table
 from tests.parity.recompute.blip_tasks import CaptionRecomputation, NLVR2Recomputation, VQARecomputation
 from tests.parity.recompute.inputs import padded

@@ -14,7 +14,7 @@ from diptych.modules.tokens import FusedTokens
 from diptych.objectives.views import Views
 from diptych.tasks.captioning import Captioning
 from diptych.tasks.nlvr2 import NLVR2Joint
-from diptych.tasks.vqa import OpenVQA
+from diptych.tasks.open_vqa import OpenVQA
 from tests.parity.golden_case import Case, Recomputed, Table
 from tests.parity.recompute.inputs import padded
 from tests.parity.recompute.momentum import text_of

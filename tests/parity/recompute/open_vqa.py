@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diptych.batch import AnswerTargets, Batch, Image
 from diptych.modules.tokens import Tokens
-from diptych.tasks.vqa import OpenVQA
+from diptych.tasks.open_vqa import OpenVQA
 from tests.parity.golden_case import Case, Recomputed, Table
 from tests.parity.recompute.inputs import padded
 from tests.parity.recompute.momentum import text_of

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from diptych.data.sources.base import DataError, Questioned
+from diptych.data.sources.paths import data_in_json, read_text
 
 Normalise = Callable[[str], str]
 
@@ -18,6 +20,15 @@ def soft_scores(answers: Sequence[str], normalise: Normalise) -> dict[str, float
     """
     counts = Counter(normalise(a) for a in answers)
     return {answer: min(1.0, 0.3 * n * 10 / len(answers)) for answer, n in counts.items()}
+
+
+def answer_weights(answers: Sequence[str], normalise: Normalise) -> dict[str, float]:
+    """The share of annotators who gave each answer (ALBEF, section 5): the weight of its loss. Empty answers have none.
+
+    Source: ALBEF's official code, whose weights of a question sum to 1.
+    """
+    counts = Counter(normalise(a) for a in answers)
+    return {answer: n / len(answers) for answer, n in counts.items() if answer}
 
 
 def commonest(answers: Sequence[str], normalise: Normalise) -> str:
@@ -50,6 +61,14 @@ def answer_list(
             f"{max(counts.values())}); lower --min_answer_count"
         )
     return chosen
+
+
+def answer_file(path: Path) -> list[str]:
+    """The answers in a file: a JSON list of strings. Raises DataError."""
+    answers = data_in_json(read_text(path), path)
+    if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
+        raise DataError(f"{path}: expected a JSON list of answers, at least one")
+    return answers
 
 
 def withheld(source: Questioned) -> str:

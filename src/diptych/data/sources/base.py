@@ -83,7 +83,13 @@ class Question:
     image: int  # index into the source's images
     text: str
     answers: tuple[str, ...]  # empty if the split's answers are withheld
-    kind: str = ""  # "exist", "count", "color" …, or VQA's answer_type
+    kind: str = ""  # "exist", "count", "color" …, VQA's answer_type, or GQA's structural type
+    other_kinds: tuple[str, ...] = ()  # VQA's question_type, GQA's semantic type
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """All types of the question, by each of which accuracy is reported."""
+        return tuple(dict.fromkeys(kind for kind in (self.kind, *self.other_kinds) if kind))
 
 
 @runtime_checkable

@@ -1,9 +1,10 @@
-"""Questions about images from VQA v2's JSON files, a table, or the built-in world."""
+"""Questions about images from VQA v2's or GQA's JSON files, a table, or the built-in world."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from diptych.data.sources.formats import check_no_columns, check_split_columns, 
 from diptych.data.sources.paths import Folder, check_layout, data_in_json, need, read_rows, read_text
 from diptych.data.sources.splits import known_split, named_split, requested_split
 
-KNOWN = "*questions*.json and *annotations*.json (VQA v2), or one .csv, .tsv, .jsonl with the columns"
+KNOWN = "*questions*.json and *annotations*.json (VQA v2), *questions*.json (GQA), or one .csv, .tsv, .jsonl with the columns"
 
 
 class QuestionedFiles:
@@ -104,15 +105,19 @@ def open_questions(
     tabular = content is None or isinstance(content, list)
     if not tabular:
         check_no_columns(file, layout.columns)
-    rows = table(file, layout.columns, content) if tabular else _vqa(file, folder, content)
+    gqa = _is_gqa(content)
+    json_rows = _gqa(file, folder, content) if gqa else _vqa(file, folder, content)
+    rows = table(file, layout.columns, content) if tabular else json_rows
     divided = divide(file, rows, folder, split, seed, VQA.splits)
-    notes = {} if tabular else _annotations(file, Folder.of(file))
+    notes = {} if tabular or gqa else _annotations(file, Folder.of(file))
     places: dict[str, int] = {}
     questions: list[tuple[str, Question]] = []
     for i, (image, row) in enumerate(divided.rows):
-        fields = _of_table(i, row, layout.columns) if tabular else _of_vqa(row, notes)
-        id, words, answers, kind = fields
-        questions.append((row.where, Question(id, places.setdefault(image, len(places)), words, answers, kind)))
+        json_fields = _of_gqa if gqa else partial(_of_vqa, notes=notes)
+        id, words, answers, *kinds = _of_table(i, row, layout.columns) if tabular else json_fields(row)
+        kind, *others = kinds or [""]
+        place = places.setdefault(image, len(places))
+        questions.append((row.where, Question(id, place, words, answers, kind, tuple(others))))
     _check_withheld(questions, split)
     division = divided.division
     if tabular:
@@ -127,7 +132,7 @@ def _check_withheld(questions: Sequence[tuple[str, Question]], split: str) -> No
         raise DataError(f"{without}: no answer, though other questions of {split} have one; add it or drop the row")
 
 
-Fields = tuple[int, str, tuple[str, ...], str]  # id, question, answers, kind
+Fields = tuple[Any, ...]  # id, question, answers, types of the question
 
 
 def _of_table(i: int, row: Row, columns: Columns) -> Fields:
@@ -136,15 +141,42 @@ def _of_table(i: int, row: Row, columns: Columns) -> Fields:
     several = heading(cells, columns, "answer", where, needed=False) not in cells and "answers" in cells
     question = text(cells, heading(cells, columns, "question", where), where)
     key = "answers" if several else heading(cells, columns, "answer", where)
-    return i, question, answers_in(cells, key, where), ""
+    return i, question, answers_in(cells, key, where)
 
 
-def _of_vqa(row: Row, notes: dict[int, tuple[tuple[str, ...], str]]) -> Fields:
+def _of_vqa(row: Row, notes: Mapping[int, tuple[Any, ...]]) -> Fields:
     """Fields of a question of VQA v2's JSON, with its answers if they are public."""
     id = need(row.content, "question_id", int, row.where)
     if notes and id not in notes:
         raise DataError(f"{row.where}: question_id {id} has no annotation; add it or drop the row")
     return id, text(row.content, "question", row.where), *notes.get(id, ((), ""))
+
+
+def _of_gqa(row: Row) -> Fields:
+    """Fields of a question of GQA's JSON, with its one answer if it is public, and its structural and semantic type."""
+    answers = (text(row.content, "answer", row.where),) if "answer" in row.content else ()
+    types = need(row.content, "types", dict, row.where) if "types" in row.content else {}
+    kinds = [optional_text(types, name, row.where) for name in ("structural", "semantic")]
+    return row.content["id"], text(row.content, "question", row.where), answers, *kinds
+
+
+def _is_gqa(content: Any) -> bool:
+    """Whether a JSON file's content is an object of questions by id, as GQA's."""
+    first = next(iter(content.values()), None) if isinstance(content, dict) else None
+    return isinstance(first, dict) and "imageId" in first
+
+
+def _gqa(path: Path, folder: Folder, content: Any) -> Iterable[Row]:
+    """Rows of GQA's questions file, a JSON object of questions by id, whose images are ``images/ID.jpg``."""
+    for id, question in content.items():
+        where = f"{path}, question {id:.40}"
+        if not isinstance(question, dict):
+            raise DataError(f'{where}: expected an object with "question" and "imageId", got {question!r:.40}')
+        if not re.fullmatch(r"\d{1,18}", id):
+            raise DataError(f"{where}: expected a number as question id")
+        image = need(question, "imageId", str, where)
+        name = folder.find([f"images/{image}.jpg", f"{image}.jpg"], where)
+        yield Row(where, name, [name], None, {**question, "id": int(id)})
 
 
 def _vqa(path: Path, folder: Folder, content: Any) -> Iterable[Row]:
@@ -163,8 +195,8 @@ def _vqa(path: Path, folder: Folder, content: Any) -> Iterable[Row]:
         yield Row(where, images[number], [images[number]], own, row)
 
 
-def _annotations(questions: Path, folder: Folder) -> dict[int, tuple[tuple[str, ...], str]]:
-    """``question_id → (answers, answer_type)`` from the annotations file of a questions file; empty without one.
+def _annotations(questions: Path, folder: Folder) -> dict[int, tuple[Any, ...]]:
+    """``question_id → (answers, answer_type, question_type)`` from the annotations file of a questions file; empty without one.
 
     It may be beside the questions or elsewhere in the data set's `folder`.
     """
@@ -175,7 +207,7 @@ def _annotations(questions: Path, folder: Folder) -> dict[int, tuple[tuple[str, 
         return {}
     if len(files) > 1:
         raise DataError(f"{questions}: {files[0].name} and {files[1].name} may both annotate it; move one away")
-    notes: dict[int, tuple[tuple[str, ...], str]] = {}
+    notes: dict[int, tuple[Any, ...]] = {}
     file = files[0]
     for i, row in enumerate(need(data_in_json(read_text(file), file), "annotations", list, str(file))):
         where = f"{file}, annotations[{i}]"
@@ -183,7 +215,8 @@ def _annotations(questions: Path, folder: Folder) -> dict[int, tuple[tuple[str, 
         id = need(row, "question_id", int, where)
         if id in notes:
             raise DataError(f"{where}: question_id {id} is annotated twice; keep one")
-        notes[id] = (answers_in(row, "answers", where), optional_text(row, "answer_type", where))
+        kinds = [optional_text(row, name, where) for name in ("answer_type", "question_type")]
+        notes[id] = (answers_in(row, "answers", where), *kinds)
     return notes
 
 

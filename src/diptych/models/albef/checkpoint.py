@@ -38,7 +38,7 @@ from diptych.objectives.random_choices import WordMasking
 from diptych.tasks.entailment import Entailment
 from diptych.tasks.momentum_distillation import MomentumDistilled
 from diptych.tasks.nlvr2 import NLVR2Joint, TextAssignment
-from diptych.tasks.vqa import OpenVQA
+from diptych.tasks.open_vqa import OpenVQA
 
 NO_WEIGHT = "a buffer of 0, 1, 2 …, not a weight"
 UNUSED = "left over from pre-training; text assignment does not use it"

@@ -34,7 +34,7 @@ from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.tasks.captioning import Captioning
 from diptych.tasks.nlvr2 import NLVR2Joint
-from diptych.tasks.vqa import OpenVQA
+from diptych.tasks.open_vqa import OpenVQA
 
 ENCODER, DECODER = "text_encoder.", "text_decoder.bert."
 NO_WEIGHT = "a buffer of 0, 1, 2 …, not a weight"

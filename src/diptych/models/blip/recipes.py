@@ -8,6 +8,7 @@ from diptych.config.data import CLIP_MEAN, CLIP_STD, ImageSettings
 from diptych.config.datasets import FOURTEEN_MILLION, epochs_to_steps
 from diptych.config.objectives import ITC, ITM, LM, HardNegatives, Objectives
 from diptych.config.run import Finetune, Pretrain, Teacher
+from diptych.config.tasks import VQAOptions
 from diptych.config.training import Optimizer, Training
 from diptych.models.blip.config import BLIPConfig
 from diptych.models.common_recipes import CONTRASTIVE_INIT_SCALE, on_frozen_features, vqa_v2
@@ -99,14 +100,18 @@ def small() -> Pretrain:
 def vqa() -> Finetune:
     """VQA v2 at 480 pixels, 10 epochs of 256 questions (the official configuration), from a run of `pretrain_14m`.
 
-    Differs: answers are classes, predicted from the pooled fused question; the paper generates answers with a decoder
-    (tasks/vqa.py, OpenVQA). Trained on the train split only; the paper adds val and Visual Genome.
+    A decoder that cross-attends to the encoded question generates answers; it is initialised from the text decoder of
+    pre-training (section 5.3).
+
+    Differs: a cosine schedule at every step; trained on the train split only, the paper adds val and Visual Genome.
     """
     optimizer = Optimizer(
         learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.05, warmup=0.0, schedule="cosine", max_grad_norm=0.0
     )
     images = ImageSettings(shorter_side=480, patch_size=16, square=True, augment=True, mean=CLIP_MEAN, std=CLIP_STD)
-    return vqa_v2("blip.vqa", pretrain_14m(), images, 256, 10, optimizer)
+    run = vqa_v2("blip.vqa", pretrain_14m(), images, 256, 10, optimizer)
+    model = replace(run.model, variant="vqa")  # type: ignore[call-arg]  # a BLIPConfig
+    return replace(run, model=model, options=VQAOptions(min_answer_count=9, answers="open"))
 
 
 def retrieval() -> Pretrain:
