@@ -10,46 +10,29 @@ which is feasible for galleries of some hundreds.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from rich.progress import track
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image, Text
-from diptych.checkpoints.mapping import strip_prefix
-from diptych.checkpoints.strict import load_strict
 from diptych.config import tasks as settings
-from diptych.config.run import Finetune
 from diptych.data.loader import SkipCounter
-from diptych.data.ranking import RankedExamples
-from diptych.data.sources.captions import open_captions
-from diptych.inference.embedders import image_input
 from diptych.inference.loaded_model import LoadedModel
-from diptych.inference.saved_model import ModelSettings, RunError
-from diptych.inference.tokenizer import tokenizer_of
+from diptych.inference.saved_model import RunError
 from diptych.metrics.recall import RecallAtK, recall
-from diptych.models.configs import ImageOnlyModel, model_name, pooled_dim
-from diptych.modules.attention import Context
-from diptych.modules.heads import ITCHead, ITMHead, RankingHead
-from diptych.modules.init import init_transformer
-from diptych.modules.tokens import Tokens
-from diptych.objectives.itc import ITCLoss
-from diptych.objectives.random_choices import KeyedChoices
-from diptych.objectives.views import Views
-from diptych.protocols import ChanceLoss, ComparisonPool, DualEncoder, FusionEncoder, image_contexts
+from diptych.models.configs import model_name
+from diptych.modules.heads import ITCHead, ITMHead
+from diptych.protocols import DualEncoder, FusionEncoder
 from diptych.report import QualitativeExample, RetrievalExample
-from diptych.tasks.common import encode_images, encode_texts, options_of, required, sample_counts
+from diptych.tasks.common import encode_images, encode_texts, required
 from diptych.tasks.definition import (
     MAX_EXAMPLES,
-    FineTuning,
-    Labels,
     Result,
     Task,
     draw_examples,
@@ -69,110 +52,11 @@ from diptych.tasks.pair_scores import (
     candidate_masks,
     dual_encoder_scorer,
     pair_scorer,
-    score_matrix,
 )
+from diptych.tasks.retrieval_training import FINE_TUNING
 
 FUSION_IMAGE_BATCH = 8  # images fused with every caption at once
 TOP_K = 5  # retrieved images kept in predictions
-
-
-class ContrastRetrieval(nn.Module):
-    """A training step: ITC loss of the model's first ITC branch over the batch on all ranks.
-
-    Source: VLMo, section 4.1; BEiT-3, table 10.
-    """
-
-    def __init__(self, model: DualEncoder, contrast: ITCHead):
-        super().__init__()
-        self.model = model
-        self.heads = nn.ModuleDict({"itc": contrast})
-        self.objective = ITCLoss(name="retrieval")
-        self.weights = {"retrieval": 1.0}
-        self.chance_losses: dict[str, ChanceLoss] = {}  # ln(number of candidates), which depends on the batch
-
-    def views(self, batch: Batch) -> Views:
-        """The lazily computed encodings of a batch."""
-        return Views(self.model, self.heads, batch, KeyedChoices(batch))
-
-    def samples_compared(self, among: ComparisonPool) -> dict[str, int]:
-        """See `protocols.ContrastiveStep`."""
-        return {"retrieval": self.objective.samples_compared(among)}
-
-    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
-        return self.objective.num_terms(self.views(batch))
-
-    def losses(self, views: Views, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: total / counts[name] for name, total in self.objective.loss_sums(views).items()}
-
-    def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.losses(self.views(batch), counts)
-
-    @torch.no_grad()
-    def score_matrix(self, images: Image, texts: Text) -> Float[Tensor, "images texts"]:
-        """The cosine of every image with every text."""
-        contrast: ITCHead = self.heads["itc"]  # type: ignore[assignment]
-        image = contrast.project_image(self.model.pooled_features(self.model.encode_image(images))[0])
-        text = contrast.project_text(self.model.pooled_features(self.model.encode_text(texts))[0])
-        return (image @ text.T).float()
-
-
-class Retrieval(nn.Module):
-    """A training step: cross entropy of the true text among itself and `num_negatives` negative texts.
-
-    The ranking head is initialised from the ITM head of pre-training by `init_from`, as in the official code.
-
-    Source: ViLT, section 4.2, with 15 negatives.
-    """
-
-    def __init__(self, model: FusionEncoder, dim: int, num_negatives: int = 15):
-        super().__init__()
-        self.model = model
-        self.rank = RankingHead(dim)
-        self.rank.apply(init_transformer)
-        self.weights = {"retrieval": 1.0}
-        self.chance_losses = {
-            "retrieval": ChanceLoss(
-                math.log(1 + num_negatives), "uniform over texts", "texts and image are not compared yet"
-            )
-        }
-
-    @torch.no_grad()
-    def init_from(self, match: ITMHead) -> None:
-        """Copies the row of the ITM head that computes the logit of a match."""
-        self.rank.linear.weight.copy_(match.linear.weight[1:])
-        self.rank.linear.bias.copy_(match.linear.bias[1:])
-
-    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
-        return sample_counts(batch, "retrieval", "retrieval/accuracy")
-
-    def candidate_scores(self, batch: Batch) -> Float[Tensor, "b candidates"]:
-        """Each image's score with its own text, then with its negative texts."""
-        image = image_contexts(self.model, encode_images(self.model, batch))
-        true = self.score(image, self.model.encode_text(required(batch.text, "text")))
-        texts = self.model.encode_text(required(batch.negative_texts, "negative texts"))
-        image_index = torch.arange(len(batch), device=batch.ids.device).repeat_interleave(len(texts) // len(batch))
-        negative = self.score(image.index_samples(image_index), texts)
-        return torch.cat([true[:, None], negative.view(len(batch), -1)], 1)
-
-    def score(self, image: Context, text: Tokens) -> Float[Tensor, " b"]:
-        """The score of each image with the text of the same row."""
-        fused = self.model.fuse(text, image)  # type: ignore[arg-type]  # shared if the model takes it
-        return self.rank(fused.pooled).float()
-
-    def losses(self, scores: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        first = scores.new_zeros(len(scores), dtype=torch.long)
-        right = (scores.argmax(1) == 0).sum().float()
-        return {
-            "retrieval": F.cross_entropy(scores, first, reduction="sum") / counts["retrieval"],
-            "retrieval/accuracy": right.detach() / counts["retrieval/accuracy"],
-        }
-
-    def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.losses(self.candidate_scores(batch), counts)
-
-    def score_matrix(self, images: Image, texts: Text, pairs: int = 256) -> Float[Tensor, "images texts"]:
-        """The score of every image with every text."""
-        return score_matrix(self.model, self.rank, images, texts, pairs)
 
 
 @runtime_checkable
@@ -392,28 +276,6 @@ def _predictions(
     return predictions, lambda: draw_examples(evenly_spaced(range(len(image_of_text)), num_examples), example)
 
 
-def build_module(model: Any, config: ModelSettings, labels: Labels, options: settings.RetrievalOptions) -> Retrieval:
-    """The training step on a model. Raises RunError if it does not fuse texts with images."""
-    if not isinstance(model, FusionEncoder) or isinstance(config.model, ImageOnlyModel):
-        raise RunError(f"retrieval needs a model that fuses text and image; a {model_name(config.model)} does not")
-    return Retrieval(model, pooled_dim(config.model), options.negative_texts)
-
-
-def training_examples(run: Finetune, split: str, labels: Labels, augment: bool) -> RankedExamples:
-    """Images of a split with a caption, and captions of other images."""
-    options = options_of(run, settings.RetrievalOptions)
-    source = open_captions(run.data, split, run.layout, min_side=run.images.shorter_side)
-    return RankedExamples(source, tokenizer_of(run), image_input(run, augment), options.negative_texts)
-
-
-def init_ranking_head(module: Retrieval, weights: Mapping[str, Tensor]) -> None:
-    """Initialises the ranking head from the ITM head of pre-training, if the weights have one."""
-    if itm := strip_prefix(weights, "heads.itm."):
-        head = ITMHead(module.rank.linear.in_features)
-        load_strict(head, itm, "heads.itm")
-        module.init_from(head)
-
-
 def lacks(loaded: LoadedModel) -> str:
     """What a model lacks to compare images with texts."""
     if dual_encoder_scorer(loaded) or pair_scorer(loaded):
@@ -442,7 +304,7 @@ TASK = Task(
     settings.Retrieval,
     evaluate,
     lacks,
-    FineTuning(build_module, training_examples, initialize=init_ranking_head),
+    FINE_TUNING,
     predict,
     unused,
 )
