@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -22,7 +23,6 @@ from diptych.config.run import Finetune
 from diptych.config.tasks import RetrievalOptions
 from diptych.data.nearest_images import nearest_images
 from diptych.data.ranking import HardNegatives, RankedExamples
-from diptych.data.sources.base import Captioned
 from diptych.data.sources.captions import open_captions
 from diptych.inference.embedders import comparable_features, image_input
 from diptych.inference.feature_extractors import memory_cache
@@ -164,25 +164,18 @@ def build_module(model: Any, config: ModelSettings, labels: Labels, options: Ret
 
 
 def training_examples(run: Finetune, split: str, labels: Labels, augment: bool) -> RankedExamples:
-    """Pairs of a split with negatives. Nearest images, of which hard negatives are, are computed before training.
-
-    Differs: held-out pairs have hard negatives too (ViLBERT's official code: random ones in their place).
+    """Pairs of a split with negatives. In the run's own split hard negatives are of the nearest images, which are
+    computed before training; in validation they are drawn from all images, as in ViLBERT's official code.
     """
     options = options_of(run, RetrievalOptions)
     source = open_captions(run.data, split, run.layout, min_side=run.images.shorter_side)
-    hard = _hard_negatives(run, options, source)
-    return RankedExamples(
-        source, tokenizer_of(run), image_input(run, augment), options.negative_texts, options.negative_images, hard
-    )
-
-
-def _hard_negatives(run: Finetune, options: RetrievalOptions, source: Captioned) -> HardNegatives | None:
-    """Hard negatives of a source's images; None if the options have none."""
-    if not options.hard_texts + options.hard_images:
-        return None
-    loader, name = comparable_features(run)
-    nearest = nearest_images(source, loader, options.nearest_images, memory_cache(), name)
-    return HardNegatives(nearest, options.hard_texts, options.hard_images)
+    nearest = np.empty((len(source), 0), dtype=np.int64)
+    if options.hard_texts + options.hard_images and split == run.split:
+        loader, features = comparable_features(run)
+        nearest = nearest_images(source, loader, options.nearest_images, memory_cache(), features)
+    hard = HardNegatives(nearest, options.hard_texts, options.hard_images)
+    tokenizer, images = tokenizer_of(run), image_input(run, augment)
+    return RankedExamples(source, tokenizer, images, options.negative_texts, options.negative_images, hard)
 
 
 def init_ranking_head(module: Retrieval, weights: Mapping[str, Tensor]) -> None:
