@@ -21,6 +21,7 @@ from diptych.config.validation import (
     settings,
 )
 
+RerankBy = Literal["itm", "logit", "sum", "product"]
 NumNegatives = Annotated[int, Range(0, 1024)]
 
 
@@ -131,8 +132,10 @@ class Retrieval(GalleryEvaluation):
     options: ClassVar[type[FinetuningOptions]] = RetrievalOptions
 
     rerank: CountOrZero = 32  # re-rank the dual encoder's top N by ITM; 0: no re-ranking
-    # re-rank by: itm: ITM probability (ALBEF); sum: ITM logit + cosine (BLIP); product: ITM x ITC probability
-    rerank_by: Literal["itm", "sum", "product"] = "product"
+    # re-rank by: itm: ITM probability (ALBEF's paper); logit: ITM logit of a match (its code); sum: this logit + cosine
+    # (BLIP); product: ITM x ITC probability. All systems' rules: docs/retrieval.md
+    rerank_by: RerankBy = "product"
+    folds: Count = 1  # mean recall over N folds of the gallery, in order: 5 for COCO 1k; 1: the whole gallery (5k)
 
 
 @settings()

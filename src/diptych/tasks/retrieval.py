@@ -25,7 +25,6 @@ from diptych.config import tasks as settings
 from diptych.data.loader import SkipCounter
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import RunError
-from diptych.metrics.recall import RecallAtK, recall
 from diptych.models.configs import model_name
 from diptych.modules.heads import ITCHead, ITMHead
 from diptych.protocols import DualEncoder, FusionEncoder
@@ -53,7 +52,9 @@ from diptych.tasks.pair_scores import (
     dual_encoder_scorer,
     pair_scorer,
 )
+from diptych.tasks.retrieval_metrics import Folds, chance_recalls, named_recalls
 from diptych.tasks.retrieval_training import FINE_TUNING
+from diptych.utils.terminal import echo
 
 FUSION_IMAGE_BATCH = 8  # images fused with every caption at once
 TOP_K = 5  # retrieved images kept in predictions
@@ -65,7 +66,9 @@ class DualAndFusionEncoder(DualEncoder, FusionEncoder, Protocol):
 
 
 class Scores(NamedTuple):
-    """Scores in both directions, FILL if a pair is not a candidate. A candidate in both has the same score."""
+    """Scores in both directions. A candidate in both has the same score; FILL or less if a pair is not a candidate, and
+    -inf in `evaluate` if image and text are of different folds.
+    """
 
     image_to_text: Float[Tensor, "images texts"]
     text_to_image: Float[Tensor, "texts images"]
@@ -117,9 +120,9 @@ class RetrievalScores:
 
 
 def evaluate(loaded: LoadedModel, config: settings.Retrieval) -> Result:
-    """Recall@1, 5 and 10 in both directions, with the chance level and the gallery's size.
+    """Recall@1, 5 and 10 in both directions and their sum, with the chance level and the gallery's size.
 
-    A run trained with a contrastive loss is scored by similarity, and its top pairs are re-ranked if it was trained
+    With several folds, images are compared with the texts of their fold alone, and recalls are means over folds. A run trained with a contrastive loss is scored by similarity, and its top pairs are re-ranked if it was trained
     with ITM too; other runs fuse all pairs.
 
     Raises:
@@ -128,23 +131,23 @@ def evaluate(loaded: LoadedModel, config: settings.Retrieval) -> Result:
     """
     _ = loaded.tokenizer  # raises before images are read, if the vocabulary is unknown
     counter = SkipCounter(config.max_skipped)
-    gallery = readable_gallery(open_gallery(config, loaded.image_settings.shorter_side), counter)
+    source = open_gallery(config, loaded.image_settings.shorter_side)
+    folds = Folds(source, config.folds)
+    gallery = readable_gallery(source, counter)
     scorer = dual_encoder_scorer(loaded)
     if scorer is None:
-        scored = score_by_fusion(loaded, config, gallery, counter)
+        scored = score_by_fusion(loaded, config, gallery, folds, counter)
     else:
-        scored = score_by_similarity(loaded, config, scorer, gallery, counter)
+        scored = score_by_similarity(loaded, config, scorer, gallery, folds, counter)
     counter.check()
-    image_of_text = torch.tensor(scored.gallery.image_of_text, dtype=torch.long)
-    recalls = recall(scored.scores.image_to_text, image_of_text, of_images=scored.scores.text_to_image)
-    metrics: dict[str, float] = {"images": recalls.images, "texts": recalls.texts, "skipped": counter.num_skipped}
-    metrics |= _named_recalls(recalls)
-    for k in recalls.text_to_image:
-        metrics[f"image to text R@{k}, chance"] = recalls.chance_image_to_text[k]
-        metrics[f"text to image R@{k}, chance"] = recalls.chance_text_to_image[k]
+    gallery, scores = scored.gallery, scored.scores
+    recalls = folds.recalls(gallery, scores.image_to_text, scores.text_to_image)
+    metrics: dict[str, float] = {"images": len(gallery.source), "texts": len(gallery.texts)}
+    metrics |= {"folds": config.folds} if config.folds > 1 else {}
+    metrics |= {"skipped": counter.num_skipped, **named_recalls(recalls), **chance_recalls(recalls)}
     if scored.before_reranking is not None:
         metrics["candidates re-ranked"] = config.rerank
-        before = _named_recalls(recall(scored.before_reranking, image_of_text))
+        before = named_recalls(folds.recalls(gallery, scored.before_reranking))
         metrics |= {f"{name}, before re-ranking": value for name, value in before.items()}
     predictions, make_examples = _predictions(scored, 0 if config.shuffle_captions else MAX_EXAMPLES)
     return Result(metrics, predictions, make_examples, list(counter.skipped.values()))
@@ -158,7 +161,12 @@ def predict(loaded: LoadedModel, batch: Batch) -> list[dict[str, Any]]:
 
 
 def score_by_similarity(
-    loaded: LoadedModel, config: settings.Retrieval, scorer: DualEncoderScorer, gallery: Gallery, counter: SkipCounter
+    loaded: LoadedModel,
+    config: settings.Retrieval,
+    scorer: DualEncoderScorer,
+    gallery: Gallery,
+    folds: Folds,
+    counter: SkipCounter,
 ) -> RetrievalScores:
     """Scores of all readable images and texts by similarity; the top pairs are re-ranked if ITM was trained.
 
@@ -182,8 +190,8 @@ def score_by_similarity(
         torch.cat([scorer.similarity(image.features, text.features).float().cpu() for text in texts], 1)
         for image in track(images, description="comparing")
     ]
-    similarities = torch.cat(rows)
-    pair_score, num_candidates = pair_scorer(loaded), config.rerank
+    similarities = torch.cat(rows).masked_fill(~folds.compared(gallery), -torch.inf)
+    pair_score, num_candidates = pair_scorer(loaded, config.rerank_by), config.rerank
     if pair_score is None or not num_candidates:
         return RetrievalScores(gallery, Scores(similarities, similarities.T))
     combine = partial(scorer.with_pair_scores, by=config.rerank_by)
@@ -202,13 +210,17 @@ def rerank(
 ) -> Scores:
     """Scores of candidates, which `combine` makes of their fused scores and similarities; other pairs rank below them.
 
-    Candidates are the `num_candidates` most similar texts of each image and images of each text.
+    Candidates are the `num_candidates` most similar texts of each image and images of each text; a pair of similarity
+    -inf (of different folds) is none, and keeps this score.
     """
     for_image, for_text = candidate_masks(similarities, num_candidates)
+    compared = similarities != -torch.inf
+    for_image, for_text = for_image & compared, for_text & compared.T
     scored = for_image | for_text.T
+    echo(f"re-ranking {int(scored.sum()):,} of {scored.numel():,} pairs by fusion")
     scores = combine(_score_candidates(loaded, pair_score, scored, images, texts), similarities)
-    behind = min(FILL, scores[scored].min().item() - 1)
-    return Scores(scores.masked_fill(~for_image, behind), scores.T.masked_fill(~for_text, behind))
+    behind = torch.where(compared, min(FILL, scores[scored].min().item() - 1), -torch.inf)
+    return Scores(torch.where(for_image, scores, behind), torch.where(for_text, scores.T, behind.T))
 
 
 def _score_candidates(
@@ -231,9 +243,9 @@ def _score_candidates(
 
 
 def score_by_fusion(
-    loaded: LoadedModel, config: settings.Retrieval, gallery: Gallery, counter: SkipCounter
+    loaded: LoadedModel, config: settings.Retrieval, gallery: Gallery, folds: Folds, counter: SkipCounter
 ) -> RetrievalScores:
-    """Scores of all readable images and texts, each pair fused. Images are streamed: only their scores stay in memory.
+    """Scores of all readable images and texts, each pair of a fold fused. Images are streamed: only their scores stay in memory.
 
     Raises RunError if the run was trained with no loss that scores pairs.
     """
@@ -243,18 +255,21 @@ def score_by_fusion(
             "retrieval needs a run that was trained with a contrastive, matching or ranking loss: a pre-training run "
             "with itc, triplet or itm, or a run of `diptych finetune retrieval`"
         )
+    compared = folds.compared(gallery)
+    echo(
+        f"scoring {int(compared.sum()):,} pairs of {len(gallery.source):,} images and {len(gallery.texts):,} texts by "
+        "fusion"
+    )
     encoder = CrossEncoder(model, pair_score, list(encode_texts(loaded, gallery.texts, TEXT_BATCH)))
     rows, image_ids = [], []
     for batch in load_images(loaded, gallery, FUSION_IMAGE_BATCH, config.workers, counter, "scoring pairs"):
-        rows.append(encoder.score_all(encode_images(model, batch)).cpu())
+        wanted = compared[batch.ids.cpu()]
+        image_index, text_index = wanted.nonzero(as_tuple=True)
+        pairs = encoder.score(encode_images(model, batch), image_index.to(loaded.device), text_index.to(loaded.device))
+        rows.append(torch.full(wanted.shape, -torch.inf).masked_scatter(wanted, pairs.float().cpu()))
         image_ids += batch.ids.tolist()
-    scores = torch.cat(rows).float()[:, gallery.text_indices(image_ids)]
+    scores = torch.cat(rows)[:, gallery.text_indices(image_ids)]
     return RetrievalScores(gallery.select(image_ids), Scores(scores, scores.T))
-
-
-def _named_recalls(recalls: RecallAtK) -> dict[str, float]:
-    both = {"image to text": recalls.image_to_text, "text to image": recalls.text_to_image}
-    return {f"{direction} R@{k}": value for direction, values in both.items() for k, value in values.items()}
 
 
 def _predictions(
@@ -263,7 +278,8 @@ def _predictions(
     """For each text the TOP_K images retrieved first, and a function that makes `num_examples` examples of them."""
     gallery, scores = scored.gallery, scored.scores.text_to_image
     source, image_of_text = gallery.source, gallery.image_of_text
-    best = scores.topk(min(TOP_K, scores.shape[1]), 1).indices.tolist()
+    values, indices = scores.topk(min(TOP_K, scores.shape[1]), 1)  # -inf: images of other folds
+    best = [row[:n] for row, n in zip(indices.tolist(), values.isfinite().sum(1).tolist(), strict=True)]
     predictions = [
         {"text": text, "image": source.where(own), "retrieved": [source.where(i) for i in top]}
         for text, own, top in zip(gallery.texts, image_of_text, best, strict=True)
