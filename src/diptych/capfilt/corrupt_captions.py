@@ -12,6 +12,7 @@ from diptych.config.capfilt import CorruptCaptions
 from diptych.data.sources.ablations import CorruptedCaptions
 from diptych.data.sources.base import DataError
 from diptych.data.sources.captions import open_captions
+from diptych.data.sources.division import say_division
 from diptych.data.webdataset.writer import Sample, picture_file, sample_texts, write_shard
 from diptych.utils.io import atomic_write
 from diptych.utils.lock import single_writer
@@ -25,7 +26,8 @@ def corrupt_captions(config: CorruptCaptions, out: Path) -> tuple[int, int]:
 
     Raises DataError, BadSample.
     """
-    clean = open_captions(config.data, config.split)
+    clean = open_captions(config.data, config.split, config.layout)
+    say_division(clean)
     images = range(len(clean))[config.first : config.last or None]
     if not images:
         raise DataError(

@@ -46,7 +46,7 @@ def capfilt(config: CapFilt, out: Path) -> Counts:
     """
     if not config.captioner and not config.filter:
         raise RunError("nothing to do: give --captioner RUN, --filter RUN, or both")
-    workers, shards = Workers.here(), input_shards(config.data, config.split, config.shard_size)
+    workers, shards = Workers.here(), input_shards(config.data, config.split, config.shard_size, config.layout)
     check_output(shards, out)
     against = [replace(shard, name=f"against-{i:05d}") for i, shard in enumerate(_test_shards(config))]
     if {shard.name for shard in shards} & {shard.name for shard in against}:

@@ -10,9 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+from diptych.config.data import USUAL_LAYOUT, Layout
 from diptych.data.loader import Skipped
 from diptych.data.sources.base import Captioned, DataError
 from diptych.data.sources.captions import open_captions
+from diptych.data.sources.division import say_division
 from diptych.data.sources.splits import requested_split
 from diptych.data.webdataset.indexed_shards import CaptionedShards, tars_of
 from diptych.data.webdataset.writer import safe_key
@@ -52,14 +54,17 @@ class InputShard:
     first: int = 0
     last: int | None = None
     tar: bool = False
+    layout: Layout = USUAL_LAYOUT
 
     def open(self, min_side: int | None = None) -> OpenShard:
         """Opens the images, decoded to a shorter side of at least `min_side` pixels. Raises DataError."""
         bad: list[Skipped] = []
         if self.tar:
-            source: Captioned = CaptionedShards(self.data, self.split, min_side=min_side, bad=bad)
+            source: Captioned = CaptionedShards(
+                self.data, self.split, columns=self.layout.columns, min_side=min_side, bad=bad
+            )
         else:
-            source = _opened(self.data, self.split, min_side)
+            source = _opened(self.data, self.split, self.layout, min_side)
         return OpenShard(self, source, range(len(source))[self.first : self.last], bad)
 
 
@@ -77,7 +82,7 @@ class OpenShard:
         return safe_key(self.source.members[index].key) if isinstance(self.source, CaptionedShards) else f"{index:08d}"
 
 
-def input_shards(data: str, split: str, images: int) -> list[InputShard]:
+def input_shards(data: str, split: str, images: int, layout: Layout = USUAL_LAYOUT) -> list[InputShard]:
     """A shard for each tar, with the tar's name; for other data, one for every `images` images. Raises DataError."""
     split = requested_split(split, data) if split else ""
     if data.endswith(".tar"):
@@ -86,18 +91,19 @@ def input_shards(data: str, split: str, images: int) -> list[InputShard]:
         if times != 1:
             problem = f"{times} of the shards are called {name}.tar" if paths else f"no shard is of split {split!r}"
             raise DataError(f"{data}: {problem}; give other shards")
-        return [InputShard(path.stem, str(path), split, tar=True) for path in paths]
+        return [InputShard(path.stem, str(path), split, tar=True, layout=layout) for path in paths]
     if images < 1:
         raise DataError(f"a shard of {images} images cannot be written; give --shard_size 1 or more")
     split = split or "train"
-    source = _opened(data, split, None)
+    source = _opened(data, split, layout, None)
+    say_division(source)
     starts = range(0, len(source), images)
-    return [InputShard(f"{split}-{i:05d}", data, split, at, at + images) for i, at in enumerate(starts)]
+    return [InputShard(f"{split}-{i:05d}", data, split, at, at + images, layout=layout) for i, at in enumerate(starts)]
 
 
 @lru_cache(4)
-def _opened(data: str, split: str, min_side: int | None) -> Captioned:
-    return open_captions(data, split, min_side=min_side)
+def _opened(data: str, split: str, layout: Layout, min_side: int | None) -> Captioned:
+    return open_captions(data, split, layout, min_side=min_side)
 
 
 def check_output(shards: Sequence[InputShard], out: Path) -> None:

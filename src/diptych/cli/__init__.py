@@ -40,7 +40,7 @@ Examples:
   diptych demo
   diptych pretrain vilt.small --data flickr8k/ --out runs/vilt
   diptych evaluate runs/vilt --task retrieval --data flickr8k/ --split val
-  diptych finetune vqa --init_from runs/vilt --data vqa/ --out runs/vqa
+  diptych finetune vqa --from runs/vilt --data vqa/ --out runs/vqa
   diptych import blip model_base.pth --out runs/blip
   diptych caption runs/blip photos/ --out captions.jsonl
 

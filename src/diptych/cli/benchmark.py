@@ -25,6 +25,7 @@ from diptych.benchmark.rows import ROWS
 from diptych.cli.arguments import apply_overrides, parse_int, show_help, wants_help
 from diptych.cli.errors import UsageError
 from diptych.config import tasks
+from diptych.config.data import DataSettings
 from diptych.config.run import Pretrain
 from diptych.config.validation import CountOrZero, NumBeams, Range, Seed, Text, Workers, settings
 from diptych.runs.check_inputs import check_data
@@ -33,7 +34,7 @@ from diptych.utils.terminal import echo
 
 
 @settings()
-class Benchmark:
+class Benchmark(DataSettings):
     """The rows and seeds to train, the data, and how to evaluate."""
 
     rows: str = ",".join(ROWS)
@@ -50,6 +51,10 @@ class Benchmark:
     workers: Workers = 2
 
 
+SHARED = ("gallery", "device", "precision", "workers", "columns", "images_root")
+"""Settings of every evaluation."""
+
+
 def benchmark_command(args: list[str]) -> None:
     if wants_help(args):
         return show_help(Benchmark(), "benchmark", __doc__)
@@ -58,13 +63,13 @@ def benchmark_command(args: list[str]) -> None:
         raise UsageError("--data is missing: a folder of images with captions (the table is made for Flickr8k)")
     seeds = [parse_int(seed, "--seeds", Seed) for seed in config.seeds.split(",")]
     rows = {name: tuple(_stage(stage, config) for stage in name.split("+")) for name in config.rows.split(",")}
-    shared = {name: getattr(config, name) for name in ("gallery", "device", "precision", "workers")}
+    shared = {name: getattr(config, name) for name in SHARED}
     evaluations = {
         "retrieval": tasks.Retrieval(rerank=config.rerank, rerank_by=config.rerank_by, **shared),
         "matching": tasks.Matching(**shared),
         "captioning": tasks.Captioning(num_beams=config.num_beams, **shared),
     }
-    check_data(config.data)
+    check_data(config.data, config.layout)
     from diptych.benchmark.run import benchmark
 
     out = Path(config.out)
@@ -78,4 +83,4 @@ def _stage(text: str, config: Benchmark) -> Pretrain:
     run: Pretrain = recipe(name if "." in name else f"{name}.small")
     run = apply_overrides(run, [f"--{override}" for override in overrides], f"pretrain {run.recipe}")
     training = replace(run.training, device=config.device, precision=config.precision, workers=config.workers)
-    return replace(run, training=training)
+    return replace(run, training=training, columns=config.columns, images_root=config.images_root)

@@ -42,8 +42,9 @@ def capfilt_command(args: list[str]) -> None:
     data, out = pop_positional(args, "the data (tar shards, a folder or a file)"), pop_folder(args)
     config = replace(CapFilt(), data=data)
     config = apply_overrides(config, args, "capfilt", positionals=("data",))
-    for spec in filter(None, (config.data, config.against)):
-        check_data(spec)
+    check_data(config.data, config.layout)
+    if config.against:
+        check_data(config.against)
     for run in filter(None, (config.captioner, config.filter)):
         check_saved(Path(run))
     from diptych.capfilt.run import capfilt

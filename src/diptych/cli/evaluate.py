@@ -60,7 +60,7 @@ def evaluate_command(args: list[str]) -> None:
     check_settings_of_task(task, explicit, "--")
     evaluation = apply_overrides(evaluation_of(task), args, f"evaluate DIR --task {task}")
     check_saved(folder)
-    check_data(evaluation.data or needed_data(folder))
+    check_data(evaluation.data or needed_data(folder), evaluation.layout)
     from diptych.runs.evaluate import evaluate
 
     metrics = evaluate(folder, evaluation, explicit)

@@ -1,20 +1,22 @@
-"""diptych finetune TASK (--init_from DIR | --recipe RECIPE) --data DATA --out DIR2 [--FIELD VALUE ...]
+"""diptych finetune TASK (--from RUN | --recipe RECIPE) --data DATA --out DIR [--FIELD VALUE ...]
 
 Fine-tunes a run on a task. The same command, given again, continues an interrupted run.
 
 Examples:
-  diptych finetune vqa --init_from runs/vilt --data daquar/ --out runs/vqa
-  diptych finetune classification --init_from runs/vit --data cifar100/ --steps 500 --out runs/cifar
-  diptych finetune albef.vqa --init_from runs/albef --data vqa/ --out runs/albef-vqa
-  diptych finetune vqa --init_from runs/vilt --data daquar/ --ablate image --out runs/vqa-text-only
+  diptych finetune vqa --from runs/vilt --data daquar/ --out runs/vqa
+  diptych finetune vqa --recipe vilt.small --data daquar/ --out runs/vqa-untrained
+  diptych finetune classification --from runs/vit --data cifar100/ --steps 500 --out runs/cifar
+  diptych finetune albef.vqa --from runs/albef --data vqa/ --out runs/albef-vqa
+  diptych finetune vqa --from runs/vilt --data daquar/ --ablate image --out runs/vqa-text-only
+  diptych finetune vqa --from runs/vilt --data table.csv --columns image=file,question=text --out runs/own
 
   TASK             one of the tasks below, with settings for a small machine; or a system's own recipe, with the
                    settings of its paper, for models of that system
-  --init_from DIR  the pre-trained run
-  --recipe RECIPE  an untrained model instead: the baseline that pre-training must beat. A system's own recipe
-                   without --init_from starts untrained as well
+  --from RUN       the pre-trained run (the setting init_from)
+  --recipe RECIPE  without --from, an untrained model: the baseline that pre-training must beat. A system's own recipe
+                   for the task may be named here too
   --ablate PART    vqa: hide the image or the text of every question: the baselines that a model must beat
-  --out DIR2       the run folder
+  --out DIR        the run folder
 """
 
 from __future__ import annotations
@@ -54,21 +56,26 @@ def finetune_command(args: list[str]) -> None:
         raise UsageError(f"there is no task or recipe {name!r}{suggestion} (diptych finetune --help lists all)")
     if wants_help(args):
         return show_help(
-            finetuning_recipe(name), f"finetune {name} --init_from DIR --data DATA --out DIR2", __doc__, ("task",)
+            finetuning_recipe(name), f"finetune {name} --from RUN --data DATA --out DIR", __doc__, ("task", "init_from")
         )
-    init_from, untrained = pop_option(args, "--init_from", ""), pop_option(args, "--recipe", "")
+    start = pop_option(args, "--from", "") or pop_option(args, "--init_from", "")
+    untrained = pop_option(args, "--recipe", "")
+    if not of_system and untrained in system_recipes:
+        if (task := finetuning_recipe(untrained).task) != name:
+            raise UsageError(f"--recipe {untrained} is for {task}, and the task is {name}")
+        name, of_system, untrained = untrained, True, ""
     if of_system and untrained:
-        raise UsageError(f"{name} has a model of its own: give --init_from DIR, a pre-trained run, or neither")
-    if not of_system and bool(init_from) == bool(untrained):
-        raise UsageError("give either --init_from DIR, a pre-trained run, or --recipe RECIPE, an untrained model")
+        raise UsageError(f"{name} has a model of its own: give --from RUN, a pre-trained run, or neither")
+    if not of_system and bool(start) == bool(untrained):
+        raise UsageError("give either --from RUN, a pre-trained run, or --recipe RECIPE, an untrained model")
     out = pop_folder(args)
     run = finetuning_recipe(name, untrained)
     check_options_of_task(run.task, [bare(word.partition("=")[0]) for word in args if word.startswith("--")])
     check_data(pop_option([*args], "--data", run.data))
-    if init_from:
-        check_saved(Path(init_from))
+    if start:
+        check_saved(Path(start))
     from diptych.runs.finetune import finetune, inherited
 
-    if init_from:
-        run = inherited(Path(init_from), run, of_system)
+    if start:
+        run = inherited(Path(start), run, of_system)
     finetune(apply_overrides(run, args, f"finetune {name}", positionals=("task",)), out)

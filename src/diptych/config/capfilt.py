@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from diptych.config.data import DataSettings
 from diptych.config.validation import (
     Count,
     CountOrZero,
@@ -22,7 +23,7 @@ from diptych.config.validation import (
 
 
 @settings()
-class CapFilt:
+class CapFilt(DataSettings):
     """Captions images with one model and filters image-text pairs with another (BLIP, section 3.3).
 
     Without a captioner no captions are generated; without a filter none are dropped (BLIP, table 1, ablates each
@@ -63,7 +64,7 @@ class CapFilt:
 
 
 @settings()
-class CorruptCaptions:
+class CorruptCaptions(DataSettings):
     """Mismatches a share of the image-caption pairs of a data set and records the true pairing."""
 
     data: str = ""  # a folder, a file, tar shards, or the built-in scenes

@@ -77,6 +77,22 @@ class Layout:
 USUAL_LAYOUT = Layout()
 
 
+@settings(kw_only=True)
+class DataSettings:
+    """How the data of a run, an evaluation or another command are laid out."""
+
+    columns: str = ""  # column names of a table: image=filename,caption=text; empty: the usual names
+    images_root: str = ""  # folder that image names are relative to; empty: that of the data
+
+    def __post_init__(self) -> None:
+        Columns.parse(self.columns)
+
+    @property
+    def layout(self) -> Layout:
+        """Where the rows of the data have what."""
+        return Layout(Columns.parse(self.columns), self.images_root)
+
+
 Channels = tuple[float, float, float]
 """One value per channel: red, green, blue."""
 Mean = Annotated[float, Range(-100, 100)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated
 
-from diptych.config.data import Columns, Layout, Streaming
+from diptych.config.data import DataSettings, Streaming
 from diptych.config.objectives import Objectives
 from diptych.config.tasks import FinetuningOptions
 from diptych.config.training import Training
@@ -39,26 +39,16 @@ class Teacher:
 
 
 @settings(kw_only=True)
-class TrainingRun(ModelSettings):
+class TrainingRun(ModelSettings, DataSettings):
     """What pre-training and fine-tuning runs share: a model, data, and how it is trained."""
 
     training: Training
     data: Text = "scenes"  # a folder, a file, tar shards, or the built-in world: scenes, scenes:2000
-    columns: str = ""  # column names of a table: image=filename,caption=text; empty: the usual names
-    images_root: str = ""  # folder that a table's image names are relative to; empty: the table's own
     split: Text = "train"  # training split
     init_from: str = ""  # run folder to initialise the weights from; empty: random weights
     recipe: str = ""  # name of the run
     # factor on the initial weights of linear layers: BERT's std 0.02 suits 768 channels; narrow models need more
     init_scale: Factor = 1.0
-
-    def __post_init__(self) -> None:
-        Columns.parse(self.columns)
-
-    @property
-    def layout(self) -> Layout:
-        """Where the rows of `data` have what."""
-        return Layout(Columns.parse(self.columns), self.images_root)
 
 
 @settings(kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from diptych.config.data import Columns, Layout
+from diptych.config.data import DataSettings
 from diptych.config.validation import (
     Count,
     CountOrZero,
@@ -67,7 +67,7 @@ FinetuningOptions = NoOptions | VQAOptions | RetrievalOptions
 
 
 @settings()
-class Evaluation:
+class Evaluation(DataSettings):
     """What the evaluations of all tasks share. An evaluation is made of the class of its task.
 
     Class attributes: the name of the `task`; for tasks that models are fine-tuned for, the `untrained` recipe whose
@@ -82,22 +82,12 @@ class Evaluation:
     splits: ClassVar[tuple[str, ...]] = ()
 
     data: str = ""  # empty: the run's training data; needed for a model without a run.json, as an imported one
-    columns: str = ""  # column names of a table: image=filename,caption=text; empty: the usual names
-    images_root: str = ""  # folder that a table's image names are relative to; empty: the table's own
     split: Text = "val"
     seed: Seed = 0  # random seed
     device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 autocast where it is faster, else fp32
     workers: Workers = 2  # data-loading processes
     max_skipped: Fraction = 0.01  # share of unusable samples above which evaluation stops
-
-    def __post_init__(self) -> None:
-        Columns.parse(self.columns)
-
-    @property
-    def layout(self) -> Layout:
-        """Where the rows of `data` have what."""
-        return Layout(Columns.parse(self.columns), self.images_root)
 
     @property
     def condition(self) -> str:

@@ -88,6 +88,8 @@ Steps = Annotated[float, Range(0, 2**31 - 1)]  # optimizer steps; below 1: a sha
 def settings(prefix: str = "", kw_only: bool = False) -> Callable[[type[T]], type[T]]:
     """Class decorator: a frozen dataclass that checks its fields' types and ranges, then runs its ``__post_init__``.
 
+    A subclass runs the ``__post_init__`` of its bases too, from the most general on.
+
     Args:
         prefix: path of the settings in a run ("model", "objectives"), so that messages name a field as the command line
             does.
@@ -99,15 +101,19 @@ def settings(prefix: str = "", kw_only: bool = False) -> Callable[[type[T]], typ
 
     def decorate(cls: type[T]) -> type[T]:
         own = vars(cls).get("__post_init__")
+        checks: list[Callable[[Any], None]] = [
+            check for base in cls.__bases__ for check in getattr(base, "_checks", ())
+        ]
+        checks = list(dict.fromkeys([*checks, *([own] if own else [])]))
 
         def __post_init__(self: Any) -> None:
             hints = _hints(cls)
             for field in fields(self):
                 check(hints[field.name], getattr(self, field.name), _dotted(prefix, field.name))
-            if own is not None:
-                own(self)
+            for check_more in checks:
+                check_more(self)
 
-        cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
+        cls.__post_init__, cls._checks = __post_init__, tuple(checks)  # type: ignore[attr-defined]
         return dataclass(frozen=True, kw_only=kw_only)(cls)
 
     return decorate

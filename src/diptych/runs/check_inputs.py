@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diptych.config.data import BOXES
+from diptych.config.data import BOXES, USUAL_LAYOUT, DataSettings, Layout
 from diptych.config.run import Finetune, Pretrain
 from diptych.config.tasks import EVALUATIONS
 from diptych.data.sources.base import DataError
+from diptych.data.sources.formats import check_layout
 from diptych.inference.saved_model import RunError, check_saved, read_config
 from diptych.utils.io import DamagedFile, read_json
 
@@ -33,7 +34,7 @@ def check_inputs(run: Pretrain | Finetune, data_is_passed: bool = False) -> None
         )
     _check_patch_size(run)
     if not data_is_passed:
-        check_data(run.data)
+        check_data(run.data, run.layout)
     initial_runs = [run.init_from]
     if isinstance(run, Pretrain):
         initial_runs += [run.init_image_from, run.visual_tokenizer]
@@ -71,8 +72,9 @@ def check_out(data: str, out: Path) -> None:
         check_saved(out)
 
 
-def check_data(spec: str) -> None:
-    """Raises DataError if the data that `--data` names does not exist."""
+def check_data(spec: str, layout: Layout = USUAL_LAYOUT) -> None:
+    """Raises DataError if the data that `--data` names does not exist, or cannot have this layout."""
+    check_layout(spec, layout)
     if spec.endswith(".tar"):
         from diptych.data.webdataset.indexed_shards import shards
 
@@ -111,6 +113,13 @@ def data_of(folder: Path) -> str:
         return read_json(folder / "run.json", {"run": {"data?": str}})["run"].get("data", "scenes")
     except DamagedFile:
         return "scenes"
+
+
+def layout_of(folder: Path, settings: DataSettings) -> dict[str, str]:
+    """The column names and the folder of images of `settings`, or where these are empty those of the run in a folder."""
+    kinds = {"columns?": str, "images_root?": str}
+    recorded = read_json(folder / "run.json", {"run": kinds})["run"] if (folder / "run.json").is_file() else {}
+    return {name: getattr(settings, name) or recorded.get(name, "") for name in ("columns", "images_root")}
 
 
 def needed_data(folder: Path) -> str:

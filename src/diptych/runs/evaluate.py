@@ -16,7 +16,7 @@ from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import RunError, read_config
 from diptych.metrics.bootstrap import intervals
 from diptych.runs import report
-from diptych.runs.check_inputs import data_of, needed_data
+from diptych.runs.check_inputs import data_of, layout_of, needed_data
 from diptych.runs.load_model import load_model
 from diptych.runs.matching import matching
 from diptych.runs.qualitative_examples import write_examples
@@ -70,7 +70,8 @@ def complete(settings: Evaluation, folder: Path) -> Evaluation:
     if settings.task not in EVALUATIONS:
         names = ", ".join(evaluation.__name__ for evaluation in EVALUATIONS.values())
         raise RunError(f"an evaluation is of one task: give one of {names}, not {type(settings).__name__}")
-    settings = replace(settings, data=settings.data or needed_data(folder))
+    if not settings.data:
+        settings = replace(settings, data=needed_data(folder), **layout_of(folder, settings))
     options = read_config(folder).options
     settings = settings if options is None else settings.of_run(options)
     return replace(settings, split=requested_split(settings.split, settings.data, settings.splits))

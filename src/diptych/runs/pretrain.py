@@ -12,7 +12,7 @@ from typing import Any
 from diptych.config.run import Pretrain
 from diptych.data.examples import MAX_TEXT_CHARS, Examples, ImageExamples, PairExamples, TextExamples
 from diptych.data.mixgen import MixedPairs
-from diptych.data.sources.base import Captioned, NoSplit
+from diptych.data.sources.base import Captioned, DataError, NoSplit
 from diptych.data.sources.captions import open_captions
 from diptych.data.sources.pairs import PairTable
 from diptych.data.sources.splits import named_split, requested_split
@@ -47,6 +47,8 @@ def training_data(run: Pretrain, pairs: PairTable | None = None) -> TrainingData
     """Training examples of the run, or of `pairs`: a stream of tars if `streaming.lanes` is set, else in random access."""
     if pairs is not None or not run.streaming.lanes:
         return examples(run, run.split, augment=True, pairs=pairs)
+    if run.columns:
+        raise DataError("--columns is not read with --streaming.lanes: leave one of them out")
     stream = Stream(run.data, run.split, run.streaming)
     head = make_examples(run, stream.head(run.images.shorter_side), augment=True)
     return StreamedData(stream, partial(make_examples, run, augment=True), head, run.images.shorter_side)

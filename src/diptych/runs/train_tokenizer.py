@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from diptych.config.data import USUAL_LAYOUT, Layout
 from diptych.data.examples import MAX_TEXT_CHARS
 from diptych.data.sources.base import Captioned, DataError
 from diptych.data.sources.captions import open_captions
+from diptych.data.sources.division import say_division
 from diptych.data.tokenizers.tokenizer import WORDPIECE_SUFFIXES
 from diptych.data.tokenizers.wordpiece import train_wordpiece
 from diptych.inference.saved_model import RunError
@@ -15,7 +17,7 @@ from diptych.utils.io import atomic_write
 from diptych.utils.lock import locked
 
 
-def train_tokenizer(data: str, split: str, size: int, out: Path) -> int:
+def train_tokenizer(data: str, split: str, size: int, out: Path, layout: Layout = USUAL_LAYOUT) -> int:
     """Trains WordPiece on the captions of a split and writes the vocabulary to a new file, one token per line.
 
     Args:
@@ -36,7 +38,9 @@ def train_tokenizer(data: str, split: str, size: int, out: Path) -> int:
         if out.exists():
             raise RunError(f"{out} is there already, and a run may read it: give another --out, or remove it first")
         try:
-            tokens = train_wordpiece(_captions(open_captions(data, split)), size)
+            source = open_captions(data, split, layout)
+            say_division(source)
+            tokens = train_wordpiece(_captions(source), size)
         except ValueError as error:
             raise DataError(f"{data}: {error}") from None
         with atomic_write(out) as path:

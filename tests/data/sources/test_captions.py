@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from diptych.config.data import USUAL_LAYOUT, Columns, Layout
 from diptych.data.sources.base import BadSample, DataError
-from diptych.data.sources.captions import open_captions
+from diptych.data.sources.captions import CaptionedFiles, open_captions
 from diptych.data.sources.splits import drawn_split, named_split
 from tests.data.tiny_data import image_bytes, write_images, write_karpathy
 
@@ -192,16 +192,20 @@ def test_paths_outside_the_folder(tmp_path, name):
 
 
 @pytest.mark.parametrize("folder", [False, True])
-def test_links_out_of_the_folder(tmp_path, folder):
+def test_links_out_of_the_folder_are_followed_and_named(tmp_path, folder):
     inside = tmp_path / "inside"
     (tmp_path / "outside").mkdir()
-    (tmp_path / "outside" / "secret.jpg").write_bytes(image_bytes())
-    path = write_table(inside, f"image,caption\n{'linked/' if folder else ''}secret.jpg,a\n")
+    (tmp_path / "outside" / "x.jpg").write_bytes(image_bytes())
+    path = write_table(inside, f"image,caption\n{'linked/' if folder else ''}x.jpg,a\n")
     if folder:
         os.symlink(tmp_path / "outside", inside / "linked")
     else:
-        os.symlink(tmp_path / "outside" / "secret.jpg", inside / "secret.jpg")
-    assert_data_error(path, f"{path}, line 2", "secret.jpg")
+        os.symlink(tmp_path / "outside" / "x.jpg", inside / "x.jpg")
+    source = open_captions(str(path), "train")
+    assert source.image(0).mode == "RGB"
+    name = "linked/x.jpg" if folder else "x.jpg"
+    said = f"1 images are links out of {inside} ({name} is {tmp_path / 'outside' / 'x.jpg'})"
+    assert isinstance(source, CaptionedFiles) and said in source.division
 
 
 def test_links_within_the_folder_are_followed(tmp_path):

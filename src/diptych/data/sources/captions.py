@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from PIL import Image as Pillow
@@ -13,7 +14,7 @@ from diptych.data.sources import cells, formats
 from diptych.data.sources.base import Captioned, DataError, NoSplit
 from diptych.data.sources.copies import byte_range, same_bytes
 from diptych.data.sources.division import Row, divide
-from diptych.data.sources.formats import Entry
+from diptych.data.sources.formats import Entry, check_layout
 from diptych.data.sources.paths import APART, Folder, data_folders, data_in_json, read_text
 from diptych.data.sources.splits import SEVERAL, named_split, requested_split
 
@@ -74,7 +75,8 @@ def open_captions(
         spec: a folder with a Karpathy ``dataset_*.json``, a COCO ``captions_*.json`` or a table (CSV, TSV, JSONL), in
         the
             folder itself or in ``annotations/``; such a file itself, or a .json file with a list of a table's rows
-            (images are looked up beside it, in ``images/``, and beside its ``annotations/``); tar shards
+            (images are looked up in `layout.images_root`, by default beside it and beside its ``annotations/``: there, in
+            ``images/``, or in any folder below); tar shards
             ``shards-{000..003}.tar``; or the built-in world, ``scenes`` or ``scenes:2000`` for 2,000 training images.
         split: "train", "val", "test", or a synonym (see sources/splits.py).
         layout: column names of a table, and the folder of its images.
@@ -85,6 +87,7 @@ def open_captions(
         DataError: the data cannot be used; NoSplit: it has nothing in this split.
     """
     split = requested_split(split, spec)
+    check_layout(spec, layout)
     if spec.partition(":")[0] == "scenes":
         from diptych.data.synthetic import Scenes
 
@@ -92,29 +95,35 @@ def open_captions(
     if spec.endswith(".tar"):
         from diptych.data.webdataset.indexed_shards import CaptionedShards
 
-        return CaptionedShards(spec, split, seed=seed, min_side=min_side)
+        return CaptionedShards(spec, split, columns=layout.columns, seed=seed, min_side=min_side)
     path = Path(spec)
     table = choose(path, split, _kinds, "captions", KNOWN) if path.is_dir() else path
-    rows, captions = _read(table, layout.columns)
-    folder = Folder.of(table)
+    rows, captions, columns = _read(table, layout.columns)
+    folder = Folder.of(table, layout.images_root)
     divided = divide(table, rows, folder, split, seed)
     entries = formats.merged((file, row.where, captions(row)) for file, row in divided.rows)
-    return CaptionedFiles(folder.root.name, split, folder.root, entries, min_side, divided.division)
+    division = divided.division + (formats.unread(divided.rows[0][1].content, columns, ("caption",)) if columns else "")
+    return CaptionedFiles(folder.root.name, split, folder.root, entries, min_side, division)
 
 
-def _read(path: Path, columns: Columns) -> tuple[Iterable[Row], Callable[[Row], Iterable[str]]]:
-    """Rows of a file of any format, and the function that gives the captions of a row."""
+def _read(path: Path, columns: Columns) -> tuple[Iterable[Row], Callable[[Row], Iterable[str]], Columns | None]:
+    """Rows of a file of any format, the function that gives the captions of a row, and the columns of a table."""
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder; check --data")
     if path.suffix not in (".json", *TABLES):
         raise DataError(f"{path}: {path.suffix or 'no suffix'} is none of .json, {', '.join(TABLES)}, .tar")
     content = data_in_json(read_text(path), path) if path.suffix == ".json" else None
     if content is None or isinstance(content, list):
-        rows = formats.table(path, columns, content)
-        return rows, lambda row: cells.captions(row.content, columns.caption, row.where)
+        return formats.table(path, columns, content), partial(_captions_of, columns), columns
+    formats.check_no_columns(path, columns)
     if isinstance(content, dict) and "annotations" in content:
-        return formats.coco(content, path), lambda row: row.content
-    return formats.karpathy(content, path), formats.karpathy_captions
+        return formats.coco(content, path), lambda row: row.content, None
+    return formats.karpathy(content, path), formats.karpathy_captions, None
+
+
+def _captions_of(columns: Columns, row: Row) -> tuple[str, ...]:
+    """Captions of a table's row."""
+    return cells.captions(row.content, formats.heading(row.content, columns, "caption", row.where), row.where)
 
 
 def _kinds(folder: Path, split: str) -> list[list[Path]]:

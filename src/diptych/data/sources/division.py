@@ -67,7 +67,15 @@ def divide(
     chosen = [row for row, own_split in zip(rows, splits, strict=True) if own_split == split]
     if not chosen:
         raise NoSplit(f"{path}: no rows in split {split!r} ({division}); name another split or correct the file")
-    return Divided([(folder.find(row.places, row.where), row) for row in chosen], f"{path.name}: {division}")
+    found = [(folder.find(row.places, row.where), row) for row in chosen]
+    return Divided(found, f"{path.name}: {division}{_links(dict.fromkeys(file for file, _ in found), folder)}")
+
+
+def _links(files: Iterable[str], folder: Folder) -> str:
+    """The number of images that links out of the folder lead to, and the first; "" if there are none."""
+    out = [file for file in files if folder.linked_out(file)]
+    first = f" ({out[0]} is {(folder.root / out[0]).resolve()})" if out else ""
+    return f"; {len(out)} images are links out of {folder.root}{first}" if out else ""
 
 
 def _pictures(rows: Sequence[Row], folder: Folder) -> list[Any]:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from diptych.config.data import USUAL_LAYOUT, Columns
+from diptych.config.data import USUAL_LAYOUT, Columns, Layout
+from diptych.config.spelling import suggest_name
 from diptych.data.sources.base import DataError
 from diptych.data.sources.cells import text
 from diptych.data.sources.division import Row
-from diptych.data.sources.paths import listed, need, read_rows
+from diptych.data.sources.paths import check_images_root, listed, need, read_rows
 from diptych.data.sources.splits import known_split, named_split
 
 
@@ -71,6 +73,19 @@ def coco(content: Any, path: Path) -> Iterator[Row]:
         )
 
 
+USUAL_HEADINGS = {
+    "image": ("filename", "file_name", "file", "filepath", "image_path", "path", "img", "picture", "photo"),
+    "caption": ("text", "captions", "sentence", "title", "description", "raw"),
+    "question": ("text", "query", "sentence"),
+    "answer": ("label", "response", "reply"),
+    "label": ("class", "category", "target", "classname"),
+    "phrase": ("expression", "sentence", "query", "caption", "text", "ref"),
+    "box": ("bbox", "boxes", "bounding_box"),
+    "split": ("set", "partition", "fold"),
+}
+"""Headings of other data sets for each column, which a message suggests with --columns."""
+
+
 def table(path: Path, columns: Columns, records: Sequence[Any] | None = None) -> Iterator[Row]:
     """Rows of a CSV, TSV or JSONL file, or `records` from a .json file with a list of them (ALBEF, BLIP, VizWiz).
 
@@ -79,18 +94,72 @@ def table(path: Path, columns: Columns, records: Sequence[Any] | None = None) ->
     rows = list(read_rows(path) if records is None else listed(records, path))
     check_split_columns(path, [row for _, row in rows], columns)
     for where, row in rows:
-        name = need(row, columns.image, str, where)
-        yield Row(where, name, [name, f"images/{name}"], _split_cell(row, columns.split, where), row)
+        name = need(row, heading(row, columns, "image", where), str, where)
+        yield Row(where, name, [name, f"images/{name}"], _split_cell(row, columns, where), row)
 
 
-def _split_cell(row: dict[str, Any], column: str, where: str) -> str | None:
-    """Value of the split column, ignoring the case of its heading (``Split``); None if the table has none."""
-    headings = [name for name in row if name.strip().lower() == column] or [column]
-    if len(headings) > 1:
-        raise DataError(f"{where}: {' and '.join(map(repr, headings))} may both be the split column; keep one of them")
-    heading = headings[0]
-    usual = column == Columns.split and heading not in row
-    return None if usual else need(row, heading, str, where)
+def heading(row: Any, columns: Columns, column: str, where: str, needed: bool = True) -> str:
+    """The key of a row that contains a column (a field of Columns): its name, or one that differs in case or blanks.
+
+    Raises DataError if there are several or, if it is `needed`, none; the message suggests ``--columns``.
+    """
+    name = getattr(columns, column)
+    if not isinstance(row, dict):
+        return name
+    keys = tuple(key for key in row if isinstance(key, str))
+    same = _same(keys, name)
+    if len(same) > 1:
+        raise DataError(f"{where}: {' and '.join(map(repr, same))} may both be the {column} column; keep one of them")
+    if same or not needed:
+        return same[0] if same else name
+    near = suggest_name(name, keys)
+    likely = next((key for key in keys if key.strip().lower() in USUAL_HEADINGS[column]), None)
+    advice = (
+        f"if it is {likely!r}, give --columns {column}={likely}" if likely else f"name it by --columns {column}=NAME"
+    )
+    raise DataError(f"{where}: no {name!r} among {sorted(keys)[:12]}: {advice}{near}")
+
+
+@lru_cache(64)
+def _same(keys: tuple[str, ...], name: str) -> list[str]:
+    """The keys that differ from a name at most in case or blanks."""
+    return [key for key in keys if key.strip().lower() == name.lower()]
+
+
+def unread(row: Any, columns: Columns, read: Sequence[str]) -> str:
+    """The columns of a row that are not read, for the line on the division; "" if there are none, or it is no row.
+
+    `read`: the columns that are read besides image and split, as fields of Columns or by their own names.
+    """
+    if not isinstance(row, dict):
+        return ""
+    names = {getattr(columns, column, column).lower() for column in ("image", "split", *read)}
+    others = [str(key) for key in row if str(key).strip().lower() not in names]
+    return f"; columns not read: {', '.join(others[:12])}{', …' if len(others) > 12 else ''}" if others else ""
+
+
+def check_layout(spec: str, layout: Layout) -> None:
+    """Raises DataError for a layout that the data have not, or a folder of images that does not exist."""
+    tars, scenes = spec.endswith(".tar"), spec.partition(":")[0] == "scenes"
+    if layout.images_root and (tars or scenes):
+        raise DataError(f"--images_root is for files that name images, and {spec} contains them: leave it out")
+    if layout.columns != USUAL_LAYOUT.columns and scenes:
+        raise DataError(f"--columns is for tables, and {spec} is none: leave it out")
+    if layout.images_root:
+        check_images_root(layout.images_root)
+
+
+def check_no_columns(path: Path, columns: Columns) -> None:
+    """Raises DataError for column names of a file that is no table."""
+    if columns != USUAL_LAYOUT.columns:
+        raise DataError(f"--columns is for tables, and {path} has a format of its own: leave it out")
+
+
+def _split_cell(row: dict[str, Any], columns: Columns, where: str) -> str | None:
+    """Value of the split column; None if the table has none."""
+    own_name = columns.split != USUAL_LAYOUT.columns.split
+    key = heading(row, columns, "split", where, needed=own_name)
+    return need(row, key, str, where) if own_name or key in row else None
 
 
 def check_split_columns(path: Path, rows: Sequence[Any], columns: Columns = USUAL_LAYOUT.columns) -> None:
@@ -102,16 +171,16 @@ def check_split_columns(path: Path, rows: Sequence[Any], columns: Columns = USUA
     """
     rows = [row for row in rows if isinstance(row, dict)]
     names = dict.fromkeys(name for row in rows[:1] for name in row)
-    if any(name.strip().lower() == columns.split for name in names):
+    split = columns.split
+    if any(name.strip().lower() == split.lower() for name in names):
         return
-    read = astuple(columns)
-    for name in (name for name in names if name not in read):
+    for name in (name for name in names if name not in astuple(columns)):
         words = [row.get(name) for row in rows if row.get(name) not in (None, "")]
         only = all(isinstance(word, str) and known_split(word) for word in words)
         if words and only and set(map(known_split, words)) != {named_split(path)}:
             raise DataError(
-                f"{path}: column {name!r} contains splits ({words[0]!r}), but splits are read from {columns.split!r}; "
-                "rename it, or drop it to divide the rows at random"
+                f"{path}: column {name!r} contains splits ({words[0]!r}), but splits are read from {split!r}; rename it, or "
+                f"of a table give --columns split={name}, or drop it to divide the rows at random"
             )
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from diptych.data.sources.base import DataError
 from diptych.utils.io import InvalidJSON, decode_json
 
 MAX_FILE_BYTES = 2**63  # integers from here on are rejected everywhere in data files
+MAX_BELOW = 500_000  # files in folders below that are looked up by their last name
+MAX_COMPARED = 10_000  # different names from which a misspelt one is suggested
 _TYPE_NAMES = {str: "a text", int: "an integer", list: "a list", dict: "a record"}
 APART = ("annotations", "questions")
 """Subfolders (in upper or lower case) in which COCO and VQA v2 keep their JSON files, beside the image folders."""
@@ -22,76 +25,125 @@ APART = ("annotations", "questions")
 class Folder:
     """A folder whose files are named by untrusted text. Directory listings are read once, so look-ups are cheap.
 
+    A name leads to a file of the folder, or of a folder below it if there is only one such file. Links are followed,
+    also out of the folder: the person who owns the folder made them, not the text (docs/decisions/0020).
+
     `also`: a subfolder that is searched first.
     """
 
     def __init__(self, root: str | Path, also: str = ""):
         self.root, self.also = Path(root).resolve(), also
-        self._listings: dict[str, dict[str, bool]] = {}
+        self._given_root = os.path.abspath(root)  # as absolute names may begin with it, where it is a link
+        self._listings: dict[str, set[str]] = {}
 
     @classmethod
-    def of(cls, file: Path) -> Folder:
-        """The image folder of a data file: the file's own, or its parent if that is one of APART."""
+    def of(cls, file: Path, images_root: str = "") -> Folder:
+        """The image folder of a data file: `images_root`, or the file's own, or its parent if that is one of APART.
+
+        Raises DataError if `images_root` is not a folder.
+        """
+        if images_root:
+            check_images_root(images_root)
+            return cls(images_root)
         own = Path(os.path.abspath(file.parent))
         return cls(own.parent, own.name) if own.name.lower() in APART else cls(own)
 
     def find(self, names: Iterable[str], where: str) -> str:
-        """The first of `names` (relative paths) that is a file, normalised (``./a.jpg`` becomes ``a.jpg``).
+        """The first of `names` that is a file, normalised and relative to the folder (``./a.jpg`` becomes ``a.jpg``).
 
         `where` is the row that names it. Raises DataError.
         """
-        names = list(names)
-        for name in names:
-            if "\0" in name or not _printable(name):
-                raise DataError(f"{where}: {name!r} is not a valid file name; correct the row")
-            if _is_outside(name):
-                raise DataError(f"{where}: {name!r} leads outside {self.root}; name images relative to the folder")
-        for name in self._candidates(names):
-            if (file := self._file(name)) is not None:
-                if not self._is_inside(file):
-                    raise DataError(
-                        f"{where}: {name!r} is a link that leads outside {self.root}; copy the file instead"
-                    )
-                return file
-        near = suggest_name(os.path.basename(names[0]), self._listing(os.path.dirname(names[-1])))
-        raise DataError(f"{where}: image {names[0]!r} is missing under {self.root}: add the file or drop the row{near}")
+        names = [self._relative(name, where) for name in names]
+        files = self._files(names)
+        if len(files) == 1:
+            return files[0]
+        if files:
+            raise DataError(
+                f"{where}: {names[0]!r} may be {files[0]!r} or {files[1]!r} of {self.root}: write more of the path"
+            )
+        listed = [*self._listing(os.path.dirname(names[-1])), *(self._below if len(self._below) < MAX_COMPARED else ())]
+        near = suggest_name(os.path.basename(names[0]), listed)
+        raise DataError(
+            f"{where}: image {names[0]!r} is missing under {self.root}: add the file, drop the row, or give "
+            f"--images_root, the folder of the images{near}"
+        )
 
     def seek(self, names: Iterable[str]) -> str | None:
         """Like `find`, but None if that raises."""
-        names = list(names)
-        if any("\0" in name or not _printable(name) or _is_outside(name) for name in names):
+        try:
+            files = self._files([self._relative(name, "") for name in names])
+        except DataError:
             return None
-        file = next(filter(None, map(self._file, self._candidates(names))), None)
-        return file if file is not None and self._is_inside(file) else None
+        return files[0] if len(files) == 1 else None
 
-    def _candidates(self, names: Sequence[str]) -> list[str]:
-        return [*(f"{self.also}/{name}" for name in names), *names] if self.also else list(names)
-
-    def _file(self, name: str) -> str | None:
-        """Normalised relative path of a file; None if it does not exist."""
-        head, tail = os.path.split(os.path.normpath(name))
-        return os.path.join(head, tail) if tail in self._listing(head) else None
-
-    def _is_inside(self, file: str) -> bool:
-        """Whether a file is in the folder rather than a link out of it."""
-        head, tail = os.path.split(file)
-        return not self._listing(head)[tail] or self._within(self.root / file)
+    def linked_out(self, file: str) -> bool:
+        """Whether a file lies outside the folder, and a link leads to it."""
+        return not (self.root / file).resolve().is_relative_to(self.root)
 
     def files(self, subfolder: str) -> list[str]:
         """Sorted names of the files in a subfolder; empty if it does not exist."""
         return sorted(self._listing(subfolder))
 
-    def _listing(self, head: str) -> dict[str, bool]:
-        """Files of a subfolder, and whether each is a link; empty if it does not exist."""
+    def _relative(self, name: str, where: str) -> str:
+        """A name relative to the folder. Raises DataError for one that leads out of it, or is no file name."""
+        if "\0" in name or not _printable(name):
+            raise DataError(f"{where}: {name!r} is not a valid file name; correct the row")
+        for root in (self._given_root, str(self.root)) if os.path.isabs(name) else ():
+            if os.path.normpath(name).startswith(os.path.join(root, "")):
+                return os.path.relpath(name, root)
+        if _is_outside(name):
+            raise DataError(
+                f"{where}: {name!r} leads outside {self.root}; name images relative to the folder, or give "
+                "--images_root, a folder that all of them lie in"
+            )
+        return name
+
+    def _files(self, names: Sequence[str]) -> list[str]:
+        """The file that the names lead to; several if it is not clear which; none if there is none."""
+        places = [*(f"{self.also}/{name}" for name in names), *names] if self.also else names
+        for head, tail in (os.path.split(os.path.normpath(place)) for place in places):
+            if tail in self._listing(head):
+                return [os.path.join(head, tail)]
+        for name in map(os.path.normpath, names):
+            ending = os.path.join("", *name.split(os.sep))
+            below = [file for file in self._below.get(os.path.basename(name), ()) if f"/{file}".endswith(f"/{ending}")]
+            if below:
+                distinct = {os.path.realpath(self.root / file): file for file in reversed(below)}
+                return sorted(distinct.values())
+        return []
+
+    @cached_property
+    def _below(self) -> dict[str, list[str]]:
+        """The files in all folders below by their last name. Hidden folders, and what is beyond MAX_BELOW, are left out."""
+        found: dict[str, list[str]] = {}
+        seen: set[tuple[int, int]] = set()
+        number = 0
+        for place, folders, files in os.walk(self.root, followlinks=True):
+            status = os.stat(place)
+            again = (status.st_dev, status.st_ino) in seen  # a link leads here too
+            seen.add((status.st_dev, status.st_ino))
+            folders[:] = [] if again else sorted(name for name in folders if not name.startswith("."))
+            for name in () if again else sorted(files):
+                if number == MAX_BELOW:
+                    return found
+                number += 1
+                relative = os.path.relpath(os.path.join(place, name), self.root)
+                if os.path.isfile(os.path.join(place, name)):
+                    found.setdefault(name, []).append(relative)
+        return found
+
+    def _listing(self, head: str) -> set[str]:
+        """Names of the files of a subfolder; empty if it does not exist."""
         if head not in self._listings:
             place = self.root / head
-            usable = place.is_dir() and self._within(place)
-            entries = list(os.scandir(place)) if usable else []
-            self._listings[head] = {e.name: e.is_symlink() for e in entries if e.is_file()}
+            self._listings[head] = {e.name for e in os.scandir(place) if e.is_file()} if place.is_dir() else set()
         return self._listings[head]
 
-    def _within(self, path: Path) -> bool:
-        return path.resolve().is_relative_to(self.root)
+
+def check_images_root(images_root: str) -> None:
+    """Raises DataError unless `images_root` is a folder."""
+    if not Path(images_root).is_dir():
+        raise DataError(f"{images_root}: no such folder; check --images_root")
 
 
 def data_folders(root: Path) -> list[Path]:

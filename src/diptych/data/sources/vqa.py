@@ -18,7 +18,7 @@ from diptych.data.sources.captions import TABLES, by_name, choose, inside, table
 from diptych.data.sources.cells import answers as answers_in
 from diptych.data.sources.cells import optional_text, text
 from diptych.data.sources.division import Row, divide
-from diptych.data.sources.formats import check_split_columns, table
+from diptych.data.sources.formats import check_layout, check_no_columns, check_split_columns, heading, table, unread
 from diptych.data.sources.paths import Folder, data_in_json, need, read_rows, read_text
 from diptych.data.sources.splits import known_split, named_split, requested_split
 
@@ -86,6 +86,7 @@ def open_questions(
         DataError: the data cannot be used; NoSplit: it has nothing in this split.
     """
     split = requested_split(split, spec, VQA.splits)
+    check_layout(spec, layout)
     if spec.partition(":")[0] == "scenes":
         from diptych.data.synthetic import SceneQuestions, Scenes
 
@@ -96,14 +97,16 @@ def open_questions(
         raise DataError(f"{spec}: questions are not read from tars; expected {KNOWN} image, question, answer")
     if not file.is_file():
         raise DataError(f"{file}: no such file or folder; check --data")
-    folder = Folder.of(file)
+    folder = Folder.of(file, layout.images_root)
     if file.suffix not in (".json", *TABLES):
         raise DataError(f"{file}: {file.suffix or 'no suffix'} is none of .json, {', '.join(TABLES)}")
     content = data_in_json(read_text(file), file) if file.suffix == ".json" else None
     tabular = content is None or isinstance(content, list)
+    if not tabular:
+        check_no_columns(file, layout.columns)
     rows = table(file, layout.columns, content) if tabular else _vqa(file, folder, content)
     divided = divide(file, rows, folder, split, seed, VQA.splits)
-    notes = {} if tabular else _annotations(file, folder)
+    notes = {} if tabular else _annotations(file, Folder.of(file))
     places: dict[str, int] = {}
     questions: list[tuple[str, Question]] = []
     for i, (image, row) in enumerate(divided.rows):
@@ -111,7 +114,10 @@ def open_questions(
         id, words, answers, kind = fields
         questions.append((row.where, Question(id, places.setdefault(image, len(places)), words, answers, kind)))
     _check_withheld(questions, split)
-    return QuestionedFiles(folder.root.name, split, folder.root, list(places), questions, min_side, divided.division)
+    division = divided.division
+    if tabular:
+        division += unread(divided.rows[0][1].content, layout.columns, ("question", "answer", "answers"))
+    return QuestionedFiles(folder.root.name, split, folder.root, list(places), questions, min_side, division)
 
 
 def _check_withheld(questions: Sequence[tuple[str, Question]], split: str) -> None:
@@ -127,8 +133,10 @@ Fields = tuple[int, str, tuple[str, ...], str]  # id, question, answers, kind
 def _of_table(i: int, row: Row, columns: Columns) -> Fields:
     """Fields of a table's row, one per question (`cells.answers`). VizWiz has ``answers`` instead of ``answer``."""
     where, cells = row.where, row.content
-    key = "answers" if columns.answer not in cells and "answers" in cells else columns.answer
-    return i, text(cells, columns.question, where), answers_in(cells, key, where), ""
+    several = heading(cells, columns, "answer", where, needed=False) not in cells and "answers" in cells
+    question = text(cells, heading(cells, columns, "question", where), where)
+    key = "answers" if several else heading(cells, columns, "answer", where)
+    return i, question, answers_in(cells, key, where), ""
 
 
 def _of_vqa(row: Row, notes: dict[int, tuple[tuple[str, ...], str]]) -> Fields:
@@ -225,6 +233,7 @@ def _chosen(folder: Path, split: str, columns: Columns) -> Path:
 def _has_questions(table: Path, columns: Columns) -> bool:
     """Whether a table's first row has a question or an answer; True for unreadable tables, whose error comes later."""
     try:
-        return all({columns.question, columns.answer, "answers"} & set(row) for _, row in islice(read_rows(table), 1))
+        names = {columns.question.lower(), columns.answer.lower(), "answers"}
+        return all(names & {key.strip().lower() for key in row} for _, row in islice(read_rows(table), 1))
     except DataError:
         return True
