@@ -12,6 +12,7 @@ The table goes to docs/results/retrieval_training.json.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ import torch
 from bench.result_pages import machine, write
 from diptych.config.tasks import Retrieval, RetrievalOptions
 from diptych.config.training import Optimizer
-from diptych.runs.evaluate import evaluate
+from diptych.runs.evaluate import evaluate, name_of
 from diptych.runs.finetune import finetune, named_run
 from diptych.runs.pretrain import pretrain
 from diptych.runs.recipes import recipe
@@ -52,10 +53,10 @@ class Study:
 
 def main() -> None:
     study = parse_arguments()
-    table: dict[str, list[dict[str, float]]] = {}
+    table: dict[str, dict[int, dict[str, float]]] = {arm: {} for arm in ARMS}
     for seed in study.seeds:
         for arm, options in ARMS.items():
-            table.setdefault(arm, []).append(scores(study, options, seed))
+            table[arm][seed] = scores(study, options, seed)
             write("retrieval_training", record(study, table))
 
 
@@ -79,7 +80,8 @@ def scores(study: Study, options: RetrievalOptions | None, seed: int) -> dict[st
     pretrain(replace(run, data=study.data, training=replace(run.training, seed=seed)), start)
     folder = start if options is None else finetuned(study, options, start, seed)
     task = Retrieval(data=study.data, gallery=study.gallery, captions=study.captions, workers=0)
-    return evaluate(folder, task)
+    done = folder / name_of(task, study.data) / "metrics.json"
+    return json.loads(done.read_text())["metrics"] if done.is_file() else evaluate(folder, task)
 
 
 def finetuned(study: Study, options: RetrievalOptions, start: Path, seed: int) -> Path:
@@ -100,29 +102,31 @@ def finetuned(study: Study, options: RetrievalOptions, start: Path, seed: int) -
     return out
 
 
-def record(study: Study, table: dict[str, list[dict[str, float]]]) -> dict[str, object]:
+def record(study: Study, table: dict[str, dict[int, dict[str, float]]]) -> dict[str, object]:
     """The results file: means in percent with half their range over the seeds that are done, and the sum of recalls."""
-    rows = []
+    rows: list[list[object]] = []
     for arm, runs in table.items():
-        columns = [[100 * run[name] for run in runs] for name in MEASURES]
-        columns.append([sum(values) for values in zip(*columns, strict=True)])
-        rows.append([arm, *([(min(c) + max(c)) / 2, (max(c) - min(c)) / 2] for c in columns)])
-    first = next(iter(table.values()))[0]
+        recalls = [[100 * run[name] for run in runs.values()] for name in MEASURES]
+        columns = [*recalls, [sum(values) for values in zip(*recalls, strict=True)]]
+        spread = [[(min(c) + max(c)) / 2, (max(c) - min(c)) / 2] if c else None for c in columns]
+        cells = [cell and (cell if len(runs) > 1 else cell[0]) for cell in spread]
+        rows.append([arm, ", ".join(map(str, runs)) or None, *cells])
+    first = next(iter(table["zero-shot"].values()))
     chance = [100 * first[f"{name}, chance"] for name in MEASURES]
-    rows.append(["chance", *chance, sum(chance)])
+    rows.append(["chance", None, *chance, sum(chance)])
     images, texts = int(first["images"]), int(first["texts"])
     return {
-        "columns": [["trained with", 0], *([name, 1] for name in MEASURES), ["rsum", 1]],
+        "columns": [["trained with", 0], ["seeds", 0], *([name, 1] for name in MEASURES), ["rsum", 1]],
         "rows": rows,
         "figure": {
-            "columns": ["image to text R@1", "text to image R@1"],
-            "axis": f"percent; a gallery of {images} images and {texts} texts",
+            "columns": ["rsum"],
+            "axis": f"sum of the six recalls in percent; a gallery of {images} images and {texts} texts",
             "title": "Fine-tuning for retrieval with negatives of several kinds",
         },
         "command": f"python -m bench.retrieval_training --data {Path(study.data).name}/ --out DIR --steps {study.steps}",
         "data": f"{Path(study.data).name} val, the first {images} images with {texts // images} caption each; "
         f"{study.steps} steps of {study.pairs} scored pairs in each fine-tuning",
-        "seeds": f"seeds {', '.join(map(str, study.seeds[: len(table['zero-shot'])]))}; ± is half the range",
+        "seeds": "± is half the range of the seeds",
         **machine(torch.__version__),
     }
 
