@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from diptych.data.sources.base import BadSample, DataError, Skipped
     from diptych.inference.saved_model import RunError
     from diptych.inference.token_states import Features, TokenStates
+    from diptych.metrics.bootstrap import Scores
     from diptych.protocols import UnsupportedOperation
     from diptych.runs.recipes import list_models
 
@@ -33,6 +34,7 @@ __all__ = [
     "Prediction",
     "Retrieval",
     "RunError",
+    "Scores",
     "Skipped",
     "TokenStates",
     "UnsupportedOperation",
@@ -58,6 +60,7 @@ _MODULES = {
     "Matching": "diptych.config.tasks",
     "Retrieval": "diptych.config.tasks",
     "RunError": "diptych.inference.saved_model",
+    "Scores": "diptych.metrics.bootstrap",
     "Skipped": "diptych.data.sources.base",
     "TokenStates": "diptych.inference.token_states",
     "UnsupportedOperation": "diptych.protocols",

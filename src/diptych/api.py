@@ -36,6 +36,7 @@ from diptych.inference.image_processor import ImageProcessor, OnError
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import RunError, is_saved
 from diptych.inference.token_states import Features, features_of, joined, placed
+from diptych.metrics.bootstrap import Scores
 from diptych.modules.init import scale_init
 from diptych.modules.tokens import Tokens
 from diptych.runs import recipes
@@ -600,8 +601,11 @@ def train(
     return load(out, run.training.device)
 
 
-def evaluate(folder: str | os.PathLike[str], evaluation: Evaluation | str = "", **settings: Any) -> dict[str, float]:
+def evaluate(folder: str | os.PathLike[str], evaluation: Evaluation | str = "", **settings: Any) -> Scores:
     """The metrics of a run on a task, which are also written into the run's folder, as by `diptych evaluate`.
+
+    A dict of numbers; its attribute `intervals` has the ends of the 95 % confidence interval of each metric that has
+    one: ``scores = evaluate("runs/vqa")``, then ``scores["accuracy"]`` and ``scores.intervals["accuracy"]``.
 
     Args:
         evaluation: `Retrieval(rerank=32)`, `Captioning`, `VQA`, `Matching` or `Classification`; or the task's name; "":

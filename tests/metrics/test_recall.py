@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.metrics.recall import chance, recall
+from diptych.metrics.recall import chance, recall, resampled_recalls
 
 
 def by_hand(scores, owner, k):
@@ -81,3 +82,26 @@ def test_chance_equals_the_recall_of_random_scores():
 def test_invalid_scores_raise_an_error(scores, owner, message):
     with pytest.raises(ValueError, match=message):
         recall(scores, torch.tensor(owner))
+
+
+@settings(max_examples=60, deadline=None)
+@given(galleries(), st.data())
+def test_resampled_recalls_are_those_of_the_queries_drawn_against_the_whole_gallery(gallery, data):
+    scores, owner = torch.tensor(gallery[0], dtype=torch.float32), torch.tensor(gallery[1])
+    counts = data.draw(st.lists(st.integers(0, 3), min_size=len(scores), max_size=len(scores)).filter(any))
+    recalls = recall(scores, owner)
+    values = resampled_recalls(owner, {"": recalls, ", before": recalls}).metrics(np.array([counts]))
+    images = [i for i, n in enumerate(counts) for _ in range(n)]
+    texts = [t for i in images for t, of in enumerate(owner.tolist()) if of == i]
+    for k in (1, 5, 10):
+        to_text = np.mean([by_hand_hits(scores[i], {t for t, of in enumerate(owner) if of == i}, k) for i in images])
+        to_image = np.mean([by_hand_hits(scores[:, t], {int(owner[t])}, k) for t in texts])
+        for suffix in ("", ", before"):
+            assert values[f"image to text R@{k}{suffix}"] == pytest.approx(to_text)
+            assert values[f"text to image R@{k}{suffix}"] == pytest.approx(to_image)
+
+
+def by_hand_hits(row, right, k):
+    """Whether a right candidate is among the first k, with wrong ones first among ties."""
+    order = sorted(range(len(row)), key=lambda j: (-float(row[j]), j in right))
+    return bool(set(order[:k]) & right)

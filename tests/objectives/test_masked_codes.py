@@ -25,7 +25,7 @@ from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.vqkd import UnusedCodes, VQKDLoss
 from diptych.training import checkpoint
 from diptych.training.diagnostics import Diagnostics
-from diptych.training.optimizer import adamw
+from diptych.training.optimizer import build_optimizer
 from tests.models.systems import beit3
 from tests.models.systems.common import Colours, batch_of
 
@@ -87,7 +87,7 @@ def trained(step: Pretraining, steps: range, optimizer: torch.optim.Optimizer) -
 @pytest.mark.parametrize("seed", range(3))
 def test_the_visual_tokenizer_trains_and_uses_its_codebook(seed: int):
     step = tokenizer_step(seed)
-    history = trained(step, range(60), adamw(step, Optimizer(learning_rate=3e-3)))
+    history = trained(step, range(60), build_optimizer(step, Optimizer(learning_rate=3e-3)))
     assert history[-1]["vqkd/apart"] < 0.7 * history[0]["vqkd/apart"]
     assert history[-1]["unused"] < 0.5 * step.chance_losses["unused"].value
     assert step.chance_losses["unused"].value == pytest.approx(0.8) and step.weights["unused"] == 0
@@ -138,11 +138,11 @@ def test_diagnostics_report_a_collapsed_codebook():
 def test_resume_gives_the_same_codebook(tmp_path: Path):
     settings = Optimizer(learning_rate=3e-3)
     whole, first, second = tokenizer_step(), tokenizer_step(), tokenizer_step()
-    losses = trained(whole, range(6), adamw(whole, settings))
-    optimizer = adamw(first, settings)
+    losses = trained(whole, range(6), build_optimizer(whole, settings))
+    optimizer = build_optimizer(first, settings)
     trained(first, range(3), optimizer)
     checkpoint.save(tmp_path, first, optimizer, {})
-    optimizer = adamw(second, settings)
+    optimizer = build_optimizer(second, settings)
     checkpoint.load(tmp_path, second, optimizer)
     assert trained(second, range(3, 6), optimizer) == losses[3:]
     for name, value in whole.state_dict().items():

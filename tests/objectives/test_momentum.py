@@ -21,7 +21,7 @@ from diptych.objectives.momentum import MomentumDistillation, MomentumSchedule, 
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.views import JointEmbeddings
 from diptych.training import checkpoint
-from diptych.training.optimizer import adamw
+from diptych.training.optimizer import build_optimizer
 
 WIDTH = 6
 
@@ -184,9 +184,9 @@ def test_queued_features_of_an_image_are_positives_of_its_next_caption():
 def test_a_checkpoint_without_queued_image_ids_raises(tmp_path: Path):
     before, now = momentum(), momentum(identified=True)
     settings = Optimizer(learning_rate=0.1)
-    checkpoint.save(tmp_path, before, adamw(before, settings), {})
+    checkpoint.save(tmp_path, before, build_optimizer(before, settings), {})
     with pytest.raises(CheckpointError, match=r"does not fit: missing: queue\.identity"):
-        checkpoint.load(tmp_path, now, adamw(now, settings))
+        checkpoint.load(tmp_path, now, build_optimizer(now, settings))
 
 
 @pytest.mark.parametrize("identified", [False, True])
@@ -194,14 +194,14 @@ def test_a_checkpoint_without_queued_image_ids_raises(tmp_path: Path):
 def test_resume_gives_bitwise_the_same_state(tmp_path: Path, identified: bool):
     settings = Optimizer(learning_rate=0.1)
     whole = momentum(identified=identified)
-    train(whole, range(6), adamw(whole, settings))
+    train(whole, range(6), build_optimizer(whole, settings))
     first = momentum(identified=identified)
-    optimizer = adamw(first, settings)
+    optimizer = build_optimizer(first, settings)
     train(first, range(3), optimizer)
     checkpoint.save(tmp_path, first, optimizer, {})
     torch.manual_seed(5)
     second = momentum(identified=identified)
-    optimizer = adamw(second, settings)
+    optimizer = build_optimizer(second, settings)
     checkpoint.load(tmp_path, second, optimizer)
     train(second, range(3, 6), optimizer)
     state = second.state_dict()

@@ -60,7 +60,8 @@ def training_examples(run: Finetune, split: str, labels: Labels, augment: bool) 
 
 def evaluate(loaded: LoadedModel, config: settings.Orientation) -> Result:
     """Accuracy over all rotations of the images of a split."""
-    return accuracies(loaded, RotatedImages(open_captions(config.data, config.split)), config)
+    images = RotatedImages(open_captions(config.data, config.split))
+    return accuracies(loaded, images, config, photograph=lambda index: index // len(TURNS.names))
 
 
 def lacks(loaded: LoadedModel) -> str:

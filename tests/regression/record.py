@@ -35,7 +35,7 @@ from diptych.runs import build as building
 from diptych.runs.evaluate import evaluate
 from diptych.runs.recipes import recipe, recipes
 from diptych.tasks.common import encode_images
-from diptych.training.optimizer import adamw
+from diptych.training.optimizer import build_optimizer
 from tests.models import test_finetuning_recipes as test_finetuning
 from tests.models import test_first_step
 from tests.runs.tiny_runs import write_model
@@ -115,7 +115,7 @@ def _trained(module: Any, batch: Batch) -> dict[str, Any]:
     gradient is rounding error, and AdamW makes whole steps of it.
     """
     module.train()
-    optimizer = adamw(module, OPTIMIZER)
+    optimizer = build_optimizer(module, OPTIMIZER)
     losses = []
     for step in range(STEPS):
         torch.manual_seed(step)  # dropout

@@ -39,7 +39,7 @@ def test_vqa_is_fine_tuned_from_an_official_vilt(official: Path, tmp_path: Path,
     imported, out = tmp_path / "imported", tmp_path / "vqa"
     assert main(["import", "vilt", str(official), "--out", str(imported), "--num_heads", "4"]) == 0
     assert "pretraining with heads.itm, heads.mlm, " in capsys.readouterr().out
-    training = [*TRAINING, "--steps", "2", "--workers", "0", "--optimizer.head_lr_multiplier", "1"]
+    training = [*TRAINING, "--steps", "2", "--workers", "0", "--optimizer.part_rates", "head=1"]
     assert main(["finetune", "vqa", "--init_from", str(imported), *training, "--out", str(out)]) == 0
     assert [row["step"] for row in rows(out)] == [1, 2, 2] and "val/vqa/score" in rows(out)[-1]
 

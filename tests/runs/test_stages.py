@@ -20,7 +20,7 @@ from diptych.runs import pretrain as pretraining
 from diptych.runs.build import build, init_from_run
 from diptych.runs.pretrain import examples
 from diptych.runs.run_folder import ancestors
-from diptych.training.optimizer import adamw
+from diptych.training.optimizer import build_optimizer
 from diptych.utils.state_dict import named_weights
 from tests.runs.tiny_runs import write_model
 
@@ -72,7 +72,7 @@ def trained(run: Pretrain, folder: Path) -> tuple[dict[str, Tensor], dict[str, T
     module = build(run).train()
     unused = init_from_run(module, run)
     initial = {name: tensor.clone() for name, tensor in named_weights(module.get_submodule("model")).items()}
-    optimizer = adamw(module, run.training.optimizer)
+    optimizer = build_optimizer(module, run.training.optimizer)
     for (loaded,) in training_loader(examples(run, "train", True), batch_size=8, seed=0, start=0, steps=2, workers=0):
         losses = module(loaded.batch)
         torch.stack([weight * losses[name] for name, weight in module.weights.items()]).sum().backward()

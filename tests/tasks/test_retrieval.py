@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -285,8 +286,28 @@ def test_an_unreadable_image_moves_no_other_to_another_fold():
     assert folds.of_images(pairs).tolist() == [0, 0, 1, 1, 2, 2]
     readable = pairs.select([0, 2, 3, 5]).select([1, 2, 3])
     assert folds.of_images(readable).tolist() == [1, 1, 2] and folds.of_texts(readable).tolist() == [1, 1, 1, 1, 2, 2]
-    recalls = folds.recalls(readable, torch.eye(3).repeat_interleave(2, 1))
-    assert [(fold.images, fold.image_to_text[1]) for fold in recalls] == [(2, 1.0), (1, 1.0)]
+    scores = torch.tensor([[1.0, 0.0, 3.0], [2.0, 1.0, 3.0], [0.0, 0.0, 1.0]]).repeat_interleave(2, 1)
+    recalls = folds.recalls(readable, {"": (scores, scores.T)})
+    assert [(len(fold.images), fold.recalls[""].image_to_text[1]) for fold in recalls.folds] == [(2, 0.5), (1, 1.0)]
+    assert recalls.named()["image to text R@1"] == 0.75
+
+
+def test_recalls_of_folds_with_each_photograph_drawn_once_are_those_measured():
+    """Folds have different numbers of texts, so that a mean over folds is none over texts."""
+    pairs = gallery(replace(CONFIG, gallery=6))
+    owner = [0, 0, 0, 1, 2, 3, 4, 5]
+    pairs = replace(pairs, texts=["a text"] * 8, image_of_text=owner)
+    scores = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
+    recalls = Folds(pairs.source, 3).recalls(pairs, {"": (scores, scores.T), ", before": (-scores, -scores.T)})
+    measured = {**recalls.named(), **recalls.named(", before")}
+    drawn = recalls.resampled()
+    once = drawn.metrics(np.ones((1, 6), dtype=np.int64))
+    assert drawn.photographs == 6
+    assert {name: value.item() for name, value in once.items()} == pytest.approx(measured)
+    twice = drawn.metrics(np.array([[2, 0, 1, 1, 1, 1]]))
+    first = recalls.folds[0].recalls[""].text_ranks[0] < 1
+    others = [fold.recalls[""].image_to_text[1] for fold in recalls.folds[1:]]
+    assert twice["image to text R@1"].item() == pytest.approx((float(first) + sum(others)) / 3)
 
 
 def test_folds_that_do_not_divide_the_gallery_raise():

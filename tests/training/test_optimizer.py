@@ -7,7 +7,8 @@ from torch import nn
 
 from diptych.config.training import Optimizer, Training
 from diptych.modules.position import RelativePositions
-from diptych.training.optimizer import adamw, decayed, learning_rate, set_learning_rate
+from diptych.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from diptych.training.parameter_groups import decayed
 
 
 class Tower(nn.Module):
@@ -28,9 +29,13 @@ def test_relative_positions_count_as_biases():
     assert decayed(RelativePositions(1, 2, (2, 2), 4)) == {"table": False}
 
 
-def test_heads_have_their_learning_rate_multiplier():
+def rate(step: int, steps: int, epochs: float = 0.0, **optimizer) -> float:
+    return learning_rate(step, Training(steps=steps, epochs=epochs, optimizer=Optimizer(**optimizer)))
+
+
+def test_part_rates_multiply_the_learning_rate():
     module = Tower()
-    optimizer = adamw(module, Optimizer(head_lr_multiplier=10.0))
+    optimizer = build_optimizer(module, Optimizer(part_rates=("heads=10",)))
     set_learning_rate(optimizer, 0.5)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert rates[id(module.heads["itm"].bias)] == 5.0 and rates[id(module.cls)] == 0.5
@@ -39,7 +44,7 @@ def test_heads_have_their_learning_rate_multiplier():
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_warm_up_rises_to_the_peak_then_the_schedule_falls(schedule):
-    rates = [learning_rate(s, 100, Optimizer(learning_rate=2.0, schedule=schedule)) for s in range(100)]
+    rates = [rate(s, 100, learning_rate=2.0, schedule=schedule) for s in range(100)]
     assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
     assert rates[10] == pytest.approx(2.0)
     assert rates[55] == pytest.approx(2.0 if schedule == "constant" else 1.0)  # half-way down, for both shapes
@@ -47,8 +52,8 @@ def test_warm_up_rises_to_the_peak_then_the_schedule_falls(schedule):
 
 
 def test_warmup_is_steps_or_a_share():
-    assert learning_rate(4, 1000, Optimizer(learning_rate=1.0, warmup=5.0)) == 1.0
-    assert learning_rate(3, 1000, Optimizer(learning_rate=1.0, warmup=5.0)) == pytest.approx(0.8)
+    assert rate(4, 1000, learning_rate=1.0, warmup=5.0) == 1.0
+    assert rate(3, 1000, learning_rate=1.0, warmup=5.0) == pytest.approx(0.8)
 
 
 @pytest.mark.slow

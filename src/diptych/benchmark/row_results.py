@@ -14,6 +14,7 @@ from diptych.config.run import Finetune, Pretrain
 from diptych.config.tasks import Evaluation
 from diptych.inference.feature_extractors import changed_features
 from diptych.inference.saved_model import read_config
+from diptych.metrics.bootstrap import Scores
 from diptych.objectives.definition import losses_that_train
 from diptych.runs import report
 from diptych.runs import train as training
@@ -38,7 +39,10 @@ class Loss:
 
 @dataclass(frozen=True)
 class StageResult:
-    """A trained and evaluated run. `minutes` of training; `scores`: the metrics of each task's evaluation."""
+    """A trained and evaluated run.
+
+    `minutes` of training; `scores`: the metrics of each task's evaluation; `intervals`: their confidence intervals.
+    """
 
     recipe: str
     steps: int
@@ -46,6 +50,7 @@ class StageResult:
     parameters: int  # trainable ones
     losses: dict[str, Loss]
     scores: dict[str, dict[str, float]]
+    intervals: dict[str, dict[str, tuple[float, float]]]
 
 
 @dataclass(frozen=True)
@@ -86,13 +91,16 @@ def is_trained(folder: Path, run: Pretrain) -> bool:
     return state is not None and state["step"] >= run.training.steps and (folder / checkpoint.MODEL).is_file()
 
 
-def stored_metrics(folder: Path, run: Pretrain, evaluation: Evaluation) -> dict[str, float] | None:
+def stored_metrics(folder: Path, run: Pretrain, evaluation: Evaluation) -> Scores | None:
     """The metrics of a finished evaluation with exactly these settings; None if there is none."""
     evaluation = complete(evaluation, folder)
     if not (path := folder / name_of(evaluation, run.data) / "metrics.json").is_file():
         return None
     stored = read_json(path, report.SCORES)
-    return stored["metrics"] if stored["settings"] == json.loads(json.dumps(recorded(evaluation))) else None
+    if stored["settings"] != json.loads(json.dumps(recorded(evaluation))):
+        return None
+    ends = {name: (low, high) for name, (low, high) in stored.get("intervals", {}).items()}
+    return Scores(stored["metrics"], ends, stored.get("resampling", ""))
 
 
 def stage_result(folder: Path, run: Pretrain, evaluations: Mapping[str, Evaluation]) -> StageResult | None:
@@ -112,7 +120,8 @@ def stage_result(folder: Path, run: Pretrain, evaluations: Mapping[str, Evaluati
         minutes=state["seconds"] / 60,
         parameters=sum(p.numel() for p in module.parameters() if p.requires_grad),
         losses=losses(folder, tuple(module.weights), chance),
-        scores={task: metrics for task, metrics in scores.items() if metrics is not None},
+        scores={task: dict(metrics) for task, metrics in scores.items() if metrics is not None},
+        intervals={task: metrics.intervals for task, metrics in scores.items() if metrics is not None},
     )
 
 

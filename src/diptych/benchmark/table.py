@@ -39,7 +39,8 @@ KS = (1, 5, 10)
 def table_note(data: str, seeds: Sequence[int]) -> str:
     """The meaning of the table's numbers."""
     return (
-        f"{data}, split val; seeds {', '.join(map(str, seeds))}: mean, and ± half the range over seeds. Minutes: "
+        f"{data}, split val; seeds {', '.join(map(str, seeds))}: mean, and ± half the range over seeds; of a single "
+        "seed the 95 % interval over draws of the photographs, in square brackets. Minutes: "
         "training time per seed, all stages. A loss starts at the mean of the first logged steps and ends at the mean "
         f"of the last {LAST_SHARE:.0%} of the steps; its chance level is the loss of a model that knows only the label "
         "prior. Matching: accuracy in percent, half of the pairs with another image. Recall: percent, over the whole "
@@ -91,10 +92,13 @@ def _losses(cells: list[RowResult]) -> str:
 
 
 def _score(cells: list[RowResult], task: str, metric: str, scale: float, digits: int = 1) -> str:
-    """A metric of the last stage; NOTHING if a seed lacks it."""
+    """A metric of the last stage; NOTHING if a seed lacks it. Of a single seed with its interval, if it has one."""
     metrics = [cell.stages[-1].scores.get(task, {}).get(metric) for cell in cells]
     values = [scale * value for value in metrics if value is not None]
-    return _mean(values, digits) if len(values) == len(metrics) else NOTHING
+    if len(values) != len(metrics):
+        return NOTHING
+    ends = cells[0].stages[-1].intervals.get(task, {}).get(metric) if len(cells) == 1 else None
+    return _mean(values, digits) + (f" [{scale * ends[0]:.{digits}f}, {scale * ends[1]:.{digits}f}]" if ends else "")
 
 
 def _recalls(cells: list[RowResult], direction: str) -> str:

@@ -15,12 +15,15 @@ Examples:
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from diptych.cli.arguments import apply_overrides, show_help, wants_help
 from diptych.cli.errors import UsageError
 from diptych.config.tasks import evaluation_of
 from diptych.config.validation import CountOrZero, Text, settings
+
+if TYPE_CHECKING:
+    from diptych.metrics.bootstrap import Scores
 
 
 @settings()
@@ -52,22 +55,23 @@ def baselines_command(args: list[str]) -> None:
         _write(config, scores)
 
 
-def _print(title: str, scores: dict[str, dict[str, float]]) -> None:
-    """Prints a table: a row for each metric, a column for each way of guessing."""
+def _print(title: str, scores: dict[str, Scores]) -> None:
+    """Prints a table: a row for each metric, a column for each way of guessing, with 95 % intervals in brackets."""
     from rich.console import Console
     from rich.table import Table
 
+    from diptych.metrics.bootstrap import with_interval
     from diptych.utils.terminal import plain
 
     table = Table("metric", title=plain(title), title_justify="left")
     for guess in scores:
         table.add_column(guess, justify="right")
     for metric in next(iter(scores.values())):
-        table.add_row(metric, *(f"{metrics[metric]:.4g}" for metrics in scores.values()))
+        table.add_row(metric, *(plain(with_interval(metrics, metric)) for metrics in scores.values()))
     Console(soft_wrap=True).print(table)
 
 
-def _write(config: Baselines, scores: dict[str, dict[str, float]]) -> None:
+def _write(config: Baselines, scores: dict[str, Scores]) -> None:
     import json
     from dataclasses import asdict
     from pathlib import Path
@@ -75,4 +79,5 @@ def _write(config: Baselines, scores: dict[str, dict[str, float]]) -> None:
     from diptych.utils.io import atomic_write
 
     with atomic_write(Path(config.out)) as path:
-        path.write_text(json.dumps({"settings": asdict(config), "baselines": scores}, indent=1))
+        ends = {name: metrics.intervals for name, metrics in scores.items() if metrics.intervals}
+        path.write_text(json.dumps({"settings": asdict(config), "baselines": scores, "intervals": ends}, indent=1))

@@ -23,6 +23,9 @@ Examples:
   --ablate PART    vqa: hide the image or the text of every question
   --shuffle_captions True  control: captions are shuffled between images, so every score must fall to chance
 
+Scores are printed with 95 % intervals, for which the photographs are resampled. An evaluation that was interrupted
+continues with the same command; torchrun -m diptych evaluate … divides it over several processes or GPUs.
+
 A setting that is given and has no effect on this model, as --rerank without an ITM head, is named in one line.
 
 diptych evaluate --task TASK --help lists all options of a task.
@@ -31,6 +34,7 @@ diptych evaluate --task TASK --help lists all options of a task.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diptych.cli.arguments import apply_overrides, list_tasks, pop_option, pop_positional, show_help, wants_help
 from diptych.cli.errors import UsageError
@@ -39,6 +43,9 @@ from diptych.config.tasks import EVALUATIONS, Evaluation, check_settings_of_task
 from diptych.inference.saved_model import check_saved
 from diptych.runs.check_inputs import check_data, needed_data, task_of
 from diptych.utils.terminal import echo
+
+if TYPE_CHECKING:
+    from diptych.metrics.bootstrap import Scores
 
 
 def evaluate_command(args: list[str]) -> None:
@@ -62,10 +69,22 @@ def evaluate_command(args: list[str]) -> None:
     check_saved(folder)
     check_data(evaluation.data or needed_data(folder), evaluation.layout)
     from diptych.runs.evaluate import evaluate
+    from diptych.training.distributed import is_main_rank
 
-    metrics = evaluate(folder, evaluation, explicit)
-    width = max([32, *map(len, metrics)])
-    for name, value in metrics.items():
-        echo(f"{name:{width}} {value:.4g}")
-    if (folder / "report.html").is_file():
-        echo(f"{folder}/report.html")
+    scores = evaluate(folder, evaluation, explicit)
+    if is_main_rank():
+        print_scores(scores)
+        if (folder / "report.html").is_file():
+            echo(f"{folder}/report.html")
+
+
+def print_scores(scores: Scores) -> None:
+    """Prints each metric, with its interval if it has one, and how the intervals were computed."""
+    from diptych.metrics.bootstrap import interval
+
+    width = max([32, *map(len, scores)])
+    for name, value in scores.items():
+        ends = scores.intervals.get(name)
+        echo(f"{name:{width}} {value:<9.4g} {'' if ends is None else interval(ends)}".rstrip())
+    if scores.resampling:
+        echo(scores.resampling)

@@ -49,6 +49,9 @@ class TrainingRun(ModelSettings, DataSettings):
     recipe: str = ""  # name of the run
     # factor on the initial weights of linear layers: BERT's std 0.02 suits 768 channels; narrow models need more
     init_scale: Factor = 1.0
+    # parameters of the model to freeze, as patterns of their names: * matches any text, {0..5} the numbers from 0 to 5;
+    # those that a later pattern after ! matches are trained again
+    freeze: tuple[str, ...] = ()
 
 
 @settings(kw_only=True)
@@ -59,7 +62,6 @@ class Pretrain(TrainingRun):
     max_patches: CountOrZero = 0  # maximum patches per image in training, sampled at random (ViLT: 200); 0: all
     teacher: Teacher = Teacher()
     heads: tuple[str, ...] = ("*",)  # pre-training heads to keep, as patterns (* matches any text)
-    freeze: tuple[str, ...] = ()  # parameters to freeze, as patterns of their names (* matches any text)
     init_image_from: str = ""  # ViT run folder to initialise the image encoder from (see diptych import vit)
     init_text_from: str = ""  # BERT checkpoint to initialise the text encoder from
     visual_tokenizer: str = ""  # masked_codes*: run folder of the visual tokenizer

@@ -79,9 +79,11 @@ Epsilon = Annotated[float, Range(0, 1, "both")]  # of layer normalisation
 Fraction = Annotated[float, Range(0, 1)]
 PositiveFraction = Annotated[float, Range(0, 1, "low")]
 FractionBelowOne = Annotated[float, Range(0, 1, "high")]
+InnerFraction = Annotated[float, Range(0, 1, "both")]
 Weight = Annotated[float, Range(0, 1e6, "low")]  # of a loss
 Factor = Annotated[float, Range(0, 1e4, "low")]
 Steps = Annotated[float, Range(0, 2**31 - 1)]  # optimizer steps; below 1: a share of the run
+Epochs = Annotated[float, Range(0, 1e6)]  # passes over the training examples; 0: none (see the field)
 
 
 @dataclass_transform(frozen_default=True)

@@ -267,9 +267,8 @@ def evaluation_loader(
     """
     previous: Loaded | None = None
     waiting: tuple[Skipped, ...] = ()
-    starts = range(0, len(examples) - (len(examples) > batch_size > 1), batch_size)
-    parts = [range(at, len(examples) if at == starts[-1] else at + batch_size) for at in starts]
-    for batch, skipped in run(_Chunks(examples, seed), parts[rank::world], workers):
+    numbers = range(rank, num_batches(len(examples), batch_size), world)
+    for _, batch, skipped in numbered_batches(examples, batch_size, numbers, seed=seed, workers=workers):
         waiting += skipped
         if batch is None:
             continue
@@ -279,7 +278,36 @@ def evaluation_loader(
     if previous is not None:
         yield replace(previous, skipped=previous.skipped + waiting)
     elif waiting:
-        raise DataError(f"none of {len(waiting)} examples can be used (first: {waiting[0].where}: {waiting[0].why})")
+        raise none_usable(waiting)
+
+
+def num_batches(examples: int, batch_size: int) -> int:
+    """The number of batches of an evaluation. A single last example joins the batch before it."""
+    return len(_evaluation_starts(examples, batch_size))
+
+
+def numbered_batches(
+    examples: Examples, batch_size: int, numbers: Sequence[int], *, seed: int = 0, workers: int = 2
+) -> Iterator[tuple[int, Batch | None, tuple[Skipped, ...]]]:
+    """The batches of `evaluation_loader` with these numbers, each with its number and the samples that it lacks.
+
+    None stands for a batch without any usable sample. Raises DataError.
+    """
+    starts = _evaluation_starts(len(examples), batch_size)
+    ends = [*starts[1:], len(examples)]
+    parts = [range(starts[number], ends[number]) for number in numbers]
+    for number, (batch, skipped) in zip(numbers, run(_Chunks(examples, seed), parts, workers), strict=True):
+        yield number, batch, skipped
+
+
+def none_usable(skipped: Sequence[Skipped]) -> DataError:
+    """The error of an evaluation whose samples were all skipped."""
+    return DataError(f"none of {len(skipped)} examples can be used (first: {skipped[0].where}: {skipped[0].why})")
+
+
+def _evaluation_starts(examples: int, batch_size: int) -> range:
+    """The first index of each batch of an evaluation."""
+    return range(0, examples - (examples > batch_size > 1), batch_size)
 
 
 def rate(examples: Examples, *, workers: int, seed: int = 0, samples: int = 64) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.inference.embedders import image_input, input_image_settings
 from diptych.inference.saved_model import SavedModel
 from diptych.inference.tokenizer import tokenizer_of
+from diptych.models.configs import ImageOnlyModel
 from diptych.modules.precision import CastWeights
 from diptych.modules.tokens import packing
 
@@ -84,3 +86,21 @@ class LoadedModel:
     def image_input(self) -> ImageSettings | ImageLoader:
         """How images are loaded for the model: as pixels, as features of a frozen network, or as detected regions."""
         return image_input(self.saved)
+
+
+def model_digest(loaded: LoadedModel) -> str:
+    """A digest of everything in a model that its outputs depend on: weights, settings, vocabulary, preprocessing."""
+    reads_text = not isinstance(loaded.saved.model, ImageOnlyModel)
+    described = (
+        loaded.saved.model,  # heads, activations and eps do not show in the weights
+        loaded.saved.losses,
+        loaded.image_settings,
+        loaded.saved.labels,
+        loaded.saved.frozen_features,
+        loaded.tokenizer.vocabulary.tokens if reads_text else (),
+    )
+    hasher = blake2b(repr(described).encode(errors="backslashreplace"), digest_size=16)
+    for name, tensor in sorted(loaded.module.state_dict().items()):
+        hasher.update(name.encode())
+        hasher.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+    return hasher.hexdigest()

@@ -88,17 +88,28 @@ def bleu(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
 
     The reference length is that of the reference nearest in length. Source: Papineni et al., ACL 2002, section 2.
     """
-    matches, totals, length, reference_length = [0] * LONGEST, [0] * LONGEST, 0, 0
-    for words, others in zip(candidates, references, strict=True):
-        reference_grams: Counter[Gram] = Counter()
-        for other in others:
-            reference_grams |= grams(other)
-        for gram, count in (grams(words) & reference_grams).items():
-            matches[len(gram) - 1] += count
-        for n in range(LONGEST):
-            totals[n] += max(0, len(words) - n)
-        length += len(words)
-        reference_length += min((abs(len(other) - len(words)), len(other)) for other in others)[1]
+    counts = [bleu_statistics(words, others) for words, others in zip(candidates, references, strict=True)]
+    return bleu_of_counts([sum(column) for column in zip(*counts, strict=True)])
+
+
+def bleu_statistics(words: Words, references: Sequence[Words]) -> list[int]:
+    """What an image adds to the counts that BLEU is computed from.
+
+    For n from 1 to 4 the matching n-grams, then for each n all n-grams, then the lengths of caption and reference.
+    """
+    matches, reference_grams = [0] * LONGEST, Counter[Gram]()
+    for other in references:
+        reference_grams |= grams(other)
+    for gram, count in (grams(words) & reference_grams).items():
+        matches[len(gram) - 1] += count
+    totals = [max(0, len(words) - n) for n in range(LONGEST)]
+    reference_length = min((abs(len(other) - len(words)), len(other)) for other in references)[1]
+    return [*matches, *totals, len(words), reference_length]
+
+
+def bleu_of_counts(counts: Sequence[int]) -> tuple[float, float, float, float]:
+    """BLEU-1 to BLEU-4 from the sums of `bleu_statistics` over a corpus."""
+    matches, totals, (length, reference_length) = counts[:LONGEST], counts[LONGEST : 2 * LONGEST], counts[-2:]
     ratio = (length + 1e-15) / (reference_length + 1e-9)  # small numbers as in the official script
     brevity = math.exp(min(0.0, 1 - 1 / ratio))
     product, scores = 1.0, []

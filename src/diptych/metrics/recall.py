@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from diptych.metrics.bootstrap import Resampled, joined_means
+
+IMAGE_TO_TEXT, TEXT_TO_IMAGE = "image to text", "text to image"
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,41 @@ class RecallAtK:
     texts: int
     chance_image_to_text: dict[int, float]
     chance_text_to_image: dict[int, float]
+    text_ranks: Int[Tensor, " images"]  # for each image the number of others' texts before its best text
+    image_ranks: Int[Tensor, " texts"]  # for each text the number of other images before its own
+
+    def named(self, suffix: str = "") -> dict[str, float]:
+        """The recalls by name: "image to text R@1", …"""
+        both = {IMAGE_TO_TEXT: self.image_to_text, TEXT_TO_IMAGE: self.text_to_image}
+        return {
+            f"{direction} R@{k}{suffix}": value for direction, values in both.items() for k, value in values.items()
+        }
+
+    def hits(self, suffix: str = "") -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+        """For each recall, by the same names, whether each image's text (0 or 1), and each text's image, is found."""
+
+        def of(direction: str, ranks: Tensor) -> dict[str, list[float]]:
+            return {f"{direction} R@{k}{suffix}": (ranks < k).double().tolist() for k in self.image_to_text}
+
+        return of(IMAGE_TO_TEXT, self.text_ranks), of(TEXT_TO_IMAGE, self.image_ranks)
+
+
+def resampled_recalls(owner: Int[Tensor, " texts"], recalls: Mapping[str, RecallAtK]) -> Resampled:
+    """The recalls as functions of how often each photograph is drawn as a query, together with its texts.
+
+    The gallery stays whole: ranks are those among all images and all texts, whichever are drawn. In a gallery of the
+    photographs drawn, copies of a photograph would compete with it.
+
+    Args:
+        owner: the index of each text's image.
+        recalls: by the suffix of their names, as ", before re-ranking".
+    """
+    images = range(next(iter(recalls.values())).images)
+    both = [recall.hits(suffix) for suffix, recall in recalls.items()]
+    of_images, of_texts = (
+        {name: row for part in parts for name, row in part.items()} for parts in zip(*both, strict=True)
+    )
+    return joined_means((images, of_images), (owner.tolist(), of_texts))
 
 
 def recall(
@@ -55,6 +94,8 @@ def recall(
         texts=texts,
         chance_image_to_text=chance_level.image_to_text,
         chance_text_to_image=chance_level.text_to_image,
+        text_ranks=text_rank,
+        image_ranks=image_rank,
     )
 
 

@@ -28,7 +28,7 @@ from diptych.models.configs import Model
 FINETUNING = Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1)
 OPTIMIZERS = {
     # the new head has ten times the learning rate, as in the ViLT paper
-    "vqa": replace(FINETUNING, learning_rate=3e-4, head_lr_multiplier=10.0),
+    "vqa": replace(FINETUNING, learning_rate=3e-4, part_rates=("head=10",)),
     "classification": Optimizer(learning_rate=5e-4, weight_decay=0.05, warmup=0.1, schedule="cosine"),
 }
 """The optimizer of each task that has not that of FINETUNING."""

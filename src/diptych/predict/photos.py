@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from diptych.data.sources.base import DataError, Skipped, first_skipped
 from diptych.data.sources.paths import read_text
 from diptych.data.sources.photos import Photos, open_photos
 from diptych.inference.image_processor import OnError
-from diptych.models.configs import ImageOnlyModel
+from diptych.inference.loaded_model import model_digest
 from diptych.predict.embeddings import open_embeddings, part_file, rows_file
 from diptych.predict.rows import PrintedRows, Row, RowWriter, left_to_do, open_rows, progress_bar, settings_file
 from diptych.tasks.operations import check_operation, finetuned_task
@@ -194,23 +193,9 @@ def _load(run: str, config: Config) -> VLM:
 
 def _settings(command: str, model: VLM, config: Config) -> Row:
     """What rows depend on: the command, a digest of the model, its precision and the options of the command."""
-    loaded = model.loaded
-    reads_text = not isinstance(loaded.saved.model, ImageOnlyModel)
-    described = (
-        loaded.saved.model,  # heads, activations and eps do not show in the weights
-        loaded.saved.losses,
-        loaded.image_settings,
-        loaded.saved.labels,
-        loaded.saved.frozen_features,
-        loaded.tokenizer.vocabulary.tokens if reads_text else (),
-    )
-    hasher = blake2b(repr(described).encode(errors="backslashreplace"), digest_size=16)
-    for name, tensor in sorted(loaded.module.state_dict().items()):
-        hasher.update(name.encode())
-        hasher.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
     options = {name: value for name, value in asdict(config).items() if name not in CHANGEABLE}
     precision = str(model.dtype).removeprefix("torch.")
-    return {"command": command, "model": hasher.hexdigest(), "precision": precision} | options
+    return {"command": command, "model": model_digest(model.loaded), "precision": precision} | options
 
 
 def _seed(path: str) -> int:

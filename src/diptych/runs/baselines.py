@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -14,13 +14,13 @@ from diptych.data.sources.base import DataError, Question, Questioned
 from diptych.data.sources.division import division_of, say_division
 from diptych.data.sources.vqa import open_questions
 from diptych.data.tokenizers.tokenizer import Tokenizer
+from diptych.metrics.bootstrap import Scores, columns, means, means_of_rows
 from diptych.metrics.recall import chance
 from diptych.metrics.vqa import BEST_OF_ANY, best_accuracy, normalise_answer, vqa_accuracy
 from diptych.objectives.itm import ITMLoss
 from diptych.runs.pretrain import statistics
 from diptych.tasks.gallery import open_gallery, readable_texts
 
-Scores = dict[str, float]
 ANY_SIZE = 1  # shorter side in pixels; no image is decoded
 
 
@@ -50,14 +50,14 @@ def accuracies(guess: Guess, test: Questioned) -> Scores:
 
 
 def _means(test: Questioned, accuracy: Callable[[Question], float]) -> Scores:
-    """Means over all questions ("accuracy") and over those of each kind ("accuracy, KIND")."""
-    scores: dict[str, list[float]] = defaultdict(list)
+    """Means over all questions ("accuracy") and over those of each kind ("accuracy, KIND"), with their intervals."""
+    rows, photographs = list[dict[str, float]](), list[int]()
     for question in map(test.question, range(len(test))):
         score = accuracy(question)
-        scores["accuracy"].append(score)
-        if question.kind:
-            scores[f"accuracy, {question.kind}"].append(score)
-    return {name: sum(values) / len(values) for name, values in sorted(scores.items())}
+        rows.append({"accuracy": score} | ({f"accuracy, {question.kind}": score} if question.kind else {}))
+        photographs.append(question.image)
+    values = columns(rows)
+    return Scores.of(means(values), means_of_rows(photographs, values))
 
 
 def retrieval(settings: Retrieval) -> dict[str, Scores]:
@@ -68,14 +68,14 @@ def retrieval(settings: Retrieval) -> dict[str, Scores]:
     scores = {"images": float(len(captions_per_image)), "texts": float(len(owners))}
     for direction, by_k in (("image to text", recall.image_to_text), ("text to image", recall.text_to_image)):
         scores |= {f"{direction} R@{k}": value for k, value in by_k.items()}
-    return {"chance": scores}
+    return {"chance": Scores(scores)}
 
 
 def matching(settings: Matching) -> dict[str, Scores]:
     """Chance losses in nats of ITM (half of the pairs match) and MLM (unigram entropy of the captions' tokens)."""
     facts = statistics(open_gallery(settings, ANY_SIZE), Tokenizer())
     prior = ITMLoss().chance_loss(facts).value
-    return {"chance": {"itm": prior, "itm/accuracy": 0.5, "mlm": facts["unigram_entropy"]}}
+    return {"chance": Scores({"itm": prior, "itm/accuracy": 0.5, "mlm": facts["unigram_entropy"]})}
 
 
 TASKS: dict[str, Callable[[Any], dict[str, Scores]]] = {"vqa": vqa, "retrieval": retrieval, "matching": matching}

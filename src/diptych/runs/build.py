@@ -39,6 +39,7 @@ from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.objectives.vqkd import LEAST_USED
 from diptych.runs.check_init import check_image_start, check_same_model, check_text_start
 from diptych.runs.check_objectives import check_heads, check_no_leak, check_protocols
+from diptych.utils.name_patterns import matches
 from diptych.utils.state_dict import named_weights
 from diptych.utils.terminal import echo
 
@@ -141,27 +142,27 @@ def frozen_tokenizer(run: Pretrain) -> FrozenTokenizer:
 
 
 def freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
-    """Freezes the parameters below every module that a pattern matches, for example "transformer.blocks.*.attention".
+    """Freezes the parameters whose names a pattern matches, for example "transformer.blocks.*.attention".
+
+    A pattern after "!" trains what it matches again: ("*", "!head") is a linear probe. Frozen parameters get no
+    gradients; their modules stay in training mode (dropout, batch statistics), as in the official code.
+
+    Args:
+        patterns: see `utils.name_patterns.matches`; of several that match, the last one counts.
 
     Raises:
         RunError: a pattern matches nothing.
     """
     for pattern in patterns:
-        matches = [p for name, p in model.named_parameters() if _matches(name.split("."), pattern.split("."))]
-        if not matches:
+        matched = [p for name, p in model.named_parameters() if matches(name, pattern.removeprefix("!"))]
+        if not matched:
             parts = ", ".join(name for name, _ in model.named_children())
             raise RunError(
                 f"freeze: no part of the {type(model).__name__} is called {pattern!r}; its parts are {parts} (without "
                 "'model.' before them; output heads are not frozen, but left out with --heads)"
             )
-        for parameter in matches:
-            parameter.requires_grad_(False)
-
-
-def _matches(name: list[str], pattern: list[str]) -> bool:
-    """Whether the pattern matches the first parts of a parameter's name."""
-    first = name[: len(pattern)]
-    return len(first) == len(pattern) and all(map(fnmatchcase, first, pattern))
+        for parameter in matched:
+            parameter.requires_grad_(pattern.startswith("!"))
 
 
 def with_teacher(student: Pretraining, run: Pretrain) -> Pretraining | MomentumDistillation:

@@ -11,7 +11,7 @@ from diptych.config.data import BOXES, USUAL_LAYOUT, DataSettings, Layout
 from diptych.config.run import Finetune, Pretrain
 from diptych.config.tasks import EVALUATIONS
 from diptych.data.sources.base import DataError
-from diptych.data.sources.formats import check_layout
+from diptych.data.sources.paths import check_layout
 from diptych.inference.saved_model import RunError, check_saved, read_config
 from diptych.utils.io import DamagedFile, read_json
 

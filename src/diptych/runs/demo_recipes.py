@@ -24,7 +24,7 @@ def pretraining(seed: int = 0) -> Pretrain:
 def vqa(seed: int = 0) -> Finetune:
     """VQA, 200 steps. Differs: the model's learning rate is a third of the head's, not a tenth, as steps are few."""
     run = _short(common_recipes.finetuning("vqa", vlmo.tiny()), 200, seed)
-    optimizer = replace(run.training.optimizer, learning_rate=1e-3, head_lr_multiplier=3.0)
+    optimizer = replace(run.training.optimizer, learning_rate=1e-3, part_rates=("head=3",))
     return replace(run, training=replace(run.training, optimizer=optimizer))
 
 

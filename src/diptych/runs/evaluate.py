@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import diptych
 from diptych.config.tasks import EVALUATIONS, Evaluation
 from diptych.data.sources.splits import requested_split
-from diptych.inference.loaded_model import LoadedModel
+from diptych.inference.loaded_model import LoadedModel, model_digest
 from diptych.inference.saved_model import RunError, read_config
-from diptych.metrics.bootstrap import intervals
+from diptych.metrics.bootstrap import Scores
+from diptych.objectives.gather import without_gathering
 from diptych.runs import report
 from diptych.runs.check_inputs import data_of, layout_of, needed_data
 from diptych.runs.load_model import load_model
@@ -22,15 +26,19 @@ from diptych.runs.matching import matching
 from diptych.runs.qualitative_examples import write_examples
 from diptych.tasks.definition import Result, tasks
 from diptych.tasks.operations import settings_without_effect
-from diptych.training.distributed import pick_device, uses_bf16
+from diptych.tasks.session import session
+from diptych.training.distributed import Group, processes, uses_bf16
 from diptych.utils.feature_cache import digest
 from diptych.utils.io import atomic_write
 from diptych.utils.lock import locked
 from diptych.utils.terminal import echo
 
 
-def evaluate(folder: Path, settings: Evaluation, explicit: Collection[str] = ()) -> dict[str, float]:
-    """Metrics of the run in `folder` on one task.
+def evaluate(folder: Path, settings: Evaluation, explicit: Collection[str] = ()) -> Scores:
+    """Metrics of the run in `folder` on one task, with their confidence intervals.
+
+    Under torchrun the ranks share the work, the main one writes and prints, and all return the same metrics. If it is
+    interrupted, the same call continues (see `tasks.session`).
 
     Writes a folder ``evaluate-…`` in it, then the run's report again. A report that fails is one printed line.
 
@@ -43,18 +51,44 @@ def evaluate(folder: Path, settings: Evaluation, explicit: Collection[str] = ())
         WriteError: a file cannot be written.
     """
     settings = complete(settings, folder)
-    device = pick_device(settings.device)
-    loaded = load_model(folder, device)
-    for name, why in settings_without_effect(loaded, settings).items():
-        if name in explicit:
-            echo(f"{name} has no effect: {why}")
-    bf16, out = uses_bf16(device, settings.precision, loaded.module), folder / name_of(settings, data_of(folder))
-    with locked(out):
-        with loaded.computing(bf16):
+    out = folder / name_of(settings, data_of(folder))
+    with processes(settings.device) as group, printing(group.main):
+        loaded = load_model(folder, group.device)
+        for name, why in settings_without_effect(loaded, settings).items():
+            if name in explicit:
+                echo(f"{name} has no effect: {why}")
+        with locked(out) if group.main else nullcontext():
+            result = compute(loaded, settings, group, out)
+        if group.main:
+            report.write(folder, loaded.model)
+    return result.scores
+
+
+def compute(loaded: LoadedModel, settings: Evaluation, group: Group, out: Path) -> Result:
+    """The result of an evaluation, by all ranks; the main one writes it into the folder `out`. Raises as `evaluate`."""
+    bf16 = uses_bf16(loaded.device, settings.precision, loaded.module)
+
+    def identity() -> dict[str, Any]:
+        """What the rows of an interrupted evaluation depend on."""
+        speed = {"workers", "max_skipped"}
+        values = {name: value for name, value in recorded(settings).items() if name not in speed}
+        device = {"device": loaded.device.type, "precision": "bf16" if bf16 else "fp32"}
+        return values | device | {"model": model_digest(loaded), "version": diptych.__version__}
+
+    with session(group, out, identity) as parts:
+        with loaded.computing(bf16), without_gathering():
             result = evaluators()[settings.task](loaded, settings)
-        write(out, settings, result)
-    report.write(folder, loaded.model)
-    return result.metrics
+        if group.main:
+            write(out, settings, result)
+            parts.remove()
+    return result
+
+
+@contextmanager
+def printing(when: bool) -> Iterator[None]:
+    """Context in which standard output is shown only `when` it is that of the main rank."""
+    with open(os.devnull, "w") as nothing, nullcontext() if when else redirect_stdout(nothing):
+        yield
 
 
 def evaluators() -> dict[str, Callable[[LoadedModel, Any], Result]]:
@@ -119,7 +153,7 @@ def write(out: Path, settings: Evaluation, result: Result) -> None:
     files = {"skipped.json": [asdict(sample) for sample in result.skipped], **result.files}
     files["metrics.json"] = {"description": description, "settings": recorded(settings), "metrics": metrics}
     if result.resampled is not None:
-        files["metrics.json"]["intervals"] = intervals(result.resampled)
+        files["metrics.json"] |= {"intervals": result.scores.intervals, "resampling": result.scores.resampling}
     rows = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in result.predictions)
     with atomic_write(out / "predictions.jsonl") as path:
         path.write_text(rows, encoding="utf-8", errors="backslashreplace")  # a lone surrogate becomes JSON's own escape

@@ -23,7 +23,9 @@ from diptych.inference.saved_model import ModelSettings, RunError, read_config
 from diptych.models.common_recipes import with_image_grid
 from diptych.models.configs import Model, model_name
 from diptych.modules.init import scale_init
+from diptych.protocols import student_of
 from diptych.runs import recipes
+from diptych.runs.build import freeze
 from diptych.runs.check_init import check_same_model
 from diptych.runs.check_inputs import check_out
 from diptych.runs.train import train
@@ -35,9 +37,14 @@ from diptych.utils.terminal import echo
 
 
 def build(run: Finetune, labels: Labels = NO_LABELS) -> nn.Module:
-    """The task's module with initial weights drawn from the run's seed. Raises RunError: see `task_module`."""
+    """The task's module with initial weights drawn from the run's seed, and what `run.freeze` names frozen.
+
+    Raises RunError: see `task_module` and `runs.build.freeze`.
+    """
     torch.manual_seed(run.training.seed)
-    return task_module(run, run.task, run.options, labels, run.init_scale)
+    module = task_module(run, run.task, run.options, labels, run.init_scale)
+    freeze(student_of(module).get_submodule("model"), run.freeze)
+    return module
 
 
 def task_module(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from rich.progress import track
+from jaxtyping import Bool
 from torch import Tensor
 
 from diptych.batch import Batch
@@ -13,17 +13,19 @@ from diptych.checkpoints.strict import load_strict
 from diptych.config import tasks as settings
 from diptych.config.run import Pretrain
 from diptych.data.examples import PairExamples
-from diptych.data.loader import Shuffled, SkipCounter, evaluation_loader
+from diptych.data.loader import Shuffled, SkipCounter
 from diptych.inference.folder import check_module
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import RunError
+from diptych.metrics.bootstrap import means, means_of_rows
 from diptych.objectives.itm import ITMLoss
 from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
-from diptych.protocols import ChanceLoss, TrainStep
+from diptych.protocols import TrainStep
 from diptych.runs.build import build
 from diptych.runs.run_folder import RUN_FILE, check_same_model, read_run
-from diptych.runs.train import ratios, sums
+from diptych.runs.train import add_sums, batch_sums, ratios
+from diptych.tasks.common import evaluation_values
 from diptych.tasks.definition import Result, tasks
 from diptych.tasks.gallery import open_gallery
 from diptych.training.distributed import uses_bf16
@@ -37,48 +39,51 @@ def matching(loaded: LoadedModel, config: settings.Matching) -> Result:
     """The mean of each loss and metric over the split, half of the images replaced by others.
 
     A model trained with ITM also has its accuracy on these pairs: the same pairs for every model, whatever negatives it
-    was trained on. An imported one has only this accuracy: the settings of its losses are not among its weights.
+    was trained on. An imported one has only this accuracy: the settings of its losses are not among its weights. The
+    accuracy has a confidence interval; a loss that compares the samples of a batch is no mean over photographs, and
+    has none.
 
     Raises:
         DataError: the data cannot be read.
         RunError: the model is not one of pre-training, or was imported and has no ITM head.
     """
-    steps = _steps(loaded)
+    step, accuracy = _step(loaded)
     source = open_gallery(config, loaded.image_settings.shorter_side)
     examples = PairExamples(source, loaded.tokenizer, loaded.image_input)
     counter = SkipCounter(config.max_skipped)
-
-    def batches() -> Iterator[Batch]:
-        loader = evaluation_loader(Shuffled(examples, config.seed), BATCH, seed=config.seed + 1, workers=config.workers)
-        for part in track(loader, description="matching", total=-(-len(examples) // BATCH)):
-            counter.add(len(part.batch), part.skipped)
-            yield part.batch
-
     precision = "bf16" if uses_bf16(loaded.device, config.precision, loaded.module) else "fp32"
-    means = ratios(*sums(CombinedSteps(steps), batches(), loaded.device, precision))
-    counter.check()
+
+    def compute(number: int, batch: Batch) -> dict[str, Any]:
+        hits = [] if accuracy is None else accuracy.hits(batch).tolist()
+        sums = {} if step is None else batch_sums(step, batch, loaded.device, precision)
+        return {"sums": sums, "image": [int(examples.owner[i]) for i in batch.ids.tolist()], "hits": hits}
+
+    shuffled = Shuffled(examples, config.seed)
+    computed = evaluation_values(loaded, shuffled, config, BATCH, counter, "matching", compute, seed=config.seed + 1)
+    parts = [part for _, part in computed]
+    hits = {ACCURACY: [float(hit) for part in parts for hit in part["hits"]]} if accuracy else {}
+    photographs = [image for part in parts for image in part["image"]]
     counts = {
         "pairs": len(examples) - counter.num_skipped,
         "images": len(examples.source),
         "skipped": counter.num_skipped,
     }
-    return Result(means | counts, skipped=list(counter.skipped.values()))
+    metrics = ratios(*add_sums(part["sums"] for part in parts)) | means(hits) | counts
+    resampled = means_of_rows(photographs, hits) if hits else None
+    return Result(metrics, skipped=list(counter.skipped.values()), resampled=resampled)
 
 
-def _steps(loaded: LoadedModel) -> list[TrainStep]:
-    """The training step of a run's own losses, and that of its ITM accuracy. Raises RunError."""
+def _step(loaded: LoadedModel) -> tuple[TrainStep | None, MatchingAccuracy | None]:
+    """The training step of a run's own losses, and its ITM accuracy; None for what it lacks. Raises RunError."""
     if loaded.saved.task != "pretraining":
         raise RunError("matching needs a pre-training run")
-    steps: list[TrainStep] = []
-    if loaded.folder is not None and (loaded.folder / RUN_FILE).is_file():
-        steps.append(_trained_step(loaded, loaded.folder))
-    if "itm" in loaded.losses:
-        steps.append(MatchingAccuracy(loaded))
-    if not steps:
+    trained = loaded.folder is not None and (loaded.folder / RUN_FILE).is_file()
+    if not trained and "itm" not in loaded.losses:
         others = " or ".join(name for name, task in tasks().items() if not task.lacks(loaded))
         advice = f": give --task {others}" if others else ""
         raise RunError(f"matching needs a run of `diptych pretrain`, or an imported model with an ITM head{advice}")
-    return steps
+    step = _trained_step(loaded, loaded.folder) if trained and loaded.folder is not None else None
+    return step, MatchingAccuracy(loaded) if "itm" in loaded.losses else None
 
 
 def _trained_step(loaded: LoadedModel, folder: Path) -> TrainStep:
@@ -93,33 +98,12 @@ def _trained_step(loaded: LoadedModel, folder: Path) -> TrainStep:
 
 
 class MatchingAccuracy:
-    """A step without a loss: the ITM accuracy on pairs of which half match."""
+    """The ITM accuracy on pairs of which half match."""
 
     def __init__(self, loaded: LoadedModel):
         self.model, self.heads, self.objective = loaded.model, loaded.heads, ITMLoss()
-        self.weights: dict[str, float] = {}
-        self.chance_losses: dict[str, ChanceLoss] = {}
 
-    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
-        return {ACCURACY: self.objective.num_terms(self._views(batch))["itm/accuracy"]}
-
-    def __call__(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {ACCURACY: self.objective.loss_sums(self._views(batch))["itm/accuracy"] / counts[ACCURACY]}
-
-    def _views(self, batch: Batch) -> Views:
-        return Views(self.model, self.heads, batch, KeyedChoices(batch))
-
-
-class CombinedSteps:
-    """Several steps evaluated as one; their losses and metrics must have distinct names."""
-
-    def __init__(self, steps: Sequence[TrainStep]):
-        self.steps = steps
-        self.weights: dict[str, float] = {}
-        self.chance_losses: dict[str, ChanceLoss] = {}
-
-    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
-        return {name: count for step in self.steps for name, count in step.num_terms(batch).items()}
-
-    def __call__(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: mean for step in self.steps for name, mean in step(batch, counts).items()}
+    def hits(self, batch: Batch) -> Bool[Tensor, " b"]:
+        """Whether the head is right about each pair."""
+        views = Views(self.model, self.heads, batch, KeyedChoices(batch))
+        return self.objective.logits(views).float().argmax(1) == views.matching.matched

@@ -5,10 +5,10 @@ A report never ends the work that it is about: a section that cannot be made is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -16,6 +16,7 @@ from diptych.config.run import Finetune
 from diptych.config.serialization import flatten
 from diptych.data.sources.base import first_skipped
 from diptych.inference.saved_model import CONFIG_FILE, read_config
+from diptych.metrics.bootstrap import interval
 from diptych.models.configs import model_name
 from diptych.report import Facts, Findings, Section, Table, read_curves, write_report
 from diptych.runs.heat_maps import heat_maps
@@ -38,8 +39,17 @@ SEVERITY_BY_VERDICT = {
     "not finite": "error",
 }
 
-SCORES = {"description": str, "settings": {}, "metrics": {str: (*NUMBER, type(None))}}
-"""Shape of metrics.json of an evaluation: data and conditions in words, settings, scores (null: not finite)."""
+SCORES = {
+    "description": str,
+    "settings": {},
+    "metrics": {str: (*NUMBER, type(None))},
+    "intervals?": {str: [NUMBER]},
+    "resampling?": str,
+}
+"""Shape of metrics.json of an evaluation: data and conditions in words, settings, scores (null: not finite).
+
+And the ends of their confidence intervals, and how these were computed.
+"""
 
 
 def continue_on_error(what: str, make: Callable[[], T], otherwise: T) -> T:
@@ -111,8 +121,21 @@ def evaluation_tables(out: Path) -> list[Section]:
 
 def _table(path: Path) -> Table:
     scores = read_json(path, SCORES)
-    rows = [[name, value] for name, value in scores["metrics"].items()]
-    return Table(path.parent.name, ("metric", "value"), rows, scores["description"])
+    return score_table(path.parent.name, scores)
+
+
+def score_table(title: str, scores: Mapping[str, Any]) -> Table:
+    """The table of the content of a metrics.json; with a column for the confidence intervals, if it has some."""
+    ends, caption = scores.get("intervals", {}), scores["description"]
+    rows: list[list[Any]] = [[name, value] for name, value in scores["metrics"].items()]
+    if note := scores.get("resampling", ""):
+        caption += f"; {note}"
+    if not ends:
+        return Table(title, ("metric", "value"), rows, caption)
+    cells = [interval(tuple(ends[name])) if name in ends else "" for name, _ in rows]
+    return Table(
+        title, ("metric", "value", "95 % interval"), [[*row, x] for row, x in zip(rows, cells, strict=True)], caption
+    )
 
 
 def write(out: Path, model: nn.Module) -> Path | None:

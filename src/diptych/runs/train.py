@@ -300,16 +300,29 @@ def sums(
     step: TrainStep, held: Iterable[Batch], device: torch.device, precision: str
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Totals of every loss and metric over the batches, and the number of terms of each."""
+    return add_sums(batch_sums(step, batch.to(device), device, precision) for batch in held)
+
+
+Sums = Mapping[str, tuple[float, float]]
+"""The total of every loss and metric over the samples, and the number of its terms."""
+
+
+def batch_sums(step: TrainStep, batch: Batch, device: torch.device, precision: str) -> Sums:
+    """The sums over a batch on the device."""
+    count = step.num_terms(batch)
+    with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(device, precision)):
+        means = step(batch, count)
+    return {name: ((mean.float() * count[name]).item(), count[name].item()) for name, mean in means.items()}
+
+
+def add_sums(batches: Iterable[Sums]) -> tuple[dict[str, float], dict[str, float]]:
+    """The totals over all batches, and the numbers of terms."""
     totals: dict[str, float] = defaultdict(float)
     counts: dict[str, float] = defaultdict(float)
-    for batch in held:
-        batch = batch.to(device)
-        count = step.num_terms(batch)
-        with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(device, precision)):
-            means = step(batch, count)
-        for name, mean in means.items():
-            totals[name] += (mean.float() * count[name]).item()
-            counts[name] += count[name].item()
+    for batch in batches:
+        for name, (total, count) in batch.items():
+            totals[name] += total
+            counts[name] += count
     return totals, counts
 
 

@@ -19,6 +19,7 @@ from diptych.generation import BeamConfig, GenerationConfig, GenerationOutput, b
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import RunError
 from diptych.metrics.captions import CaptionScores, caption_scores
+from diptych.metrics.resampled_captions import resampled_captions
 from diptych.models.configs import model_name
 from diptych.modules.tokens import Tokens
 from diptych.objectives.definition import losses_that_train
@@ -27,7 +28,7 @@ from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
 from diptych.protocols import CausalDecoder, ChanceLoss, ImageEncoder, TextDecoder
 from diptych.report import CaptionExample
-from diptych.tasks.common import encode_images, required
+from diptych.tasks.common import encode_images, evaluation_rows, required
 from diptych.tasks.definition import (
     MAX_EXAMPLES,
     Result,
@@ -37,7 +38,7 @@ from diptych.tasks.definition import (
     seed_without_effect,
     trained_with,
 )
-from diptych.tasks.gallery import Gallery, load_images, open_gallery, readable_gallery
+from diptych.tasks.gallery import Gallery, GalleryImages, open_gallery, readable_gallery
 
 BATCH = 32  # images captioned at once in evaluation
 
@@ -200,7 +201,8 @@ def evaluate(loaded: LoadedModel, config: settings.Captioning) -> Result:
     files = coco_files(config.split, gallery.source, captions, references)
     counts = {"images": len(captions), "references": len(gallery.texts), "skipped": counter.num_skipped}
     metrics = counts | _named_scores(scores, captions)
-    return Result(metrics, predictions, lambda: draw_examples(chosen, example), list(counter.skipped.values()), files)
+    skipped, resampled = list(counter.skipped.values()), resampled_captions(captions, references)
+    return Result(metrics, predictions, lambda: draw_examples(chosen, example), skipped, files, resampled)
 
 
 def caption_gallery(
@@ -208,13 +210,14 @@ def caption_gallery(
 ) -> tuple[Gallery, list[str]]:
     """A caption of each image by beam search, and the gallery of the images that could be read."""
     options = CaptionOptions(num_beams=config.num_beams, max_length=config.max_length)
-    captions: list[str] = []
-    image_ids: list[int] = []
-    for batch in load_images(loaded, gallery, BATCH, config.workers, counter, "writing captions"):
-        image = encode_images(loaded.model, batch)
-        captions += [text for (text,) in generate_captions(loaded.model, image, loaded.tokenizer, options)]
-        image_ids += batch.ids.tolist()
-    return gallery.select(image_ids), captions
+
+    def rows_of(batch: Batch) -> list[dict[str, Any]]:
+        captions = generate_captions(loaded.model, encode_images(loaded.model, batch), loaded.tokenizer, options)
+        return [{"image": i, "caption": text} for i, (text,) in zip(batch.ids.tolist(), captions, strict=True)]
+
+    examples = GalleryImages(gallery.source, loaded.image_input)
+    rows = evaluation_rows(loaded, examples, config, BATCH, counter, "writing captions", rows_of)
+    return gallery.select([row["image"] for row in rows]), [row["caption"] for row in rows]
 
 
 def coco_files(split: str, source: Captioned, captions: list[str], references: list[list[str]]) -> dict[str, Any]:

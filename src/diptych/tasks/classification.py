@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from diptych.data.sources.labelled import Labelled, LabelledExamples, LabelledIm
 from diptych.inference.embedders import image_input
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import ModelSettings, RunError
+from diptych.metrics.bootstrap import means_of_rows
 from diptych.models.configs import ClassifierModel, Model, model_name
 from diptych.protocols import ChanceLoss, ImageClassifier
 from diptych.report import AnswerExample
@@ -84,8 +86,19 @@ def evaluate(loaded: LoadedModel, config: settings.Classification) -> Result:
     return accuracies(loaded, source, config)
 
 
-def accuracies(loaded: LoadedModel, source: LabelledImages, config: settings.Evaluation) -> Result:
-    """Top-1 and top-5 accuracy of a classifier on labelled images, with the chance level. Raises DataError."""
+def accuracies(
+    loaded: LoadedModel,
+    source: LabelledImages,
+    config: settings.Evaluation,
+    photograph: Callable[[int], int] = lambda index: index,
+) -> Result:
+    """Top-1 and top-5 accuracy of a classifier on labelled images, with the chance level.
+
+    Args:
+        photograph: the number of the photograph that an image is made of, for the confidence intervals.
+
+    Raises DataError.
+    """
     examples, classes = LabelledExamples(source, loaded.image_input), loaded.saved.labels
     counter = SkipCounter(config.max_skipped)
 
@@ -108,10 +121,14 @@ def accuracies(loaded: LoadedModel, source: LabelledImages, config: settings.Eva
 
     def example(row: dict[str, Any]) -> AnswerExample:
         image, right = source.image(row["index"]), float(row["right"])
-        return AnswerExample(image, "what is this?", row["probable"][:3], row["truth"], right)
+        probable = [(name, probability) for name, probability in row["probable"][:3]]
+        return AnswerExample(image, "what is this?", probable, row["truth"], right)
 
     chosen = evenly_spaced(rows, MAX_EXAMPLES)
-    return Result(metrics, rows, lambda: draw_examples(chosen, example), list(counter.skipped.values()))
+    hits = {"accuracy": [row["right"] for row in rows], f"accuracy at {k}": [row["among_first"] for row in rows]}
+    resampled = means_of_rows([photograph(row["index"]) for row in rows], hits)
+    skipped = list(counter.skipped.values())
+    return Result(metrics, rows, lambda: draw_examples(chosen, example), skipped, resampled=resampled)
 
 
 def top_classes(loaded: LoadedModel, image: Image, k: int) -> list[list[tuple[int, float]]]:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from rich.progress import track
 from torch import Tensor
 
 from diptych.batch import Batch
 from diptych.config.run import Finetune
 from diptych.config.tasks import Evaluation
 from diptych.data.examples import Examples
-from diptych.data.loader import SkipCounter, evaluation_loader
+from diptych.data.loader import SkipCounter, none_usable, num_batches, numbered_batches
+from diptych.data.sources.base import Skipped
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import RunError
 from diptych.modules.tokens import Tokens
 from diptych.protocols import ImageEncoder, RegionEncoder
+from diptych.tasks.session import current_session
 
 Part = TypeVar("Part")
+T = TypeVar("T")
 Options = TypeVar("Options")
 
 
@@ -53,17 +56,49 @@ def encode_texts(loaded: LoadedModel, texts: list[str], batch_size: int) -> Iter
         yield loaded.model.encode_text(text)
 
 
-def evaluation_batches(
-    loaded: LoadedModel, examples: Examples, batch_size: int, workers: int, counter: SkipCounter, description: str
-) -> Iterator[Batch]:
-    """Batches of every readable example on the model's device, with a progress bar; `counter` counts the others.
+def evaluation_values(
+    loaded: LoadedModel,
+    examples: Examples,
+    config: Evaluation,
+    batch_size: int,
+    counter: SkipCounter,
+    description: str,
+    compute: Callable[[int, Batch], T],
+    *,
+    seed: int = 0,
+    record: bool = True,
+) -> list[tuple[int, T]]:
+    """What `compute` makes of each batch that has a readable example, with the batch's number, in order.
 
-    `workers`: processes that load. `description`: the label of the progress bar.
+    See `Session.values` for what ranks share, what is recorded and what is shown; `counter` counts the examples.
+
+    Args:
+        compute: from the number of a batch and the batch, on the model's device, to its value.
+        seed: of the examples' random draws.
+        record: the values are JSON values, and continue an interrupted evaluation.
+
+    Raises:
+        DataError: too many examples, or all, cannot be read.
     """
-    batches = evaluation_loader(examples, batch_size, workers=workers)
-    for part in track(batches, description=description, total=-(-len(examples) // batch_size)):
-        counter.add(len(part.batch), part.skipped)
-        yield part.batch.to(loaded.device)
+
+    def values(numbers: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        own = SkipCounter(counter.limit)
+        parts = numbered_batches(examples, batch_size, numbers, seed=seed, workers=config.workers)
+        for number, batch, skipped in parts:
+            size = 0 if batch is None else len(batch)
+            own.add(size, skipped)  # stops early
+            value = None if batch is None else compute(number, batch.to(loaded.device))
+            yield number, {"samples": size, "value": value, "skipped": [asdict(sample) for sample in skipped]}
+
+    numbers, size = range(num_batches(len(examples), batch_size)), (len(examples), batch_size)
+    parts = current_session().values(description, numbers, values, size, record)
+    all_skipped = [[Skipped(**sample) for sample in part["skipped"]] for part in parts]
+    for part, skipped in zip(parts, all_skipped, strict=True):
+        counter.add(part["samples"], skipped)
+    if all_skipped and not any(part["samples"] for part in parts):
+        raise none_usable([sample for skipped in all_skipped for sample in skipped])
+    counter.check()
+    return [(number, part["value"]) for number, part in enumerate(parts) if part["samples"]]
 
 
 def evaluation_rows(
@@ -77,18 +112,21 @@ def evaluation_rows(
 ) -> list[dict[str, Any]]:
     """The row of each readable example in order, with a progress bar; `counter` counts the others.
 
+    Batches are divided over the ranks, and the rows of those that an interrupted evaluation has computed are read from
+    its file (see `session`); the rows are the same for any number of ranks and interruptions.
+
     Args:
         config: the evaluation's settings.
-        rows_of: from a batch to the row of each of its examples: JSON values only.
+        description: the label of the progress bar; another for each call in one evaluation.
+        rows_of: from a batch to the row of each of its examples: JSON values only (tuples become lists).
 
     Raises:
-        DataError: too many examples cannot be read.
+        DataError: too many examples, or all, cannot be read.
     """
-    rows: list[dict[str, Any]] = []
-    for batch in evaluation_batches(loaded, examples, batch_size, config.workers, counter, description):
-        rows += rows_of(batch)
-    counter.check()
-    return rows
+    parts = evaluation_values(
+        loaded, examples, config, batch_size, counter, description, lambda number, batch: rows_of(batch)
+    )
+    return [row for _, rows in parts for row in rows]
 
 
 def options_of(run: Finetune, options: type[Options]) -> Options:

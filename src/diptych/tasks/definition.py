@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, Generic, TypeVar
@@ -24,7 +24,7 @@ from diptych.data.loader import Skipped
 from diptych.data.sources.base import BadSample
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import ModelSettings, RunError
-from diptych.metrics.bootstrap import Resampled
+from diptych.metrics.bootstrap import Resampled, Scores
 from diptych.models.configs import ImageTextModel, Model
 from diptych.report import QualitativeExample
 
@@ -53,8 +53,8 @@ class Result:
     """Metrics, one prediction per sample, skipped samples, and other files to write (name → JSON content).
 
     `resampled`: metrics under a multiset of photographs, from which confidence intervals are computed; None if there is
-    nothing to resample. `make_examples` builds the report's examples. It is called after the metrics are written, so that an image that
-    cannot be drawn costs no metric.
+    nothing to resample. `make_examples` builds the report's examples. It is called after the metrics are written, so
+    that an image that cannot be drawn costs no metric.
     """
 
     metrics: dict[str, float]
@@ -63,6 +63,11 @@ class Result:
     skipped: list[Skipped] = field(default_factory=list)
     files: dict[str, Any] = field(default_factory=dict)
     resampled: Resampled | None = None
+
+    @cached_property
+    def scores(self) -> Scores:
+        """The metrics with their confidence intervals."""
+        return Scores.of(self.metrics, self.resampled)
 
 
 def _no_labels(run: Finetune) -> Labels:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,6 @@ from diptych.data.sources.base import BadSample, Captioned, DataError
 from diptych.data.sources.captions import open_captions
 from diptych.data.sources.division import say_division
 from diptych.data.sources.subsets import CaptionSubset, Deduplicated
-from diptych.inference.loaded_model import LoadedModel
-from diptych.tasks.common import evaluation_batches
 
 
 def open_gallery(config: GalleryEvaluation, min_side: int) -> Captioned:
@@ -106,11 +104,3 @@ class GalleryImages:
 
     def collate(self, loaded: list[Any], ids: Sequence[int], seed: int, step: int) -> Batch:
         return with_images(Batch(seed, step, torch.tensor(ids)), self.images.stack(loaded))
-
-
-def load_images(
-    loaded: LoadedModel, gallery: Gallery, batch_size: int, workers: int, counter: SkipCounter, description: str
-) -> Iterator[Batch]:
-    """Batches of the gallery's readable images, with their indices as `ids`; see `common.evaluation_batches`."""
-    examples = GalleryImages(gallery.source, loaded.image_input)
-    return evaluation_batches(loaded, examples, batch_size, workers, counter, description)

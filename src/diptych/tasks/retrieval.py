@@ -10,14 +10,13 @@ which is feasible for galleries of some hundreds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
-from rich.progress import track
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image, Text
@@ -29,7 +28,7 @@ from diptych.models.configs import model_name
 from diptych.modules.heads import ITCHead, ITMHead
 from diptych.protocols import DualEncoder, FusionEncoder
 from diptych.report import QualitativeExample, RetrievalExample
-from diptych.tasks.common import encode_images, encode_texts, required
+from diptych.tasks.common import encode_images, encode_texts, evaluation_rows, evaluation_values, required
 from diptych.tasks.definition import (
     MAX_EXAMPLES,
     Result,
@@ -39,7 +38,7 @@ from diptych.tasks.definition import (
     seed_without_effect,
     trained_with,
 )
-from diptych.tasks.gallery import Gallery, load_images, open_gallery, readable_gallery
+from diptych.tasks.gallery import Gallery, GalleryImages, open_gallery, readable_gallery
 from diptych.tasks.pair_scores import (
     FILL,
     IMAGE_BATCH,
@@ -52,12 +51,14 @@ from diptych.tasks.pair_scores import (
     dual_encoder_scorer,
     pair_scorer,
 )
-from diptych.tasks.retrieval_metrics import Folds, chance_recalls, named_recalls
+from diptych.tasks.retrieval_metrics import Folds
 from diptych.tasks.retrieval_training import FINE_TUNING
+from diptych.tasks.session import current_session, pack, unpack
 from diptych.utils.terminal import echo
 
 FUSION_IMAGE_BATCH = 8  # images fused with every caption at once
 TOP_K = 5  # retrieved images kept in predictions
+BEFORE = ", before re-ranking"  # end of the names of such metrics
 
 
 @runtime_checkable
@@ -122,8 +123,9 @@ class RetrievalScores:
 def evaluate(loaded: LoadedModel, config: settings.Retrieval) -> Result:
     """Recall@1, 5 and 10 in both directions and their sum, with the chance level and the gallery's size.
 
-    With several folds, images are compared with the texts of their fold alone, and recalls are means over folds. A run trained with a contrastive loss is scored by similarity, and its top pairs are re-ranked if it was trained
-    with ITM too; other runs fuse all pairs.
+    With several folds, images are compared with the texts of their fold alone, and recalls are means over folds. A run
+    trained with a contrastive loss is scored by similarity, and its top pairs are re-ranked if it was trained with ITM
+    too; other runs fuse all pairs.
 
     Raises:
         DataError: the data cannot be read.
@@ -140,17 +142,18 @@ def evaluate(loaded: LoadedModel, config: settings.Retrieval) -> Result:
     else:
         scored = score_by_similarity(loaded, config, scorer, gallery, folds, counter)
     counter.check()
-    gallery, scores = scored.gallery, scored.scores
-    recalls = folds.recalls(gallery, scores.image_to_text, scores.text_to_image)
+    gallery, scores = scored.gallery, {"": (scored.scores.image_to_text, scored.scores.text_to_image)}
+    if scored.before_reranking is not None:
+        scores[BEFORE] = scored.before_reranking, scored.before_reranking.T
+    recalls = folds.recalls(gallery, scores)
     metrics: dict[str, float] = {"images": len(gallery.source), "texts": len(gallery.texts)}
     metrics |= {"folds": config.folds} if config.folds > 1 else {}
-    metrics |= {"skipped": counter.num_skipped, **named_recalls(recalls), **chance_recalls(recalls)}
+    metrics |= {"skipped": counter.num_skipped, **recalls.named(), **recalls.chance()}
     if scored.before_reranking is not None:
-        metrics["candidates re-ranked"] = config.rerank
-        before = named_recalls(folds.recalls(gallery, scored.before_reranking))
-        metrics |= {f"{name}, before re-ranking": value for name, value in before.items()}
+        metrics |= {"candidates re-ranked": config.rerank, **recalls.named(BEFORE)}
     predictions, make_examples = _predictions(scored, 0 if config.shuffle_captions else MAX_EXAMPLES)
-    return Result(metrics, predictions, make_examples, list(counter.skipped.values()))
+    skipped = list(counter.skipped.values())
+    return Result(metrics, predictions, make_examples, skipped, resampled=recalls.resampled())
 
 
 def predict(loaded: LoadedModel, batch: Batch) -> list[dict[str, Any]]:
@@ -158,6 +161,30 @@ def predict(loaded: LoadedModel, batch: Batch) -> list[dict[str, Any]]:
     module: Any = loaded.module
     scores = module.score(encode_images(loaded.model, batch), loaded.model.encode_text(required(batch.text, "text")))
     return [{"score": score} for score in scores.tolist()]
+
+
+class EncodedImages(NamedTuple):
+    """The images of a gallery in batches: the size of each by its number, and those that this rank encoded."""
+
+    sizes: dict[int, int]
+    own: dict[int, EncodedBatch]
+
+
+def _encoded_images(
+    loaded: LoadedModel, config: settings.Retrieval, scorer: DualEncoderScorer, gallery: Gallery, counter: SkipCounter
+) -> tuple[EncodedImages, Gallery]:
+    """The readable images of a gallery, encoded, and the gallery of them."""
+    own: dict[int, EncodedBatch] = {}
+
+    def encode(number: int, batch: Batch) -> list[int]:
+        tokens = encode_images(loaded.model, batch)
+        own[number] = EncodedBatch(tokens, scorer.image_features(tokens))
+        return batch.ids.tolist()
+
+    examples = GalleryImages(gallery.source, loaded.image_input)
+    parts = evaluation_values(loaded, examples, config, IMAGE_BATCH, counter, "encoding images", encode, record=False)
+    sizes = {number: len(image_ids) for number, image_ids in parts}
+    return EncodedImages(sizes, own), gallery.select([i for _, image_ids in parts for i in image_ids])
 
 
 def score_by_similarity(
@@ -174,23 +201,21 @@ def score_by_similarity(
     `DualEncoderScorer.with_pair_scores`), and all others rank below them (ALBEF, appendix;
     `RerankedRetrieval`).
 
-    The tokens of both sides stay in memory: about 2 MB for an image of 577 tokens of dim 768.
+    Each rank encodes and compares its part of the images, and all texts. The tokens of both stay in memory: about 2 MB
+    for an image of 577 tokens of dim 768.
     """
-    images, image_ids = [], []
-    for batch in load_images(loaded, gallery, IMAGE_BATCH, config.workers, counter, "encoding images"):
-        tokens = encode_images(loaded.model, batch)
-        images.append(EncodedBatch(tokens, scorer.image_features(tokens)))
-        image_ids += batch.ids.tolist()
-    gallery = gallery.select(image_ids)
-    num_batches = -(-len(gallery.texts) // TEXT_BATCH)
-    encoded = encode_texts(loaded, gallery.texts, TEXT_BATCH)
-    text_tokens = track(encoded, description="encoding texts", total=num_batches)
-    texts = [EncodedBatch(tokens, scorer.text_features(tokens)) for tokens in text_tokens]
-    rows = [
-        torch.cat([scorer.similarity(image.features, text.features).float().cpu() for text in texts], 1)
-        for image in track(images, description="comparing")
+    images, gallery = _encoded_images(loaded, config, scorer, gallery, counter)
+    texts = [
+        EncodedBatch(tokens, scorer.text_features(tokens)) for tokens in encode_texts(loaded, gallery.texts, TEXT_BATCH)
     ]
-    similarities = torch.cat(rows).masked_fill(~folds.compared(gallery), -torch.inf)
+
+    def compare(numbers: list[int]) -> Iterator[tuple[int, Tensor]]:
+        for number in numbers:
+            image = images.own[number].features
+            yield number, torch.cat([scorer.similarity(image, text.features).float().cpu() for text in texts], 1)
+
+    parts = current_session().values("comparing", list(images.sizes), compute=compare, record=False)
+    similarities = torch.cat(parts).masked_fill(~folds.compared(gallery), -torch.inf)
     pair_score, num_candidates = pair_scorer(loaded, config.rerank_by), config.rerank
     if pair_score is None or not num_candidates:
         return RetrievalScores(gallery, Scores(similarities, similarities.T))
@@ -203,7 +228,7 @@ def rerank(
     loaded: LoadedModel,
     pair_score: PairScorer,
     similarities: Float[Tensor, "images texts"],
-    images: list[EncodedBatch],
+    images: EncodedImages,
     texts: list[EncodedBatch],
     num_candidates: int,
     combine: Callable[[Tensor, Tensor], Tensor],
@@ -227,27 +252,29 @@ def _score_candidates(
     loaded: LoadedModel,
     pair_score: PairScorer,
     scored: Bool[Tensor, "images texts"],
-    images: list[EncodedBatch],
+    images: EncodedImages,
     texts: list[EncodedBatch],
 ) -> Float[Tensor, "images texts"]:
     """The fused score of each pair that is True in `scored`, FILL elsewhere."""
     encoder = CrossEncoder(loaded.model, pair_score, [text.tokens for text in texts])
-    scores = torch.full(scored.shape, FILL)
-    first = 0
-    for image in track(images, description="re-ranking"):
-        row, column = scored[first : first + len(image.tokens)].nonzero(as_tuple=True)
-        pairs = encoder.score(image.tokens, row.to(loaded.device), column.to(loaded.device))
-        scores[first + row, column] = pairs.float().cpu()
-        first += len(image.tokens)
-    return scores
+    rows = dict(zip(images.sizes, scored.split(list(images.sizes.values())), strict=True))
+
+    def score(numbers: list[int]) -> Iterator[tuple[int, str]]:
+        for number in numbers:
+            row, column = (index.to(loaded.device) for index in rows[number].nonzero(as_tuple=True))
+            yield number, pack(encoder.score(images.own[number].tokens, row, column))
+
+    size = (*scored.shape, int(scored.sum()))
+    parts = current_session().values("re-ranking", list(images.sizes), score, size)
+    return torch.full(scored.shape, FILL).masked_scatter(scored, torch.cat([unpack(part) for part in parts]))
 
 
 def score_by_fusion(
     loaded: LoadedModel, config: settings.Retrieval, gallery: Gallery, folds: Folds, counter: SkipCounter
 ) -> RetrievalScores:
-    """Scores of all readable images and texts, each pair of a fold fused. Images are streamed: only their scores stay in memory.
+    """Scores of all readable images and texts, each pair of a fold fused.
 
-    Raises RunError if the run was trained with no loss that scores pairs.
+    Images are streamed: only their scores stay in memory. Raises RunError if the run was trained with no loss that scores pairs.
     """
     pair_score, model = pair_scorer(loaded), loaded.model
     if pair_score is None:
@@ -261,14 +288,19 @@ def score_by_fusion(
         "fusion"
     )
     encoder = CrossEncoder(model, pair_score, list(encode_texts(loaded, gallery.texts, TEXT_BATCH)))
-    rows, image_ids = [], []
-    for batch in load_images(loaded, gallery, FUSION_IMAGE_BATCH, config.workers, counter, "scoring pairs"):
+
+    def rows_of(batch: Batch) -> list[dict[str, Any]]:
         wanted = compared[batch.ids.cpu()]
-        image_index, text_index = wanted.nonzero(as_tuple=True)
-        pairs = encoder.score(encode_images(model, batch), image_index.to(loaded.device), text_index.to(loaded.device))
-        rows.append(torch.full(wanted.shape, -torch.inf).masked_scatter(wanted, pairs.float().cpu()))
-        image_ids += batch.ids.tolist()
-    scores = torch.cat(rows)[:, gallery.text_indices(image_ids)]
+        image_index, text_index = (index.to(loaded.device) for index in wanted.nonzero(as_tuple=True))
+        pairs = encoder.score(encode_images(model, batch), image_index, text_index)
+        rows = pairs.split(wanted.sum(1).tolist())
+        return [{"image": i, "scores": pack(row)} for i, row in zip(batch.ids.tolist(), rows, strict=True)]
+
+    examples = GalleryImages(gallery.source, loaded.image_input)
+    rows = evaluation_rows(loaded, examples, config, FUSION_IMAGE_BATCH, counter, "scoring pairs", rows_of)
+    image_ids = [row["image"] for row in rows]
+    wanted, pairs = compared[image_ids], torch.cat([unpack(row["scores"]) for row in rows])
+    scores = torch.full(wanted.shape, -torch.inf).masked_scatter(wanted, pairs)[:, gallery.text_indices(image_ids)]
     return RetrievalScores(gallery.select(image_ids), Scores(scores, scores.T))
 
 

@@ -6,7 +6,6 @@ by the official VQA accuracy of their most probable answers.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -34,6 +33,7 @@ from diptych.inference.embedders import image_input
 from diptych.inference.loaded_model import LoadedModel
 from diptych.inference.saved_model import ModelSettings, RunError
 from diptych.inference.tokenizer import tokenizer_of
+from diptych.metrics.bootstrap import Resampled, columns, means, means_of_rows
 from diptych.metrics.vqa import BEST_OF_ANY, BEST_OF_LIST, AnswerList, best_accuracy, normalise_answer, vqa_accuracy
 from diptych.models.blip.config import LABEL_SMOOTHING
 from diptych.models.configs import BLIPConfig, ImageOnlyModel, has_answer_decoder, model_name, pooled_dim
@@ -282,10 +282,12 @@ def evaluate(loaded: LoadedModel, config: settings.VQA) -> Result:
     answered = [(row["question_id"], row["answer"]) for row in rows]
     answered += [(source.question(sample.id).id, answers[0]) for sample in skipped]
     results = [{"question_id": number, "answer": answer} for number, answer in answered]
-    metrics = {"questions": len(rows), "skipped": counter.num_skipped} | _accuracies(source, rows, answers)
+    accuracies, resampled = _accuracies(source, rows, answers)
+    metrics = {"questions": len(rows), "skipped": counter.num_skipped} | accuracies
     predictions = [{name: value for name, value in row.items() if name != "index"} for row in rows]
     examples_of_rows = partial(draw_examples, _right_and_wrong(rows), partial(_example, source))
-    return Result(metrics, predictions, examples_of_rows, skipped, {f"vqa_{config.split}_results.json": results})
+    files = {f"vqa_{config.split}_results.json": results}
+    return Result(metrics, predictions, examples_of_rows, skipped, files, resampled)
 
 
 def answer_ranker(
@@ -346,22 +348,24 @@ def _prediction(source: Questioned, index: int, best: list[tuple[str, float]]) -
     return row
 
 
-def _accuracies(source: Questioned, rows: list[dict[str, Any]], answers: Sequence[str]) -> dict[str, float]:
+def _accuracies(
+    source: Questioned, rows: list[dict[str, Any]], answers: Sequence[str]
+) -> tuple[dict[str, float], Resampled]:
     """The mean accuracy over all questions and by type, and its upper bounds: of any text, and of the run's `answers`.
 
-    Empty if the split's answers are withheld.
+    Then the same with photographs resampled. Empty if the split's answers are withheld.
     """
-    scores: dict[str, list[float]] = defaultdict(list)
-    answer_list = AnswerList.of(answers)
+    answer_list, scores, photographs = AnswerList.of(answers), list[dict[str, float]](), list[int]()
     for row in rows:
         if "score" in row:
             question = source.question(row["index"])
-            scores["accuracy"].append(row["score"])
-            scores[BEST_OF_ANY].append(best_accuracy(question.answers))
-            scores[BEST_OF_LIST].append(best_accuracy(question.answers, answer_list))
-            if question.kind:
-                scores[f"accuracy, {question.kind}"].append(row["score"])
-    return {name: sum(values) / len(values) for name, values in sorted(scores.items())}
+            bounds = {BEST_OF_ANY: best_accuracy(question.answers)}
+            bounds[BEST_OF_LIST] = best_accuracy(question.answers, answer_list)
+            by_type = {f"accuracy, {question.kind}": row["score"]} if question.kind else {}
+            scores.append({"accuracy": row["score"]} | bounds | by_type)
+            photographs.append(question.image)
+    values = columns(scores)
+    return means(values), means_of_rows(photographs, values)
 
 
 def _right_and_wrong(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -374,7 +378,8 @@ def _right_and_wrong(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _example(source: Questioned, row: dict[str, Any]) -> AnswerExample:
     image, truth = source.image(source.question(row["index"]).image), ", ".join(row["truth"])
-    return AnswerExample(image, row["question"], row["probable"], truth, row["score"])
+    probable = [(answer, probability) for answer, probability in row["probable"]]
+    return AnswerExample(image, row["question"], probable, truth, row["score"])
 
 
 def build_module(

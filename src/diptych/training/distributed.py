@@ -237,6 +237,11 @@ def _cpu_computes_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def is_main_rank() -> bool:
+    """Whether this process is rank 0 of torchrun's processes, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 @contextmanager
 def processes(device: str = "auto") -> Iterator[Group]:
     """The process group that torchrun started, or this process only. gloo on CPU, nccl on CUDA."""

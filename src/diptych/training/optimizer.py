@@ -1,4 +1,4 @@
-"""AdamW with the parameter groups of the BERT family, and the learning-rate schedule as a function of the step."""
+"""The optimizer, AdamW or SGD, and the learning-rate schedule as a function of the step."""
 
 from __future__ import annotations
 
@@ -8,29 +8,9 @@ from inspect import unwrap
 import torch
 from torch import nn
 
-from diptych.config.training import Optimizer, steps_of
-from diptych.modules.position import RelativePositions
+from diptych.config.training import Optimizer, Training, steps_of
 from diptych.protocols import student_of
-from diptych.training.distributed import is_sharded
-
-_HEADS = ("heads.", "head.", "rank.")  # parameters of pre-training and task heads, outside `model`
-_NOT_DECAYED = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm, RelativePositions)
-
-
-def decayed(module: nn.Module) -> dict[str, bool]:
-    """Whether weight decay applies to each trainable parameter: to all but biases, norms and scalars.
-
-    As in ViLT (vilt_utils.set_schedule), class tokens, position and type embeddings are decayed; as in VLMo
-    (vlmo_utils.set_schedule), relative positions count as biases.
-    """
-    return {
-        f"{prefix}.{name}" if prefix else name: not (
-            name.endswith("bias") or isinstance(m, _NOT_DECAYED) or p.dim() == 0
-        )
-        for prefix, m in module.named_modules()
-        for name, p in m.named_parameters(recurse=False)
-        if p.requires_grad
-    }
+from diptych.training.parameter_groups import parameter_groups
 
 
 class EagerAdamW(torch.optim.AdamW):
@@ -44,52 +24,54 @@ class EagerAdamW(torch.optim.AdamW):
     step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
 
 
-def adamw(module: nn.Module, settings: Optimizer) -> EagerAdamW:
-    """AdamW over the trainable parameters of a module; each group has a `multiplier` of the learning rate.
+class EagerSGD(torch.optim.SGD):
+    """torch's SGD, without the wrappers for torch.compile (see `EagerAdamW`)."""
 
-    Raises ValueError if no parameter is trainable.
+    add_param_group = unwrap(torch.optim.SGD.add_param_group)
+    zero_grad = unwrap(torch.optim.SGD.zero_grad)
+    step = torch.no_grad()(unwrap(torch.optim.SGD.step))
+
+
+def build_optimizer(module: nn.Module, settings: Optimizer) -> EagerAdamW | EagerSGD:
+    """The optimizer over the trainable parameters of a module; each group has a `multiplier` of the learning rate.
+
+    Raises ValueError: see `parameter_groups`.
     """
     module = student_of(module)  # a momentum teacher has no gradients
-    rule = decayed(module)
-    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
-    for name, p in module.named_parameters():  # a tied parameter is listed once, under its first name
-        if p.requires_grad:
-            # fused kernels take either sharded or unsharded parameters, not both
-            kind = (rule[name], name.startswith(_HEADS), is_sharded(p))
-            groups.setdefault(kind, []).append(p)
-    if not groups:
-        raise ValueError("nothing to train: no parameter requires a gradient")
-    return EagerAdamW(
-        [
-            {
-                "params": params,
-                "weight_decay": settings.weight_decay if decay else 0.0,
-                "multiplier": settings.head_lr_multiplier if head else 1.0,
-            }
-            for (decay, head, _), params in groups.items()
-        ],
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        eps=settings.eps,
-        # one kernel for all parameters; on CPU, 8 times faster than the Python loop
-        fused=next(module.parameters()).device.type in ("cpu", "cuda"),
-    )
+    groups = parameter_groups(module, settings)
+    # one kernel for all parameters; on CPU, 8 times faster than the Python loop
+    fused = next(module.parameters()).device.type in ("cpu", "cuda")
+    if settings.name == "sgd":
+        return EagerSGD(groups, lr=settings.learning_rate, momentum=settings.momentum, fused=fused)
+    return EagerAdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=fused)
 
 
-def learning_rate(step: int, steps: int, settings: Optimizer) -> float:
-    """The learning rate of a step in ``0 … steps - 1``: linear warm-up from above zero, then the decay."""
+def learning_rate(step: int, training: Training) -> float:
+    """The learning rate of a step in ``0 … training.steps - 1``: linear warm-up from above zero, then the schedule.
+
+    With `rate_per_epoch`, that of the start of the step's epoch. Raises ValueError if the epochs are not known.
+    """
+    settings, steps = training.optimizer, training.steps
     warmup = steps_of(settings.warmup, steps)
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
-    left = (steps - step) / max(1, steps - warmup)  # from 1 to just above 0
+    position = math.floor(training.epochs_done(step)) * steps / training.epochs if settings.rate_per_epoch else step
+    if position < warmup:
+        return settings.learning_rate * (position + 1) / warmup
+    left = (steps - position) / max(1, steps - warmup)  # from 1 to just above 0
     match settings.schedule:
         case "constant":
             factor = 1.0
+        case "drops":
+            factor = settings.drop_factor ** sum(position >= steps_of(share, steps) for share in settings.drops)
         case "linear":
-            factor = left
+            factor = _down_to(settings.final_rate, left)
         case "cosine":
-            factor = 0.5 * (1 - math.cos(math.pi * left))
+            factor = _down_to(settings.final_rate, 0.5 * (1 - math.cos(math.pi * left)))
     return settings.learning_rate * factor
+
+
+def _down_to(final: float, factor: float) -> float:
+    """A factor that falls from 1 to 0, made to fall to `final`."""
+    return final + (1 - final) * factor
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -1,4 +1,4 @@
-"""One optimizer step: term counts, forward and backward of the micro-batches, gradient clipping, AdamW."""
+"""One optimizer step: term counts, forward and backward of the micro-batches, gradient clipping, the optimizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diptych.data.loader import Loaded, Skipped
 from diptych.protocols import StepObserver, TrainStep, student_of
 from diptych.training.diagnostics import Diagnostics, Diverged
 from diptych.training.distributed import Group, average_scalars, checkpoint_activations, clip_grad_norm, uses_bf16
-from diptych.training.optimizer import adamw, learning_rate, set_learning_rate
+from diptych.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from diptych.utils.rng import random_words
 
 
@@ -35,7 +35,7 @@ class OptimizerStep:
         if settings.activation_checkpointing:
             checkpoint_activations(module)
         self.parallel = group.wrap(module, settings.parallel)
-        self.optimizer = adamw(module, settings.optimizer)  # after sharding: over this rank's shards
+        self.optimizer = build_optimizer(module, settings.optimizer)  # after sharding: over this rank's shards
         self.is_sharded = group.world > 1 and settings.parallel == "fsdp"
         bf16 = uses_bf16(group.device, settings.precision, module)
         self.autocast = torch.autocast(group.device.type, torch.bfloat16, enabled=bf16)
@@ -52,7 +52,7 @@ class OptimizerStep:
         Raises:
             Diverged: A loss or gradient is not finite; no weight has changed.
         """
-        seed, steps, options = self.settings.seed, self.settings.steps, self.settings.optimizer
+        seed, options = self.settings.seed, self.settings.optimizer
         torch.manual_seed(int(random_words(seed, step, [self.group.rank], "dropout", 1)[0, 0] >> 1))
         batches = [x.batch.to(self.group.device, non_blocking=True) for x in loaded]
         counts, samples, skipped = self._counts(batches, [s for x in loaded for s in x.skipped])
@@ -76,7 +76,7 @@ class OptimizerStep:
             diagnostics.check_gradients(step, student_of(self.module))
         if not norm < float("inf"):
             raise Diverged(diagnostics.record_not_finite(step, "the gradient", norm))
-        rate = learning_rate(step, steps, options)
+        rate = learning_rate(step, self.settings)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

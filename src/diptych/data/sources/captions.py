@@ -14,8 +14,8 @@ from diptych.data.sources import cells, formats
 from diptych.data.sources.base import Captioned, DataError, NoSplit
 from diptych.data.sources.copies import byte_range, same_bytes
 from diptych.data.sources.division import Row, divide
-from diptych.data.sources.formats import Entry, check_layout
-from diptych.data.sources.paths import APART, Folder, data_folders, data_in_json, read_text
+from diptych.data.sources.formats import Entry
+from diptych.data.sources.paths import APART, Folder, check_layout, data_folders, data_in_json, read_text
 from diptych.data.sources.splits import SEVERAL, named_split, requested_split
 
 TABLES = (".csv", ".tsv", ".jsonl")

@@ -12,12 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from diptych.config.data import USUAL_LAYOUT, Columns, Layout
+from diptych.config.data import USUAL_LAYOUT, Columns
 from diptych.config.spelling import suggest_name
 from diptych.data.sources.base import DataError
 from diptych.data.sources.cells import text
 from diptych.data.sources.division import Row
-from diptych.data.sources.paths import check_images_root, listed, need, read_rows
+from diptych.data.sources.paths import listed, need, read_rows
 from diptych.data.sources.splits import known_split, named_split
 
 
@@ -136,17 +136,6 @@ def unread(row: Any, columns: Columns, read: Sequence[str]) -> str:
     names = {getattr(columns, column, column).lower() for column in ("image", "split", *read)}
     others = [str(key) for key in row if str(key).strip().lower() not in names]
     return f"; columns not read: {', '.join(others[:12])}{', …' if len(others) > 12 else ''}" if others else ""
-
-
-def check_layout(spec: str, layout: Layout) -> None:
-    """Raises DataError for a layout that the data have not, or a folder of images that does not exist."""
-    tars, scenes = spec.endswith(".tar"), spec.partition(":")[0] == "scenes"
-    if layout.images_root and (tars or scenes):
-        raise DataError(f"--images_root is for files that name images, and {spec} contains them: leave it out")
-    if layout.columns != USUAL_LAYOUT.columns and scenes:
-        raise DataError(f"--columns is for tables, and {spec} is none: leave it out")
-    if layout.images_root:
-        check_images_root(layout.images_root)
 
 
 def check_no_columns(path: Path, columns: Columns) -> None:

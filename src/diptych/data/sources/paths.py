@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from diptych.config.data import USUAL_LAYOUT, Layout
 from diptych.config.spelling import suggest_name
 from diptych.data.sources.base import DataError
 from diptych.utils.io import InvalidJSON, decode_json
@@ -138,6 +139,17 @@ class Folder:
             place = self.root / head
             self._listings[head] = {e.name for e in os.scandir(place) if e.is_file()} if place.is_dir() else set()
         return self._listings[head]
+
+
+def check_layout(spec: str, layout: Layout) -> None:
+    """Raises DataError for a layout that the data have not, or a folder of images that does not exist."""
+    tars, scenes = spec.endswith(".tar"), spec.partition(":")[0] == "scenes"
+    if layout.images_root and (tars or scenes):
+        raise DataError(f"--images_root is for files that name images, and {spec} contains them: leave it out")
+    if layout.columns != USUAL_LAYOUT.columns and scenes:
+        raise DataError(f"--columns is for tables, and {spec} is none: leave it out")
+    if layout.images_root:
+        check_images_root(layout.images_root)
 
 
 def check_images_root(images_root: str) -> None:

@@ -18,8 +18,8 @@ from diptych.data.sources.captions import TABLES, by_name, choose, inside, table
 from diptych.data.sources.cells import answers as answers_in
 from diptych.data.sources.cells import optional_text, text
 from diptych.data.sources.division import Row, divide
-from diptych.data.sources.formats import check_layout, check_no_columns, check_split_columns, heading, table, unread
-from diptych.data.sources.paths import Folder, data_in_json, need, read_rows, read_text
+from diptych.data.sources.formats import check_no_columns, check_split_columns, heading, table, unread
+from diptych.data.sources.paths import Folder, check_layout, data_in_json, need, read_rows, read_text
 from diptych.data.sources.splits import known_split, named_split, requested_split
 
 KNOWN = "*questions*.json and *annotations*.json (VQA v2), or one .csv, .tsv, .jsonl with the columns"

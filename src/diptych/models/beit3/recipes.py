@@ -153,7 +153,7 @@ def vqa() -> Finetune:
     Differs: trained on the train split only; the paper adds val and Visual Genome.
     """
     optimizer = Optimizer(
-        learning_rate=3e-5, betas=(0.9, 0.98), weight_decay=0.01, warmup=0.1, schedule="cosine", head_lr_multiplier=20.0
+        learning_rate=3e-5, betas=(0.9, 0.98), weight_decay=0.01, warmup=0.1, schedule="cosine", part_rates=("head=20",)
     )
     images = ImageSettings(shorter_side=480, patch_size=16, square=True, augment=True)
     return vqa_v2("beit3.vqa", base(), images, 128, 10, optimizer)

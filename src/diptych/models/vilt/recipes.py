@@ -102,7 +102,7 @@ def vqa() -> Finetune:
 
     Differs: trained on the train split only; the paper adds val except 1,000 images.
     """
-    optimizer = Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1, head_lr_multiplier=10.0)
+    optimizer = Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1, part_rates=("head=10",))
     return vqa_v2("vilt.vqa", base(), base().images, 256, 10, optimizer)
 
 

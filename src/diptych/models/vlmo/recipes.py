@@ -207,7 +207,7 @@ def vqa() -> Finetune:
     Differs: trained on the train split only (the paper adds val); stochastic depth 0.1, as in pre-training
     (paper: 0.15).
     """
-    optimizer = Optimizer(learning_rate=3e-5, weight_decay=0.01, warmup=0.1, head_lr_multiplier=20.0)
+    optimizer = Optimizer(learning_rate=3e-5, weight_decay=0.01, warmup=0.1, part_rates=("head=20",))
     images = ImageSettings(shorter_side=480, patch_size=16, square=True, augment=True)
     return vqa_v2("vlmo.vqa", base(), images, 128, 10, optimizer)
 
