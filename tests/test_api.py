@@ -394,7 +394,7 @@ def test_a_decoder_of_answers_generates_or_ranks(tmp_path: Path, photos: list[Pa
 def test_what_a_model_cannot_do_is_said_in_one_sentence(tmp_path: Path, photos: list[Path], blip: diptych.VLM):
     vilt = diptych.load(saved_run("vilt.base", tmp_path / "vilt"), device="cpu")
     able = {name for name in OPERATIONS if vilt.can(name)}
-    assert able == {"features", "fuse", "score", "itm"} and not vilt.can("both")
+    assert able == {"features", "fuse", "score", "itm", "ground"} and not vilt.can("both")
     assert {name for name in OPERATIONS if not blip.can(name)} == {"answer", "classify", "predict"} and blip.can("both")
     calls: dict[str, Any] = {
         "embed_images": lambda: vilt.embed_images(photos),

@@ -22,7 +22,7 @@ LEVELS = (
     ("encoders",),
     ("models", "objectives", "generation", "training"),
     ("inference",),
-    ("config/run",),
+    ("config/run", "attribution"),
     ("tasks",),
     ("models/*/checkpoint",),
     ("models/*/recipes",),

@@ -26,7 +26,7 @@ from diptych.config.spelling import suggest_name
 from diptych.config.tasks import Evaluation, check_settings_of_task, evaluation_of
 from diptych.data.examples import MAX_TEXT_CHARS
 from diptych.data.images.loading import with_images
-from diptych.data.sources.base import DataError
+from diptych.data.sources.base import Box, DataError
 from diptych.data.sources.pairs import PREFIX, read_pairs
 from diptych.data.sources.photos import ImageInput, Photos, open_photos
 from diptych.data.tokenizers.tokenizer import Tokenizer
@@ -49,6 +49,7 @@ from diptych.runs.pretrain import pretrain
 from diptych.tasks.captioning import CaptionOptions, generate_captions
 from diptych.tasks.classification import top_classes
 from diptych.tasks.common import encode_texts
+from diptych.tasks.grounding import ground
 from diptych.tasks.operations import check_operation, finetuned_task, why_unsupported
 from diptych.tasks.pair_scores import (
     IMAGE_BATCH,
@@ -76,6 +77,13 @@ class Prediction(NamedTuple):
 
     text: str
     probability: float
+
+
+class Region(NamedTuple):
+    """A box x1, y1, x2, y2 in pixels of the upright image, and how likely a phrase refers to it (`VLM.ground`)."""
+
+    box: Box
+    score: float
 
 
 @runtime_checkable
@@ -110,7 +118,7 @@ class VLM:
         self.loaded, self.dtype = loaded, dtype or torch.float32
 
     def __repr__(self) -> str:
-        shown = "embed_images", "embed_texts", *SCORES, "caption", "answer", "classify", "predict"
+        shown = "embed_images", "embed_texts", *SCORES, "caption", "answer", "classify", "ground", "predict"
         can = ", ".join(filter(self.can, shown))
         return f"VLM({type(self.model).__name__} on {self.device.type}; can: {can})"
 
@@ -448,10 +456,26 @@ class VLM:
         with self._computing():
             for places, image in self.image_processor.batches(photos, BATCH, on_error, rows):
                 text = self._encode([strings[columns[place]] for place in places]) if name else None
-                batch = with_images(Batch(0, 0, torch.arange(len(places)), text=text), image)
+                labels = {}
+                if task.pixels:
+                    labels["size"] = torch.tensor([photos.size(rows[place]) for place in places])
+                batch = with_images(Batch(0, 0, torch.arange(len(places)), text=text, labels=labels), image)
                 for place, output in zip(places, predict(self.loaded, batch.to(self.device)), strict=True):
                     outputs[place] = output
         return outputs
+
+    def ground(self, image: ImageInput, phrase: str) -> list[Region]:
+        """The regions of an image and the score of each for a phrase, the best first.
+
+        The score of a model fine-tuned on grounding is the probability that the phrase refers to the region. Other
+        models that match images and texts give the regions, or fixed boxes, and a score above 0 that compares them: by
+        the phrase's map (Grad-CAM; Li et al. 2021).
+
+        Raises UnsupportedOperation, DataError, BadSample.
+        """
+        check_operation(self.loaded, "ground")
+        with self._computing():
+            return [Region(*pair) for pair in ground(self.loaded, image, _texts(phrase)[0])]
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes config.json and model.safetensors, which `load` and all commands take; returns the folder.

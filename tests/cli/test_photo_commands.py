@@ -71,6 +71,16 @@ def test_words_are_what_is_neither_flag_nor_value(words: list[str], left: list[s
         ("answer runs/vqa photos photos/0.jpg", "the last argument must be the question, and 'photos/0.jpg' is a file"),
         ("score runs/clip photos", "no text given after the run and the photographs: diptych score RUN PHOTOS"),
         ("score runs/clip photos --texts nowhere.txt", "nowhere.txt: cannot be read (No such file or directory)"),
+        ("ground", None),
+        ("ground runs/blip", "no photograph given: diptych ground RUN PHOTO PHRASE"),
+        ("ground runs/blip photos/0.jpg", "no phrase given: diptych ground RUN PHOTO PHRASE"),
+        ("ground runs/blip photos/0.jpg a_dog photos/1.jpg", "'photos/1.jpg' is a file or folder, where a phrase was"),
+        ("ground runs/blip photos/0.jpg a_dog --map True", "--map is drawn into a picture: give --out, a file .png"),
+        ("ground runs/blip photos/0.jpg a_dog --layer -2", "layer must be in [-1, 1000]: got -2"),
+        ("ground runs/blip photos/0.jpg a_dog --method cam", "--method: expected one of itm, itc, got 'cam'"),
+        ("ground runs/blip photos a_dog", "photos: expected one photograph, got 3; give the path of one"),
+        ("ground runs/blip photos/0.jpg a_dog --out x.jpg", "--out x.jpg: expected a file .png"),
+        ("ground nowhere photos/0.jpg a_dog", "nowhere: no such folder; expected a run folder"),
         ("embed runs/clip photos", "--out is missing: give a file .npz, .npy or .safetensors"),
         ("embed runs/clip --out x.npz", "no photographs given: diptych embed RUN PHOTOS, or embed RUN --texts FILE"),
         ("embed runs/clip photos --texts texts.txt --out x.npz", "photographs or --texts, not both: remove photos"),
@@ -170,3 +180,18 @@ def test_a_reader_that_ends_early_ends_the_command_without_a_message(blip: str, 
     process.stdout.close()
     assert process.wait(120) == 141
     assert process.stderr.read() == ""
+
+
+@pytest.mark.slow
+def test_ground_prints_a_row_for_each_phrase_or_writes_a_picture(
+    blip: str, folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["ground", blip, "photos/0.jpg", "a dog", "naïve 北京", "--device", "cpu"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [list(row) for row in rows] == [["image", "phrase", "box", "score", "method"]] * 2
+    assert [row["phrase"] for row in rows] == ["a dog", "naïve 北京"]
+    assert (
+        main(["ground", blip, "photos/0.jpg", "a dog", "--device", "cpu", "--out", "boxed.png", "--map", "True"]) == 0
+    )
+    assert capsys.readouterr().out == "boxed.png: 1 phrase\n"
+    assert (folder / "boxed.png").is_file()

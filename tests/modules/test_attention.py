@@ -11,9 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from diptych.modules.attention import (
+    Causal,
+    CrossAttention,
     SelfAttention,
+    SharedContext,
     _attend_padded,
     _softmax_attention,
+    causal,
+    retain_attention,
     scaled_dot_product_attention,
 )
 from diptych.modules.packed_attention import attend_grouped, attend_jagged
@@ -162,3 +167,63 @@ def test_a_sample_attends_to_no_other_sample():
 def test_dim_must_be_divisible_by_the_number_of_heads():
     with pytest.raises(ValueError, match="dim 10 is not divisible by num_heads 4"):
         SelfAttention(10, 4)
+
+
+def self_attention(tokens: Tokens, bias: Tensor | None = None) -> Tensor:
+    return attention()(tokens, None, bias).pack().values
+
+
+def causal_attention(tokens: Tokens) -> Tensor:
+    return attention()(tokens, Causal()).pack().values
+
+
+def masked_and_biased(tokens: Tokens) -> Tensor:
+    n = tokens.mask.shape[1]
+    bias = torch.randn(HEADS, n, n, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return attention()(tokens, causal(n, n), bias).pack().values
+
+
+def cross_attention(tokens: Tokens) -> Tensor:
+    torch.manual_seed(1)
+    return CrossAttention(WIDTH, HEADS).double()(tokens, tokens.index_samples(torch.tensor([1, 2, 0]))).pack().values
+
+
+def shared_cross_attention(tokens: Tokens) -> Tensor:
+    torch.manual_seed(1)
+    context = SharedContext(tokens.index_samples(torch.tensor([1, 2])), torch.tensor([0, 0, 1]))
+    return CrossAttention(WIDTH, HEADS).double()(tokens, context).pack().values
+
+
+@pytest.mark.parametrize(
+    "compute", [self_attention, causal_attention, masked_and_biased, cross_attention, shared_cross_attention]
+)
+@pytest.mark.parametrize("pack", [False, True])
+def test_retained_attention_has_the_same_output(compute: Callable[[Tokens], Tensor], pack: bool):
+    """In either layout; the probabilities of each real query sum to 1 over the keys that are not padding."""
+    at = layout([3, 1, 4])
+    tokens = Tokens(padded_values(at, 0), at)
+    tokens = tokens.pack() if pack else tokens
+    wanted = compute(tokens)
+    with retain_attention(lambda query, key: False) as none:
+        torch.testing.assert_close(compute(tokens), wanted, rtol=1e-9, atol=1e-9)
+    with retain_attention(lambda query, key: True) as maps:
+        got = compute(tokens)
+    torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
+    assert not none
+    (one,) = maps
+    rows = one.probabilities.transpose(1, 2)[one.query.mask]  # tokens, heads, keys
+    torch.testing.assert_close(rows.sum(-1), torch.ones(len(rows), HEADS, dtype=torch.float64))
+    keys = one.key.mask[:, None, None].expand_as(one.probabilities)
+    assert (one.probabilities.masked_fill(keys, 0).transpose(1, 2)[one.query.mask] == 0).all()
+
+
+def test_retained_attention_has_gradients_where_the_weights_have_none():
+    at = layout([3, 1, 4])
+    module = attention().requires_grad_(False)
+    with retain_attention(lambda query, key: True) as maps:
+        out = module(Tokens(padded_values(at, 0), at))
+    (gradient,) = torch.autograd.grad(out.values.sum(), maps[0].probabilities)
+    assert gradient.abs().sum() > 0
+    with torch.no_grad(), retain_attention(lambda query, key: True) as maps:
+        module(Tokens(padded_values(at, 0), at))
+    assert not maps[0].probabilities.requires_grad

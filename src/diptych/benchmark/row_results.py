@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,8 @@ def same_run(folder: Path, run: Pretrain) -> bool:
     """Whether a folder contains this run, on the same features. The name, device and speed settings may differ."""
     if not (folder / "run.json").is_file():
         return False
-    existing, _ = read_run(folder)
+    existing, facts = read_run(folder)
+    run = replace(run, training=run.training.for_examples(facts["examples"]))
     return _identity(existing) == _identity(run) and not changed_features(read_config(folder))
 
 
@@ -82,13 +83,15 @@ def _identity(run: Pretrain | Finetune) -> dict[str, Any]:
     return training.identity(run) | {"init_from": Path(run.init_from).name, "training": settings.identity(run.training)}
 
 
-def is_trained(folder: Path, run: Pretrain) -> bool:
-    """Whether a folder contains all steps of a run."""
+def is_trained(folder: Path) -> bool:
+    """Whether a folder contains a finished run."""
     try:
         state = checkpoint.read_training_state(folder)
     except CheckpointError:  # training reports the damage and resumes from the checkpoint before
         return False
-    return state is not None and state["step"] >= run.training.steps and (folder / checkpoint.MODEL).is_file()
+    if state is None or not (folder / checkpoint.MODEL).is_file():
+        return False
+    return checkpoint.is_finished(state, read_run(folder)[0].training.steps)
 
 
 def stored_metrics(folder: Path, run: Pretrain, evaluation: Evaluation) -> Scores | None:
@@ -105,7 +108,7 @@ def stored_metrics(folder: Path, run: Pretrain, evaluation: Evaluation) -> Score
 
 def stage_result(folder: Path, run: Pretrain, evaluations: Mapping[str, Evaluation]) -> StageResult | None:
     """The result of a run that is trained and evaluated on all tasks of `evaluations`; None if it is not."""
-    if not same_run(folder, run) or not is_trained(folder, run):
+    if not same_run(folder, run) or not is_trained(folder):
         return None
     scores = {task: stored_metrics(folder, run, evaluation) for task, evaluation in evaluations.items()}
     if None in scores.values():
@@ -116,7 +119,7 @@ def stage_result(folder: Path, run: Pretrain, evaluations: Mapping[str, Evaluati
     state = checkpoint.read_training_state(folder) or {}
     return StageResult(
         recipe=run.recipe,
-        steps=run.training.steps,
+        steps=state["step"],
         minutes=state["seconds"] / 60,
         parameters=sum(p.numel() for p in module.parameters() if p.requires_grad),
         losses=losses(folder, tuple(module.weights), chance),

@@ -113,7 +113,7 @@ def run_stages(stages: list[Stage]) -> None:
     for stage in stages:
         if (stage.folder / "run.json").is_file() and not same_run(stage.folder, stage.run):
             raise RunError(f"{stage.folder} contains a run of other settings; give another --out, or remove it")
-        if not is_trained(stage.folder, stage.run):
+        if not is_trained(stage.folder):
             pretrain(stage.run, stage.folder)
         for evaluation in stage.evaluations.values():
             if stored_metrics(stage.folder, stage.run, evaluation) is None:

@@ -19,6 +19,7 @@ COMMANDS = {
     "caption": "caption photographs",
     "answer": "answer a question about photographs",
     "score": "score how well texts match photographs",
+    "ground": "draw the box in a photograph that a phrase refers to",
     "predict": "run a fine-tuned run's own task on photographs",
     "embed": "embed photographs or texts as vectors",
     "baselines": "scores of guessing without looking at the images, which a model must beat",

@@ -14,7 +14,7 @@ from diptych.cli.errors import UsageError, find_misspelt
 from diptych.config.choices import DEFAULT, Words, choose, chosen_members, fill, help_of_choice, walk
 from diptych.config.spelling import suggest_name, suggest_setting
 from diptych.config.validation import MAX_REPR_CHARS, check, preview
-from diptych.runs.recipes import recipes, unprefixed, without_prefix
+from diptych.runs.recipes import counted_by_steps, recipes, unprefixed, without_prefix
 from diptych.utils.terminal import echo
 
 T = TypeVar("T")
@@ -125,7 +125,8 @@ def apply_overrides(
     output = io.StringIO()
     try:
         with redirect_stderr(output), redirect_stdout(output):
-            return _parse(config, args, command)
+            given = [word.partition("=")[0].removeprefix("--") for word in args]
+            return counted_by_steps(_parse(config, args, command), given)
     except SystemExit:
         message = _one_line(_typed_flags(output.getvalue(), config))
     if extra := re.fullmatch(r"(?:Unrecognized options )?Unrecognized options: (.*)", message):

@@ -4,10 +4,13 @@ Scores of guessing without looking at the images, which a model must beat. Needs
 
 Examples:
   diptych baselines --task vqa --data daquar/ --split val
+  diptych baselines --task grounding --data refcoco+/ --split testA
   diptych baselines --task retrieval --data flickr8k/ --gallery 1000 --out chance.json
 
   --task vqa         the most common answer of the train split; that of the question's type, if the data has types;
                      and that of the same question, else of questions with the same first two words
+  --task grounding   a random, the largest and the central region, and the best one, which bounds any choice: of 14 and
+                     of 36 fixed boxes, and of the true boxes of the image
   --task retrieval, matching   chance, and the chance level of the losses
   --gallery N, --captions N    as for evaluate
   --out FILE         write JSON too; without it nothing is written
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 class Baselines:
     """The task and data to guess on."""
 
-    task: Literal["vqa", "retrieval", "matching"] = "vqa"
+    task: Literal["vqa", "retrieval", "grounding", "matching"] = "vqa"
     data: Text = "scenes"  # a folder, a file, tar shards, or synthetic data: scenes, scenes:2000
     split: Text = "val"
     gallery: CountOrZero = 0  # retrieval, matching: only the first N images; 0: all
@@ -45,9 +48,9 @@ def baselines_command(args: list[str]) -> None:
     from diptych.runs.baselines import baselines
 
     gallery = {name: value for name in ("gallery", "captions") if (value := getattr(config, name))}
-    if gallery and config.task == "vqa":
+    if gallery and config.task in ("vqa", "grounding"):
         raise UsageError(
-            f"--{' and --'.join(gallery)} are for images with captions, and the task is vqa; leave them out"
+            f"--{' and --'.join(gallery)} are for images with captions, and the task is {config.task}; leave them out"
         )
     scores = baselines(evaluation_of(config.task, data=config.data, split=config.split, **gallery))
     _print(f"{config.task} without looking: {config.data}, split {config.split}", scores)

@@ -20,7 +20,8 @@ Examples:
   --rerank_by HOW  the score to re-rank by: itm (ITM), sum (ITM + cosine) or product (ITM x contrastive
                    probability)
   --num_beams N    captioning: beam size
-  --ablate PART    vqa: hide the image or the text of every question
+  --ablate PART    vqa, grounding: hide the image or the text of every sample
+  --proposals true  grounding: the true boxes of each image are the regions, in place of those that the model reads
   --shuffle_captions True  control: captions are shuffled between images, so every score must fall to chance
 
 Scores are printed with 95 % intervals, for which the photographs are resampled. An evaluation that was interrupted

@@ -15,7 +15,7 @@ Examples:
   --from RUN       the pre-trained run (the setting init_from)
   --recipe RECIPE  without --from, an untrained model: the baseline that pre-training must beat. A system's own recipe
                    for the task may be named here too
-  --ablate PART    vqa: hide the image or the text of every question: the baselines that a model must beat
+  --ablate PART    vqa, grounding: hide the image or the text of every sample: the baselines that a model must beat
   --out DIR        the run folder
 """
 

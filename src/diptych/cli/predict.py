@@ -8,11 +8,12 @@ Examples:
 
   RUN              a run of diptych finetune, or an imported model for a task
   PHOTOS           files, folders (with their subfolders) and globs
-  TEXT             the last argument, in quotes, if the task has texts: a question of vqa, a text of retrieval
+  TEXT             the last argument, in quotes, if the task has texts: a question of vqa, a text of retrieval, a
+                   phrase of grounding
   --out FILE       one row for each photograph: {"image": path, the text if there is one, and the task's outputs}:
                    of classification "class", "probability" and "probable"; of vqa "answer" and "probability"; of
-                   retrieval "score". For a file that is no readable image "error" in their place. Without --out the
-                   rows are printed
+                   retrieval "score"; of grounding "box" (x1, y1, x2, y2 in pixels), "probability" and "probable". For
+                   a file that is no readable image "error" in their place. Without --out the rows are printed
 
 The same command, given again, adds the photographs that have no row yet: after an interruption, or when the folder has
 new ones. Rows of another model or of another text are refused.

@@ -54,3 +54,14 @@ class Embed(PhotoCommand):
     texts: str = ""  # file with one text a line, in place of photographs
     out: str = ""  # .npz, .npy or .safetensors file
     batch_size: Samples = 64  # photographs or texts computed at a time
+
+
+@settings()
+class GroundPhrases:
+    """The box in a photograph that a phrase refers to."""
+
+    out: str = ""  # PNG file: the photograph with the boxes; empty: the boxes are printed
+    map: bool = False  # with --out: overlay the map of the phrase (Grad-CAM)
+    method: Literal["", "itm", "itc"] = ""  # Grad-CAM of the ITM or ITC score; empty: ITM if the model has it
+    layer: Annotated[int, Range(-1, 1000)] = -1  # Grad-CAM: layer whose attention is explained; -1: the default
+    device: Text = "auto"  # "auto" prefers cuda, then mps, then cpu

@@ -18,12 +18,17 @@ OTHER_NAMES = {
     "optimizer.max_grad_norm": (
         "grad_clip clip_grad max_grad_norm gradient_clip gradient_clip_val grad_clip_norm clip_grad_norm"
     ),
+    "optimizer.name": "optim opt optimizer_type optimizer_name",
+    "optimizer.final_rate": "min_lr min_lr_ratio eta_min lrf final_lr",
+    "optimizer.layer_decay": "layer_decay llrd layerwise_decay layer_lr_decay layer_wise_decay",
+    "optimizer.part_rates": "head_lr_multiplier head_lr lr_mult lr_multiplier param_groups",
     "optimizer.betas": "adam_beta1 adam_beta2 beta1 beta2",
     "optimizer.eps": "adam_epsilon epsilon",
     "batch_size": "batch bs bsz train_batch_size per_device_train_batch_size global_batch_size",
-    "steps": (
-        "epoch epochs num_epochs num_train_epochs max_epochs max_steps num_steps iters iterations max_iters total_steps"
-    ),
+    "steps": "max_steps num_steps iters iterations max_iters total_steps",
+    "epochs": "epoch num_epochs num_train_epochs max_epochs total_epochs",
+    "keep_best": "monitor save_best metric_for_best_model load_best_model_at_end",
+    "stop_after": "early_stop early_stopping early_stopping_patience",
     "grad_accum": "accumulate gradient_accumulation_steps accum accum_freq accumulate_grad_batches accumulation_steps",
     "precision": "amp fp16 bf16 fp32 dtype mixed_precision half",
     "workers": "num_workers dataloader_num_workers nw",

@@ -62,7 +62,18 @@ class RetrievalOptions:
         return self.negative_texts + self.negative_images + self.hard_texts + self.hard_images
 
 
-FinetuningOptions = NoOptions | VQAOptions | RetrievalOptions
+@settings()
+class GroundingOptions:
+    """The fine-tuning for the grounding of phrases."""
+
+    # regions in training: model: those that the model reads; joined: with the true boxes of the image (ViLBERT);
+    # true: these only
+    proposals: Literal["model", "joined", "true"] = "model"
+    true_regions: str = ""  # detector features of the true boxes (.tsv, LMDB, or a folder of .npz); empty: by the CNN
+    ablate: Literal["", "image", "text"] = ""  # hide the image or the text in training and evaluation (baseline)
+
+
+FinetuningOptions = NoOptions | VQAOptions | RetrievalOptions | GroundingOptions
 """The settings that the fine-tuning of each task has; a class for each task that has any."""
 
 
@@ -72,7 +83,7 @@ class Evaluation(DataSettings):
 
     Class attributes: the name of the `task`; for tasks that models are fine-tuned for, the `untrained` recipe whose
     model supports it, and the class of the `options` of fine-tuning; what the `text` of a sample is called ("" if there
-    is none); the `splits` that only its data have.
+    is none); the `splits` that only its data have; whether its output is in `pixels` of the photograph.
     """
 
     task: ClassVar[str] = ""
@@ -80,6 +91,7 @@ class Evaluation(DataSettings):
     untrained: ClassVar[str] = ""
     options: ClassVar[type[FinetuningOptions]] = NoOptions
     splits: ClassVar[tuple[str, ...]] = ()
+    pixels: ClassVar[bool] = False
 
     data: str = ""  # empty: the run's training data; needed for a model without a run.json, as an imported one
     split: Text = "val"
@@ -176,8 +188,40 @@ class Classification(Evaluation):
     untrained: ClassVar[str] = "vit.base"
 
 
+@settings()
+class Grounding(Evaluation):
+    """Grounding of phrases: share of phrases whose best region has an IoU above 0.5 with the true box."""
+
+    task: ClassVar[str] = "grounding"
+    text: ClassVar[str] = "phrase"
+    splits: ClassVar[tuple[str, ...]] = ("testA", "testB")
+    pixels: ClassVar[bool] = True
+    untrained: ClassVar[str] = "vilbert.small"
+    options: ClassVar[type[FinetuningOptions]] = GroundingOptions
+
+    proposals: Literal["model", "true"] = "model"  # regions: those that the model reads, or the true boxes of the image
+    true_regions: str = ""  # detector features of the true boxes; empty: by the CNN
+    ablate: Literal["", "image", "text"] = ""  # hide the image or the text (baseline)
+    # weakly supervised: score regions by Grad-CAM of the ITM or ITC score; empty: by the grounding head, or without one
+    # by ITM, else ITC
+    method: Literal["", "itm", "itc"] = ""
+    layer: Annotated[int, Range(-1, 1000)] = -1  # Grad-CAM: layer whose attention is explained; -1: the default
+
+    @property
+    def condition(self) -> str:
+        return f"{self.ablate} ablated (baseline)" if self.ablate else ""
+
+    def of_run(self, options: FinetuningOptions) -> Evaluation:
+        """The evaluation of a run, whose image or text stays hidden if it was in training."""
+        if not isinstance(options, GroundingOptions):
+            return self
+        return replace(
+            self, ablate=self.ablate or options.ablate, true_regions=self.true_regions or options.true_regions
+        )
+
+
 EVALUATIONS: dict[str, type[Evaluation]] = {
-    evaluation.task: evaluation for evaluation in (Retrieval, Captioning, VQA, Matching, Classification)
+    evaluation.task: evaluation for evaluation in (Retrieval, Captioning, VQA, Grounding, Matching, Classification)
 }
 """The evaluation of each task, by the task's name."""
 

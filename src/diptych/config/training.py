@@ -100,7 +100,7 @@ class Training:
     log_every: Count = 10  # steps per row of metrics.jsonl
     evaluate_every: CountOrZero = 0  # steps between validations; 0: only at the end
     evaluate_epochs: Epochs = 0.0  # epochs between validations, in place of `evaluate_every`; 0: by steps
-    # validation metric, such as vqa/accuracy or itm, by which the best weights are saved; empty: the last weights are
+    # validation metric, such as vqa/score or itm, by which the best weights are saved; empty: the last weights are
     keep_best: str = ""
     stop_after: CountOrZero = 0  # validations without a better `keep_best` after which the run ends; 0: never
     checkpoint_every: Count = 200  # steps between checkpoints; a shorter run saves after half of its steps

@@ -23,12 +23,14 @@ from diptych.config.objectives import Objectives
 from diptych.config.run import Finetune, Pretrain
 from diptych.config.tasks import FINETUNED, VQAOptions
 from diptych.config.training import Optimizer, Training
-from diptych.models.configs import Model
+from diptych.models.configs import Model, RegionModel
 
 FINETUNING = Optimizer(learning_rate=1e-4, weight_decay=0.01, warmup=0.1)
 OPTIMIZERS = {
     # the new head has ten times the learning rate, as in the ViLT paper
     "vqa": replace(FINETUNING, learning_rate=3e-4, part_rates=("head=10",)),
+    # few regions overlap with the true box: that must be learned first
+    "grounding": replace(FINETUNING, learning_rate=5e-4, weight_decay=0.05, schedule="cosine"),
     "classification": Optimizer(learning_rate=5e-4, weight_decay=0.05, warmup=0.1, schedule="cosine"),
 }
 """The optimizer of each task that has not that of FINETUNING."""
@@ -43,6 +45,7 @@ def finetuning(task: str, run: Pretrain) -> Finetune:
         options=FINETUNED[task].options(),
         model=run.model,
         images=run.images,
+        embedders=run.embedders if isinstance(run.model, RegionModel) else Embedders(),  # others read pixels
         training=training,
         init_scale=run.init_scale,
     )

@@ -7,7 +7,9 @@ With modules/packed_attention.py and modules/tokens.py the only file that depend
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -226,6 +228,62 @@ class Causal:
     padding: bool = True
 
 
+class AttentionMap(NamedTuple):
+    """The attention probabilities of one layer, as a node of the graph that its output is computed from."""
+
+    probabilities: Float[Tensor, "b h n m"]
+    query: Layout
+    key: Layout
+
+
+class _Retained(NamedTuple):
+    chosen: Callable[[Layout, Layout], bool]
+    maps: list[AttentionMap]
+
+
+_retained: ContextVar[_Retained | None] = ContextVar("retained attention", default=None)
+
+
+@contextmanager
+def retain_attention(chosen: Callable[[Layout, Layout], bool]) -> Iterator[list[AttentionMap]]:
+    """Context in which some layers compute attention unfused and keep its probabilities; outputs are the same.
+
+    Args:
+        chosen: called with the layouts of queries and keys of each attention layer, in the order of computation;
+            returns whether its probabilities are kept. They have gradients even if the model's weights have none.
+
+    Yields: the kept probabilities, in the same order; padded, also for packed tokens.
+    """
+    before = _retained.set(retained := _Retained(chosen, []))
+    try:
+        yield retained.maps
+    finally:
+        _retained.reset(before)
+
+
+def _attend_retained(
+    values: Sequence[Tensor], num_heads: int, query_layout: Layout, key_layout: Layout,
+    allowed: Tensor | Causal | None, bias: Tensor | None, maps: list[AttentionMap],
+) -> Tensor:  # fmt: skip
+    """softmax(q kᵀ / √d) v, whose probabilities are added to `maps`; they are 0 at keys that are padding."""
+    layouts = query_layout, key_layout, key_layout
+    padded = [Tokens(x, layout).to_padded() for x, layout in zip(values, layouts, strict=True)]
+    q, k, v = (_split_heads(x, num_heads) for x in padded)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # b h n m
+    if bias is not None:
+        scores = scores + bias
+    mask = key_layout.mask[:, None, None, :]
+    if allowed is not None:
+        allowed = causal(q.shape[2], k.shape[2], q.device) if isinstance(allowed, Causal) else allowed
+        mask = mask & (allowed[:, None] if allowed.dim() == 3 else allowed)
+    probabilities = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
+    if torch.is_grad_enabled() and not probabilities.requires_grad:
+        probabilities.requires_grad_()
+    maps.append(AttentionMap(probabilities, query_layout, key_layout))
+    attended = Tokens((probabilities.to(v.dtype) @ v).transpose(1, 2).flatten(2), query_layout)
+    return attended.pack().values if values[0].dim() == 2 else attended.values
+
+
 def scaled_dot_product_attention(
     query: Float[Tensor, "*q d"], key: Float[Tensor, "*k d"], value: Float[Tensor, "*k d"],
     num_heads: int, query_layout: Layout, key_layout: Layout,
@@ -244,6 +302,9 @@ def scaled_dot_product_attention(
     On a GPU no kernel takes a mask or a bias for packed tokens: they are padded for the call.
     """
     check_same_samples(query_layout, key_layout)
+    if (retained := _retained.get()) is not None and retained.chosen(query_layout, key_layout):
+        values = query, key, value
+        return _attend_retained(values, num_heads, query_layout, key_layout, allowed, bias, retained.maps)
     if _in_groups(query):
         return _attend_grouped((query, key, value), num_heads, query_layout, key_layout, allowed, bias)
     if isinstance(allowed, Causal):
@@ -351,7 +412,7 @@ class SelfAttention(nn.Module):
     ) -> Tokens:  # fmt: skip
         """The tokens after self-attention. With a `cache`, the newest `tokens` attend to cached ones too."""
         values, key_layout = self._project(tokens.values), tokens.layout
-        if _in_groups(values) and cache is None:
+        if _in_groups(values) and cache is None and _retained.get() is None:
             context = _attend_grouped((values,), self.num_heads, key_layout, key_layout, allowed, bias)
             return Tokens(self.out(context), tokens.layout)
         query, key, value = values.chunk(3, -1)
@@ -400,6 +461,8 @@ class CrossAttention(nn.Module):
     def forward(self, tokens: Tokens, context: Context) -> Tokens:
         """The tokens after cross-attention; with a `SharedContext`, each context is projected once."""
         query = self.query(tokens.values)
+        if _retained.get() is not None:
+            context = expanded(context)
         if isinstance(context, SharedContext):
             attended = self._attend_shared(query, tokens.layout, context)
         else:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import torch
 
 from diptych.config.run import Pretrain
+from diptych.config.training import Training
 from diptych.planning.accelerators import ACCELERATORS, Accelerator, parse_gpus
 from diptych.planning.profile import Profile, profile
 from diptych.utils.memory import available_memory
 
 USABLE_MEMORY = 0.92  # the share of a device's memory that a run can use
-FP32, ADAM = 4, 8  # bytes per number, and of AdamW's two moments per parameter
+FP32 = 4  # bytes per number
+MOMENTS = {"adamw": 8, "sgd": 4}  # bytes of the optimizer's state per parameter: AdamW has two moments, SGD one
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Estimate:
 
     profile: Profile
     device: Accelerator
+    training: Training  # of the run, with its steps if it counts by epochs
     ranks: int
     micro_batch: int  # samples
     bf16: bool  # whether matrix products are computed in bf16
@@ -63,10 +66,12 @@ def estimate(run: Pretrain, gpus: str, utilisation: float) -> Estimate:
             f"batch_size {training.batch_size} is not a multiple of {ranks} ranks x grad_accum {training.grad_accum}; "
             "change one of them"
         )
-    counts, device = profile(run), measure_cpu(count) if name == "cpu" else ACCELERATORS[name]
+    counts = profile(run)
+    training = training.for_examples(counts.num_examples)
+    device = measure_cpu(count) if name == "cpu" else ACCELERATORS[name]
     bf16 = name != "cpu" and training.precision != "fp32"
     micro_batch = training.batch_size // (ranks * training.grad_accum)
-    memory, max_micro_batch = _memory(counts, device, training.parallel == "fsdp", ranks, micro_batch, bf16)
+    memory, max_micro_batch = _memory(counts, training, device, ranks, micro_batch, bf16)
     cores = count or torch.get_num_threads()
     loaders = cores if name == "cpu" else training.workers
     seconds = _seconds(run, counts, device, ranks, bf16, utilisation, loaders)
@@ -78,6 +83,7 @@ def estimate(run: Pretrain, gpus: str, utilisation: float) -> Estimate:
     return Estimate(
         profile=counts,
         device=device,
+        training=training,
         ranks=ranks,
         micro_batch=micro_batch,
         bf16=bf16,
@@ -126,15 +132,16 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def _memory(
-    counts: Profile, device: Accelerator, sharded: bool, ranks: int, micro_batch: int, bf16: bool
+    counts: Profile, training: Training, device: Accelerator, ranks: int, micro_batch: int, bf16: bool
 ) -> tuple[dict[str, float], int]:
     """Bytes on each rank, by content; and the largest micro-batch that fits."""
-    share = 1 / ranks if sharded else 1.0
+    share = 1 / ranks if training.parallel == "fsdp" else 1.0
+    moments = "AdamW's moments" if training.optimizer.name == "adamw" else "SGD's momentum"
     size = 0.5 if bf16 else 1.0  # under autocast most activations are those of matrix products, kept in bf16
     memory = {
         "weights": FP32 * (counts.parameters * share + counts.buffers),
         "gradients": FP32 * counts.trained * share,
-        "AdamW's moments": ADAM * counts.trained * share,
+        moments: MOMENTS[training.optimizer.name] * counts.trained * share,
         "weights cast to bf16": 2.0 * counts.parameters * bf16,  # with those of a momentum teacher
         "activations": (counts.fixed.activation_bytes + counts.per_sample.activation_bytes * micro_batch) * size,
     }
@@ -154,8 +161,8 @@ def _seconds(
     size = 0.5 if bf16 else 1.0
     flops = training.grad_accum * counts.fixed.matmul_flops + samples * counts.per_sample.matmul_flops
     moved = (training.grad_accum * counts.fixed.bytes_moved + samples * counts.per_sample.bytes_moved) * size
-    # AdamW reads weights, gradients and moments, and writes weights and moments
-    moved += (3 * FP32 + 2 * ADAM) * counts.trained
+    # the optimizer reads weights, gradients and moments, and writes weights and moments
+    moved += (3 * FP32 + 2 * MOMENTS[training.optimizer.name]) * counts.trained
     # FSDP: two all-gathers and a reduce-scatter; DDP: an all-reduce, which costs two such passes
     passes = 3 if training.parallel == "fsdp" else 2
     exchanged = passes * FP32 * counts.trained * (ranks - 1) / ranks

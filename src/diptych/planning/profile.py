@@ -57,6 +57,7 @@ class Profile:
     fixed: Cost
     per_sample: Cost
     samples_per_second: float  # that one process of this machine loads, by CPU time
+    num_examples: int = 1  # of the training split
     chunk_size: int = 0  # samples that gradient caching encodes at a time; 0: no gradient caching
     chunk_bytes: float = 0.0  # activations per sample of a chunk, which the backward pass computes again
 
@@ -99,6 +100,7 @@ def profile(run: Pretrain) -> Profile:
         fixed,
         each,
         _loading_rate(dataset),
+        len(dataset if data == run.data else examples(run, run.split, augment=True)),
         chunk_size,
         chunk_bytes,
     )

@@ -15,7 +15,7 @@ from diptych.utils.io import atomic_write
 
 from . import escaping
 from .charts import draw_curves, draw_histogram, group_by_metric
-from .images import data_uri, heat_overlay, normalize_plan
+from .images import PREDICTED_BOX, TRUE_BOX, data_uri, draw_boxes, heat_overlay, normalize_plan
 from .sections import (
     AnswerExample,
     CaptionExample,
@@ -23,6 +23,7 @@ from .sections import (
     Facts,
     FilteringExample,
     Findings,
+    GroundingExample,
     HeatMap,
     Histogram,
     NearDuplicateExample,
@@ -112,6 +113,11 @@ def _heat_map_tiles(heat_map: HeatMap) -> HeatMapTiles:
     )
 
 
+def _with_boxes(example: GroundingExample) -> tuple[GroundingExample, Image.Image]:
+    """An example, and its image with the true box (thick, green) and the predicted one (thin, orange)."""
+    return example, draw_boxes(example.image, [(example.truth, TRUE_BOX), (example.box, PREDICTED_BOX)])
+
+
 @dataclass(frozen=True)
 class Kind:
     """How one kind of section is shown: its heading, its macro in sections.html, and what the macro is called with."""
@@ -126,6 +132,7 @@ KINDS: dict[type, Kind] = {
     RetrievalExample: Kind("Retrieval", "retrieval"),
     CaptionExample: Kind("Captions", "captions"),
     AnswerExample: Kind("Questions and answers", "answers"),
+    GroundingExample: Kind("Phrases and boxes", "grounding", lambda examples: [_with_boxes(one) for one in examples]),
     FilteringExample: Kind("Caption filtering", "filtering"),
     NearDuplicateExample: Kind("Near duplicates", "near_duplicates"),
     Histogram: Kind("Scores", "histograms", lambda histograms: [draw_histogram(one) for one in histograms]),

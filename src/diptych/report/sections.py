@@ -63,6 +63,26 @@ class AnswerExample:
 
 
 @dataclass(frozen=True)
+class GroundingExample:
+    """A phrase with its predicted and its true box: x1, y1, x2, y2 as shares of the image's width and height.
+
+    `probability`: of the predicted box; None if it was chosen by another score.
+    """
+
+    image: Image.Image
+    phrase: str
+    box: Sequence[float]
+    truth: Sequence[float]
+    probability: float | None
+    iou: float
+
+    @property
+    def correct(self) -> bool:
+        """Whether the IoU of the two boxes is above 0.5."""
+        return self.iou > 0.5
+
+
+@dataclass(frozen=True)
 class CaptionExample:
     """An image with its generated caption, the caption's CIDEr-D as `score`, and the reference captions."""
 
@@ -157,7 +177,7 @@ class Findings:
     findings: Sequence[tuple[str, str]]
 
 
-QualitativeExample = AnswerExample | CaptionExample | RetrievalExample
+QualitativeExample = AnswerExample | CaptionExample | GroundingExample | RetrievalExample
 """An example of an evaluation."""
 
 Section = (
@@ -165,6 +185,7 @@ Section = (
     | RetrievalExample
     | CaptionExample
     | AnswerExample
+    | GroundingExample
     | FilteringExample
     | NearDuplicateExample
     | HeatMap

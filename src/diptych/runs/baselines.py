@@ -6,17 +6,22 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from diptych.config.tasks import VQA, Evaluation, Matching, Retrieval
+from diptych.config.tasks import VQA, Evaluation, Grounding, Matching, Retrieval
+from diptych.data.grounding import box_shares, true_boxes
 from diptych.data.loader import SkipCounter
+from diptych.data.regions.arrays import fixed_boxes
 from diptych.data.sources.ablations import Guess, guesses
 from diptych.data.sources.answers import withheld
-from diptych.data.sources.base import DataError, Question, Questioned
+from diptych.data.sources.base import BadSample, DataError, Question, Questioned, Skipped
 from diptych.data.sources.division import division_of, say_division
+from diptych.data.sources.grounding import open_expressions
 from diptych.data.sources.vqa import open_questions
 from diptych.data.tokenizers.tokenizer import Tokenizer
 from diptych.metrics.bootstrap import Scores, columns, means, means_of_rows
+from diptych.metrics.boxes import blind_scores, ious
 from diptych.metrics.recall import chance
 from diptych.metrics.vqa import BEST_OF_ANY, best_accuracy, normalise_answer, vqa_accuracy
+from diptych.models.common_recipes import BOX_SCALES
 from diptych.objectives.itm import ITMLoss
 from diptych.runs.pretrain import statistics
 from diptych.tasks.gallery import open_gallery, readable_texts
@@ -78,4 +83,37 @@ def matching(settings: Matching) -> dict[str, Scores]:
     return {"chance": Scores({"itm": prior, "itm/accuracy": 0.5, "mlm": facts["unigram_entropy"]})}
 
 
-TASKS: dict[str, Callable[[Any], dict[str, Scores]]] = {"vqa": vqa, "retrieval": retrieval, "matching": matching}
+def grounding(settings: Grounding) -> dict[str, Scores]:
+    """Accuracies at IoU 0.5 of regions chosen without a model, and their upper bound, of fixed boxes and of true boxes.
+
+    Phrases whose box or image cannot be used are skipped, as in an evaluation. Raises DataError.
+    """
+    source = open_expressions(settings.data, settings.split, settings.layout)
+    say_division(source)
+    counter = SkipCounter(settings.max_skipped)
+    fixed = {f"{len(boxes)} fixed boxes": boxes for boxes in (fixed_boxes(BOX_SCALES), fixed_boxes())}
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in [*fixed, "true boxes"]}
+    photographs: list[int] = []
+    for index in range(len(source)):
+        expression = source.expression(index)
+        try:
+            regions = fixed | {"true boxes": true_boxes(source, expression.image)}
+            truth = box_shares([expression.box], source.size(expression.image), source.where(index))
+        except BadSample as bad:
+            counter.add(0, [Skipped(index, bad.where, bad.why)])
+            continue
+        counter.add(1, [])
+        photographs.append(expression.image)
+        for name, boxes in regions.items():
+            rows[name].append(blind_scores(boxes[:, :4], ious(boxes[:, :4], truth[0, :4])))
+    counter.check()
+    values = {name: columns(of_regions) for name, of_regions in rows.items()}
+    return {name: Scores.of(means(table), means_of_rows(photographs, table)) for name, table in values.items()}
+
+
+TASKS: dict[str, Callable[[Any], dict[str, Scores]]] = {
+    "vqa": vqa,
+    "retrieval": retrieval,
+    "grounding": grounding,
+    "matching": matching,
+}

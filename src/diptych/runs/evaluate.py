@@ -61,6 +61,7 @@ def evaluate(folder: Path, settings: Evaluation, explicit: Collection[str] = ())
             result = compute(loaded, settings, group, out)
         if group.main:
             report.write(folder, loaded.model)
+        group.wait()  # when the call returns on any rank, the files are written
     return result.scores
 
 

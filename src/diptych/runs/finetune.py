@@ -29,6 +29,7 @@ from diptych.runs.build import freeze
 from diptych.runs.check_init import check_same_model
 from diptych.runs.check_inputs import check_out
 from diptych.runs.train import train
+from diptych.runs.training_data import with_steps
 from diptych.tasks.definition import NO_LABELS, FineTuning, Labels, fine_tuning
 from diptych.training.distributed import processes
 from diptych.training.recovery import locked_run_folder
@@ -102,6 +103,7 @@ def finetune(run: Finetune, out: Path) -> None:
         labels = part.labels(run)
         run = replace(run, model=part.config(run.model, labels))
         data = part.examples(run, run.split, labels, True)
+        run = with_steps(run, data)
         module = build(run, labels)
         if run.init_from:
             init_from_pretrained(module, Path(run.init_from), run.model, part)

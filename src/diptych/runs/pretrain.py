@@ -26,7 +26,7 @@ from diptych.objectives.definition import any_needs
 from diptych.runs.build import build, frozen_tokenizer, init_from_run, with_teacher
 from diptych.runs.check_inputs import check_inputs, check_out
 from diptych.runs.train import train
-from diptych.runs.training_data import StreamedData, TrainingData, data_size
+from diptych.runs.training_data import StreamedData, TrainingData, data_size, with_steps
 from diptych.training.distributed import processes
 from diptych.training.recovery import locked_run_folder
 from diptych.utils.state_dict import listed
@@ -139,6 +139,7 @@ def pretrain(run: Pretrain, out: Path, pairs: PairTable | None = None) -> None:
         if group.main:
             echo(f"reading {run.data} ({run.split})")
         data = training_data(run, pairs)
+        run = with_steps(run, data)
         facts: dict[str, Any] = {"examples": data_size(data)}
         head = data.head if isinstance(data, StreamedData) else data
         head = head.pairs if isinstance(head, MixedPairs) else head

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image as Pillow
 
 from diptych.data.images.decode import decode
-from diptych.report import AnswerExample, CaptionExample, QualitativeExample, RetrievalExample
+from diptych.report import AnswerExample, CaptionExample, GroundingExample, QualitativeExample, RetrievalExample
 from diptych.report.images import data_uri
 from diptych.utils.io import DamagedFile, atomic_write, read_json
 
@@ -43,6 +43,16 @@ def _to_row(example: QualitativeExample) -> dict[str, Any]:
                 "score": example.score,
                 "references": list(example.references),
             }
+        case GroundingExample():
+            return {
+                "kind": "grounding",
+                "picture": _pack(example.image),
+                "phrase": example.phrase,
+                "box": list(example.box),
+                "truth": list(example.truth),
+                "probability": example.probability,
+                "iou": example.iou,
+            }
     results = [(_pack(item), score, correct) for item, score, correct in example.results]
     return {"kind": "retrieval", "query": _pack(example.query), "results": results}
 
@@ -63,6 +73,8 @@ def _to_example(row: dict[str, Any]) -> QualitativeExample:
         return AnswerExample(_unpack(row.pop("picture")), answers=answers, **row)
     if kind == "caption":
         return CaptionExample(_unpack(row.pop("picture")), **row)
+    if kind == "grounding":
+        return GroundingExample(_unpack(row.pop("picture")), **row)
     results = [(_unpack(item), score, correct) for item, score, correct in row["results"]]
     return RetrievalExample(_unpack(row["query"]), results)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
@@ -130,7 +130,17 @@ def with_settings(config: T, values: Mapping[str, Any]) -> T:
         for group in groups:
             branch = branch.setdefault(group, {})
         branch[last] = tuple(value) if isinstance(value, list) else value
-    return _replaced(choose(config, words)[0], tree)
+    return counted_by_steps(_replaced(choose(config, words)[0], tree), {names[name][0] for name in values})
+
+
+def counted_by_steps(config: T, given: Collection[str]) -> T:
+    """A run whose `training.steps` are among the paths of the `given` settings, without the epochs of its recipe.
+
+    Other configs, and runs whose epochs are given too, stay as they are.
+    """
+    if "training.steps" not in given or "training.epochs" in given:
+        return config
+    return _replaced(config, {"training": {"epochs": 0.0}})
 
 
 def setting_names(config: Any) -> dict[str, tuple[str, Words | None]]:

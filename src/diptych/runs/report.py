@@ -22,6 +22,7 @@ from diptych.report import Facts, Findings, Section, Table, read_curves, write_r
 from diptych.runs.heat_maps import heat_maps
 from diptych.runs.qualitative_examples import EXAMPLES_FILE, read_examples
 from diptych.runs.run_folder import RUN, RUN_FILE, ancestors, read_run
+from diptych.training.best import best_summary
 from diptych.utils.io import FINDING_SCHEMA, NUMBER, SKIPPED_SCHEMA, read_json
 from diptych.utils.terminal import echo
 
@@ -80,6 +81,8 @@ def findings(out: Path) -> list[tuple[str, str]]:
         for finding in read_json(out / "diagnostics.json", {"findings": [FINDING_SCHEMA]})["findings"]:
             severity = SEVERITY_BY_VERDICT.get(finding["verdict"], "note")
             rows.append((severity, f"Step {finding['step']}, {finding['subject']}: {finding['message']}"))
+    if sentence := best_summary(out):
+        rows.append(("note", sentence))
     if sentence := skipped(out):
         rows.append(("warning", sentence))
     return rows

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from diptych.batch import Batch
+from diptych.checkpoints.strict import load_strict
 from diptych.config import training as train_settings
 from diptych.config.run import Finetune, Pretrain
 from diptych.config.serialization import to_json
@@ -26,6 +27,7 @@ from diptych.data.sources.division import division_of, say_division
 from diptych.data.tokenizers.tokenizer import vocabulary_file_name, vocabulary_in
 from diptych.inference.embedders import augmentation_warning
 from diptych.inference.feature_extractors import check_frozen_features
+from diptych.inference.folder import read_weights
 from diptych.inference.saved_model import RunError, read_config
 from diptych.modules.tokens import packing
 from diptych.objectives.gather import without_gathering
@@ -36,6 +38,7 @@ from diptych.runs.check_objectives import MIN_COMPARED, check_samples, compares_
 from diptych.runs.run_folder import ancestors, check_same_model, read_run, write_run
 from diptych.runs.training_data import TrainingData, batches, data_size, describe_data
 from diptych.training import checkpoint
+from diptych.training.best import best_summary
 from diptych.training.distributed import Group, uses_bf16
 from diptych.training.loop import fit
 from diptych.utils.terminal import echo
@@ -114,8 +117,8 @@ def train(
             group=group,
         )
     if group.main:
-        if resumed and resumed["step"] >= settings.steps and not resumed.get("evaluation_pending"):
-            echo(f"{out} has already finished its {settings.steps} steps: only the report is regenerated")
+        if resumed and checkpoint.is_finished(resumed, settings.steps) and not resumed.get("evaluation_pending"):
+            echo(f"{out} has already finished its {resumed['step']} steps: only the report is regenerated")
         _write_report(module, out)
 
 
@@ -172,14 +175,29 @@ def _validation(
     open_split = no_validation_split if run.split == "val" else val
     examples = open_validation(open_split, not group.main, fewest, division_of(data))
     if examples is None:
+        if settings.keep_best:
+            raise RunError(
+                f"keep_best is {settings.keep_best}, and there is no validation during training: set keep_best to ''"
+            )
         return None
     held: list[Batch] = []
 
+    def load() -> None:
+        if group.main:
+            echo(f"loading {min(VALIDATION_EXAMPLES, len(examples))} validation examples, once")
+        held.extend(validation_batches(examples, max(fewest, settings.batch_size), settings.seed))
+
+    if settings.keep_best:  # a metric that does not exist is reported before the first step
+        load()
+        names = cast(TrainStep, module).num_terms(held[0])
+        if settings.keep_best not in names:
+            raise RunError(
+                f"keep_best: no validation metric is called {settings.keep_best}; they are {', '.join(names)}"
+            )
+
     def evaluate(_: int) -> Mapping[str, float]:
         if not held:
-            if group.main:
-                echo(f"loading {min(VALIDATION_EXAMPLES, len(examples))} validation examples, once")
-            held.extend(validation_batches(examples, max(fewest, settings.batch_size), settings.seed))
+            load()
         means = validation_means(cast(TrainStep, module), held, group, settings.precision)
         return {f"val/{name}": value for name, value in means.items()}
 
@@ -187,7 +205,10 @@ def _validation(
 
 
 def _write_report(module: nn.Module, out: Path) -> None:
-    """Writes report.html and prints the skipped samples and the paths of report and weights."""
+    """Writes report.html and prints which weights are the best, the skipped samples, and the paths of both files."""
+    if best := best_summary(out):
+        echo(best)
+        load_strict(student_of(module), read_weights(out), str(out))  # those of the last step are in memory
     page = report.write(out, student_of(module).get_submodule("model"))
     if skipped := report.continue_on_error("the list of skipped samples", lambda: report.skipped(out), ""):
         echo(skipped)
@@ -233,7 +254,8 @@ def start_message(
     name = f"{run.task} on {run.recipe or 'a model'}" if isinstance(run, Finetune) else run.recipe or "pre-training"
     millions = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
     initial = f" from {ancestors(run)}" if run.init_from else ""
-    steps = f"resumes at step {done} of {settings.steps}" if done else f"{settings.steps} steps{initial}"
+    epochs = f" ({settings.epochs:.4g} epochs)" if settings.epochs else ""
+    steps = f"resumes at step {done} of {settings.steps}" if done else f"{settings.steps} steps{epochs}{initial}"
     data_text = describe_data(data, run.data, run.split, settings.workers)
     ranks = f" x {group.world}" if group.world > 1 else ""
     device = f"{group.device.type}{ranks}, {precision}"

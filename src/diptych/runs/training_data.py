@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
+from diptych.config.run import TrainingRun
 from diptych.config.training import Training
 from diptych.data.examples import Examples
 from diptych.data.loader import Loaded, rate, training_loader
 from diptych.data.webdataset.stream_loader import Make, stream_loader
 from diptych.data.webdataset.streamed_shards import Stream
+from diptych.inference.saved_model import RunError
 from diptych.training.distributed import Group
+
+R = TypeVar("R", bound=TrainingRun)
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,21 @@ class StreamedData:
 
 
 TrainingData = Examples | StreamedData
+
+
+def with_steps(run: R, data: TrainingData) -> R:
+    """The run with its steps set from its epochs and the number of examples (`Training.for_examples`).
+
+    Raises RunError if it counts by epochs and its data are a stream, whose number of examples is not known.
+    """
+    if not run.training.needs_epochs:
+        return run
+    if isinstance(data, StreamedData):
+        raise RunError(
+            "epochs are counted by the number of examples, which is not known of a stream of tars: set epochs, "
+            "evaluate_epochs and optimizer.rate_per_epoch to 0, 0 and False, and give --steps"
+        )
+    return replace(run, training=run.training.for_examples(len(data)))
 
 
 def batches(

@@ -12,7 +12,7 @@ from diptych.config.tasks import EVALUATIONS, FINETUNED, Evaluation
 from diptych.inference.loaded_model import LoadedModel
 from diptych.models.configs import ImageOnlyModel, model_name
 from diptych.protocols import DualEncoder, FusionEncoder, PartlySupported, UnsupportedOperation
-from diptych.tasks import captioning, classification, retrieval, vqa
+from diptych.tasks import captioning, classification, grounding, retrieval, vqa
 from diptych.tasks.definition import Predict, tasks, trained_with
 from diptych.tasks.pair_scores import dual_encoder_scorer, pair_scorer
 
@@ -148,6 +148,11 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "classify": Operation(
         classification.lacks, "runs of diptych finetune classification can, and imported ViTs with a classifier"
+    ),
+    "ground": Operation(
+        lambda loaded: grounding.lacks(loaded) or _is_baseline(loaded),
+        "runs of diptych finetune grounding can, and, by a map of the phrase, models trained with itm or itc: diptych "
+        "pretrain albef.small or vilt.small",
     ),
     "predict": Operation(
         _lacks_prediction,

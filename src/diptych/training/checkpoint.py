@@ -22,6 +22,7 @@ from diptych.checkpoints import digests
 from diptych.checkpoints.digests import CheckpointError, Damaged
 from diptych.config.serialization import flatten
 from diptych.protocols import student_of
+from diptych.training.best import BEST_STATE
 from diptych.training.distributed import distribute_like, full_tensor
 from diptych.utils.io import FINDING_SCHEMA, NUMBER, SKIPPED_SCHEMA, DamagedFile, atomic_write, parse_json
 from diptych.utils.state_dict import load_state, mismatch, named_weights
@@ -29,7 +30,14 @@ from diptych.utils.state_dict import load_state, mismatch, named_weights
 CHECKPOINT, MODEL = "checkpoint.safetensors", "model.safetensors"
 STATE = "training_state"  # the key in the header of checkpoint.safetensors
 PREVIOUS = "checkpoint.previous.safetensors"  # the checkpoint before, for when the last one is damaged
-MINIMAL_STATE = {"step": int, "seconds?": NUMBER, "cursor?": {str: [int]}, "evaluation_pending?": bool}
+MINIMAL_STATE = {
+    "step": int,
+    "seconds?": NUMBER,
+    "cursor?": {str: [int]},
+    "evaluation_pending?": bool,
+    "best?": BEST_STATE,
+    "stopped_early?": bool,
+}
 LOOP_STATE = MINIMAL_STATE | {
     "seconds": NUMBER,
     "sums": {str: NUMBER},
@@ -43,21 +51,38 @@ LOOP_STATE = MINIMAL_STATE | {
 """The shape of the training state: what every reader requires (MINIMAL_STATE), and what the training loop requires."""
 
 
-def save_weights(out: Path, module: nn.Module, main: bool = True) -> Path:
+def is_finished(state: Mapping[str, Any], steps: int) -> bool:
+    """Whether a training state is that of a run that has made all of its `steps`, or was stopped early."""
+    return state["step"] >= steps or state.get("stopped_early", False)
+
+
+def save_weights(out: Path, module: nn.Module, main: bool = True, best: Mapping[str, Tensor] | None = None) -> Path:
     """Writes ``out/model.safetensors``: `utils.state_dict.named_weights`, which `checkpoints.strict` loads.
 
-    Of a student with a momentum teacher, the student's weights. `main`: see `save`.
+    Of a student with a momentum teacher, the student's weights. `main`, `best`: see `save`.
     """
-    weights = _gather(named_weights(student_of(module)), main)
+    weights = gathered_weights(module, main)
     if main:
-        save_tensors(out / MODEL, weights)
+        save_tensors(out / MODEL, dict(best or weights))
     return out / MODEL
 
 
+def gathered_weights(module: nn.Module, main: bool = True) -> dict[str, Tensor]:
+    """The weights of `save_weights` on the CPU, unsharded; empty on ranks without `main`. Every rank must call it."""
+    return _gather(named_weights(student_of(module)), main)
+
+
 def save(
-    out: Path, module: nn.Module, optimizer: torch.optim.Optimizer, training_state: Mapping[str, Any], main: bool = True
+    out: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    training_state: Mapping[str, Any],
+    main: bool = True,
+    best: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes ``out/model.safetensors`` and ``out/checkpoint.safetensors``, unsharded.
+
+    If there are `best` weights (`training.best`), the former contains them, and the checkpoint both.
 
     The checkpoint is read back before it replaces the one before, which becomes checkpoint.previous.safetensors. Where
     weights are sharded over ranks, every rank must call this; only the rank with `main` keeps the gathered tensors and
@@ -70,7 +95,9 @@ def save(
     tensors = {f"weight/{name}": t for name, t in named_weights(module).items()}
     for name, p in module.named_parameters():
         tensors |= {f"{key}/{name}": t for key, t in optimizer.state.get(p, {}).items()}
-    weights, state = _gather(named_weights(student_of(module)), main), _gather(tensors, main)
+    last, state = gathered_weights(module, main), _gather(tensors, main)
+    weights = dict(best or last)
+    state |= {f"best/{name}": t for name, t in (best or {}).items()}
     if not main:
         return
     first = not (out / CHECKPOINT).exists()
@@ -103,15 +130,18 @@ def save_tensors(
         digests.check(path)
 
 
-def load(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Loads weights and optimizer state, in place, from the checkpoint in `out`. Raises CheckpointError."""
+def load(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Loads weights and optimizer state, in place, from the checkpoint in `out`. Returns its best weights, if any.
+
+    Raises CheckpointError.
+    """
     with _with_advice("remove it or use another folder"):
         tensors, _ = digests.read(out / CHECKPOINT)
     parts: dict[str, dict[str, Tensor]] = {}
     for key, t in tensors.items():
         kind, _, name = key.partition("/")
         parts.setdefault(kind, {})[name] = t
-    weights = parts.pop("weight", {})
+    weights, best = parts.pop("weight", {}), parts.pop("best", {})
     if difference := mismatch(module, weights):
         raise CheckpointError(f"{out / CHECKPOINT} does not fit: {difference}; use another --out")
     current = module.state_dict()
@@ -124,6 +154,7 @@ def load(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None
             p = parameters[name]
             # fused AdamW requires even the step count on the parameter's device
             optimizer.state[p][kind] = distribute_like(p, t.to(p.device, copy=True))
+    return best
 
 
 def read_training_state(out: Path, shape: Any = MINIMAL_STATE) -> dict[str, Any] | None:

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -135,6 +137,7 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> float
 
 
 T = TypeVar("T")
+_groups = count()  # process groups of this process
 _TIMEOUT = timedelta(minutes=10)  # the default hangs far longer when a restart meets stale addresses
 # The values of ONEDNN_MAX_CPU_ISA under which oneDNN uses no bf16 instructions (oneDNN's "CPU dispatcher control").
 _WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
@@ -254,7 +257,11 @@ def processes(device: str = "auto") -> Iterator[Group]:
     own = pick_device(device)
     if own.type == "cuda":
         own = torch.device("cuda", torch.cuda.current_device())
-    dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    store, rank, world = next(rendezvous("env://", timeout=_TIMEOUT))
+    # a prefix of its own: in one script, as of training and evaluation, a rank would meet addresses of the group before
+    store = dist.PrefixStore(f"group {next(_groups)}", store)  # type: ignore[attr-defined]
+    backend = "nccl" if own.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_TIMEOUT)
     try:
         yield Group(own, dist.get_rank(), dist.get_world_size())
     finally:

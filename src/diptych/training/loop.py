@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from diptych.config.training import Training, identity, steps_of
 from diptych.config.training import defaults as settings_defaults
@@ -22,6 +22,7 @@ from diptych.data.loader import Loaded, SkipCounter, Skipped
 from diptych.data.sources.base import WorkerDied
 from diptych.protocols import TrainStep
 from diptych.training import checkpoint
+from diptych.training.best import BestWeights, is_minimized
 from diptych.training.diagnostics import MIN_PATIENCE, Diagnostics, Diverged, merge_findings
 from diptych.training.distributed import Group, pick_device, unshard
 from diptych.training.log import Log
@@ -58,15 +59,30 @@ class TrainingProgress:
         self.evaluation_pending = False  # whether the evaluation of the last step was interrupted
         self.saved_step, self.saved_at = -1, self.clock  # the step of the last checkpoint, and when it was made
         self.single_process = self.group.world == 1  # ranks must stop together, between two steps
+        self.best: BestWeights | None = None
+        if metric := settings.keep_best:
+            minimized = is_minimized(metric, optimizer_step.step.weights)
+            self.best = BestWeights(metric, minimized, settings.stop_after)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continues from the training state of a checkpoint."""
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done, or the run is stopped early (`stop_after`)."""
+        return self.done >= self.settings.steps or self.stopped_early
+
+    @property
+    def stopped_early(self) -> bool:
+        return self.best is not None and self.best.exhausted
+
+    def restore(self, state: dict[str, Any], best_weights: dict[str, Tensor]) -> None:
+        """Continues from the training state of a checkpoint, and its best weights."""
         self.done, self.seconds, self.sums, self.summed = (state[k] for k in ("step", "seconds", "sums", "num_summed"))
         self.saved_step = self.done
         self.skip_counter.num_samples, self.skip_counter.num_skipped = state["num_samples"], state["num_skipped"]
         self.skip_counter.skipped = {s["id"]: Skipped(**s) for s in state["skipped"]}
         self.diagnostics.restore(state["findings"])
         self.evaluation_pending = state.get("evaluation_pending", False)
+        if self.best is not None and "best" in state:
+            self.best.restore(state["best"], best_weights)
 
     def save(self) -> None:
         """Writes a checkpoint and skipped.json. Every rank must call it."""
@@ -85,11 +101,18 @@ class TrainingProgress:
             "findings": self.diagnostics.parameter_findings(),
             "evaluation_pending": self.evaluation_pending,
         }
+        if self.best is not None:
+            state |= {"best": self.best.state(), "stopped_early": self.best.exhausted}
         if self.cursor:  # each rank has the position in its own part of a stream
             cursors = self.group.gather(self.cursor)
             state["cursor"] = {name: position for cursor in cursors for name, position in cursor.items()}
-        checkpoint.save(self.out, self.optimizer_step.module, self.optimizer_step.optimizer, state, self.group.main)
+        best = self.best.weights if self.best is not None else None
+        checkpoint.save(
+            self.out, self.optimizer_step.module, self.optimizer_step.optimizer, state, self.group.main, best
+        )
         if self.group.main:
+            if self.best is not None:
+                self.best.save(self.out)
             with atomic_write(self.out / "skipped.json") as path:
                 path.write_text(json.dumps(skipped, indent=1))
         self.saved_step, self.saved_at = self.done, time.perf_counter()
@@ -101,15 +124,14 @@ class TrainingProgress:
             self.diagnostics.read(log.restored_rows)
         reported = len(self.diagnostics.findings)
         try:
-            if self.needs_pending_evaluation(log) and evaluate is not None:
-                self.evaluate(evaluate, log, stop_request)
-                self.save()
+            if self.evaluation_pending and evaluate is not None:
+                self.finish_pending_evaluation(evaluate, log, stop_request)
             with stop_request.interruptible(self.single_process):
-                batches = stream(self.done) if self.done < self.settings.steps else iter(())
+                batches = iter(()) if self.finished else stream(self.done)
             self.clock = self.row_time = time.perf_counter()
-            if any(self.group.gather(stop_request.is_set())) and self.done < self.settings.steps:
+            if any(self.group.gather(stop_request.is_set())) and not self.finished:
                 self.stop(log, "before a step was made")
-            while self.done < self.settings.steps:
+            while not self.finished:
                 stop, due = self.advance(batches, stop_request)
                 last = self.done == self.settings.steps
                 if log is not None and (last or self.done % self.settings.log_every == 0):
@@ -117,16 +139,15 @@ class TrainingProgress:
                     log.row(row)
                     log.show(row, last)
                     self.diagnostics.watch(row)
-                every = self.settings.evaluate_every
-                if evaluate is not None and (last or (every and self.done % every == 0)):
+                if evaluate is not None and self.settings.validates(self.done):
                     self.evaluate(evaluate, log, stop_request)
                 if log is not None:
                     for finding in merge_findings(self.diagnostics.findings[reported:]):
                         log.print_line(finding)
                 reported = len(self.diagnostics.findings)
-                if stop or due or self.settings.saves(self.done):
+                if stop or due or self.finished or self.settings.saves(self.done):
                     self.save()
-                if stop and not last:
+                if stop and not self.finished:
                     self.stop(log, f"at step {self.done}, saved in {self.out}")
         except (WorkerDied, KeyboardInterrupt):  # perhaps by the signal that stops this process; no step is half done
             if not stop_request.is_set():
@@ -198,14 +219,27 @@ class TrainingProgress:
             row = {"step": self.done, **evaluate(self.done)}
         self.optimizer_step.module.train()
         self.evaluation_pending = False
+        self.compare(row)
         if log is not None:
             log.row(row)
             log.print_line("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
 
-    def needs_pending_evaluation(self, log: Log | None) -> bool:
-        """Whether the evaluation of the last step was interrupted and has not been logged since."""
-        logged = log is not None and any(row["step"] == self.done and "samples" not in row for row in log.restored_rows)
-        return self.group.gather(self.evaluation_pending and not logged)[0]
+    def compare(self, row: Mapping[str, Any]) -> None:
+        """Compares a validation with the best one. Every rank must call it."""
+        if self.best is not None:
+            self.best.update(row, lambda: checkpoint.gathered_weights(self.optimizer_step.module, self.group.main))
+
+    def finish_pending_evaluation(self, evaluate: Evaluate, log: Log | None, stop_request: StopRequest) -> None:
+        """Makes the evaluation of the last step, which was interrupted, unless it has been logged since."""
+        rows = log.restored_rows if log is not None else []
+        logged = next((row for row in rows if row["step"] == self.done and "samples" not in row), None)
+        logged = self.group.gather(logged)[0]
+        if logged is None:
+            self.evaluate(evaluate, log, stop_request)
+        else:
+            self.evaluation_pending = False
+            self.compare(logged)
+        self.save()
 
 
 def fit(
@@ -227,7 +261,8 @@ def fit(
         step: A `diptych.protocols.TrainStep`, with the same initial weights at every start.
         stream: This rank's micro-batches from a first step on; all its random draws must be keyed.
         settings: Steps, batch size, optimizer and so on.
-        out: Gets the checkpoint, model.safetensors, metrics.jsonl, diagnostics.json, skipped.json, tensorboard/.
+        out: Gets the checkpoint, model.safetensors, metrics.jsonl, diagnostics.json, skipped.json, tensorboard/, and
+            with `keep_best` best.json.
         evaluate: Called on every rank, with the steps done and the module in eval mode; its metrics are named with
             their split ("val/itm").
         fingerprint: Everything else that defines the run (model, data, objectives), as JSON. A run to resume must have
@@ -272,10 +307,9 @@ def _fit(
     )
     run = TrainingProgress(optimizer_step, diagnostics, settings, out, run_identity)
     if state is not None:
-        checkpoint.load(out, step, optimizer_step.optimizer)
-        run.restore(state)
-        if group.gather(group.main and needs_weights(out, run.done >= settings.steps))[0]:
-            checkpoint.save_weights(out, step, group.main)
+        run.restore(state, checkpoint.load(out, step, optimizer_step.optimizer))
+        if group.gather(group.main and needs_weights(out, run.finished))[0]:
+            checkpoint.save_weights(out, step, group.main, run.best.weights if run.best is not None else None)
     group.wait()  # until every rank has read the files that rank 0 is about to write
     with Log(out, run.done, settings.steps) if group.main else nullcontext() as log, stop_signal() as stop_request:
         run.train(stream, evaluate, log, stop_request)

@@ -121,12 +121,11 @@ def _stacks(module: nn.Module, path: str) -> Iterator[tuple[str, nn.ModuleList]]
 
 def _embeddings(module: nn.Module, path: str) -> Iterator[tuple[str, list[str]]]:
     """Path of each embedding below a module and the names of its parameters; also modules with tokens of their own."""
-    for name, child in [("", module), *module.named_modules()]:
+    for name, child in module.named_modules():
         if _is_embedding(child):
             yield _join(path, name), [n for n, _ in child.named_parameters()]
-        elif own := [n for n, _ in child.named_parameters(recurse=False)]:
-            if any(True for _ in _stacks(child, "")):
-                yield _join(path, name), own
+        elif any(True for _ in _stacks(child, "")):
+            yield _join(path, name), [n for n, _ in child.named_parameters(recurse=False)]
 
 
 def _is_embedding(module: nn.Module) -> bool:

@@ -190,24 +190,26 @@ _VALUES = {
 _MARK = Named("mark")
 
 
-def opcodes(pickle: bytes | io.BytesIO | mmap.mmap, error: type[ValueError]) -> Iterator[tuple[str, Any]]:
+def opcodes(
+    pickle: bytes | io.BytesIO | mmap.mmap, error: type[ValueError], limit: int = MAX_OPCODES
+) -> Iterator[tuple[str, Any]]:
     """Name and argument of each opcode before STOP.
 
-    Raises `error` after MOST_OPCODES, ValueError for a broken pickle.
+    Raises `error` after `limit` opcodes, ValueError for a broken pickle.
     """
     for count, (opcode, argument, _) in enumerate(pickletools.genops(cast("bytes | IO[bytes]", pickle))):
-        if count > MAX_OPCODES:
-            raise error(f"a pickle of more than {MAX_OPCODES} opcodes")
+        if count > limit:
+            raise error(f"a pickle of more than {limit} opcodes")
         if opcode.name == "STOP":
             return
         yield opcode.name, argument
 
 
 class PickleStack:
-    """The stack and memo of a pickle machine. Raises `error` for memo indices beyond MOST_OPCODES."""
+    """The stack and memo of a pickle machine. Raises `error` for memo indices from `limit` on."""
 
-    def __init__(self, error: type[ValueError]) -> None:
-        self.error = error
+    def __init__(self, error: type[ValueError], limit: int = MAX_OPCODES) -> None:
+        self.error, self.limit = error, limit
         self.values: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -228,8 +230,8 @@ class PickleStack:
             values.append((tuple if name == "TUPLE" else list)(self.since_mark()))
         elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
             index = len(self.memo) if argument is None else int(argument)
-            if not 0 <= index < MAX_OPCODES:  # colliding hashes would take quadratic time
-                raise self.error(f"it uses a memo index beyond {MAX_OPCODES}")
+            if not 0 <= index < self.limit:  # colliding hashes would take quadratic time
+                raise self.error(f"it uses a memo index beyond {self.limit}")
             self.memo[index] = values[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             values.append(self.memo[int(argument)])
@@ -267,15 +269,16 @@ MAX_KEY = 2**60  # Python hashes integers modulo 2**61 - 1
 _KEYS = (str, bytes, int, bool, type(None))
 
 
-def read_plain(data: bytes, objects: Collection[str] = ()) -> Any:
+def read_plain(data: bytes, objects: Collection[str] = (), max_opcodes: int = MAX_OPCODES) -> Any:
     """Contents of a pickle: None, numbers, strings, bytes, lists, tuples, dicts (see _pairs), arrays of numbers.
 
     Objects of the classes `objects`, given by full names ("vocab.Vocabulary"), become dicts of their fields. Memory is
-    proportional to the pickle's size, however often it refers to one value. Raises NotPlain.
+    proportional to the pickle's size, however often it refers to one value; the time is bounded by `max_opcodes`.
+    Raises NotPlain.
     """
-    machine = _Machine(dict.fromkeys(objects, "object") | KNOWN, len(data))
+    machine = _Machine(dict.fromkeys(objects, "object") | KNOWN, len(data), max_opcodes)
     try:
-        for name, argument in opcodes(data, NotPlain):
+        for name, argument in opcodes(data, NotPlain, max_opcodes):
             machine.do(name, argument)
         (result,) = machine.stack.values
         return resolve(result)
@@ -288,9 +291,9 @@ def read_plain(data: bytes, objects: Collection[str] = ()) -> Any:
 class _Machine:
     """Executes opcodes. `known`: names that a pickle may contain; `room`: bytes that its calls may create."""
 
-    def __init__(self, known: dict[str, str], room: int) -> None:
+    def __init__(self, known: dict[str, str], room: int, max_opcodes: int) -> None:
         self.known, self.room = known, room
-        self.stack = PickleStack(NotPlain)
+        self.stack = PickleStack(NotPlain, max_opcodes)
 
     def do(self, name: str, argument: Any) -> None:
         """Executes one opcode. Raises NotPlain."""

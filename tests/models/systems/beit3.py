@@ -35,6 +35,7 @@ from tests.models.systems.common import (
     PATCH,
     TEXT_LENGTH,
     VOCABULARY,
+    GroundedPatches,
     Job,
     System,
     classify,
@@ -178,6 +179,7 @@ SYSTEMS = {
         methods=METHODS,
         forward=FUSED,
         jobs={
+            "grounding": Job(GroundedPatches, {"grounding": LN2}, exempt=TABLES | PAIR, steps=300),
             "vqa": Job(
                 lambda m: ClosedVQA(m, 32, ANSWERS),
                 {"vqa": ANSWERS * LN2},

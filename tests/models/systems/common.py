@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from diptych.batch import AnswerTargets, Batch, Image, ImageKeys, Matching, Text
 from diptych.encoders.efficientnet import FrozenCNN, TeacherFeatures
+from diptych.modules.heads import GroundingHead
 from diptych.modules.tokens import Tokens
+from diptych.tasks.grounding import Grounding
 
 PATCH, GRID = 8, (3, 4)
 VOCABULARY, MASK, TEXT_LENGTH = 40, 4, 9
@@ -102,6 +104,23 @@ def fuse(model, batch: Batch) -> list[Tokens | Tensor]:
     return [pair.text, pair.image, pair.pooled]
 
 
+class GroundedPatches(nn.Module):
+    """Grounding of one region, the whole image, to which every second text refers."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.step = Grounding(model, GroundingHead(SMALL["dim"]))
+        self.weights, self.chance_losses = self.step.weights, self.step.chance_losses
+
+    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
+        return self.step.num_terms(batch)
+
+    def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+        whole = torch.tensor([0.0, 0, 1, 1, 1]).expand(len(batch), 1, 5)
+        labels = {"boxes": whole, "regions": (batch.ids % 2).float()[:, None]}
+        return self.step(replace(batch, labels=batch.labels | labels), counts)
+
+
 def call_on_image(model, batch: Batch) -> list[Tokens | Tensor]:
     return [model(batch.image)]
 
@@ -127,6 +146,7 @@ TABLES = {
     r"words\.segment\.weight\[1\]": "there is one sentence",
 }
 ONE_IMAGE = {r"modality\.weight\[2\]": "there is one image"}
+UNPOOLED_PAIR = {r"pooler\.": "the tokens of patches are scored, not the pooled pair"}
 ALL_ALIKE = {r"rank\.linear\.bias": "shifts all candidates alike: cross entropy is invariant"}
 
 

@@ -234,6 +234,14 @@ SYSTEMS = {
         full=lambda: VisualBERT(VisualBERTConfig()),
         methods=methods(False),
         forward=fused(False),
-        jobs={"pretraining": Job(one_stream, {"mlm": math.log(VOCABULARY), "itm": LN2}, exempt=TIED)},
+        jobs={
+            "pretraining": Job(one_stream, {"mlm": math.log(VOCABULARY), "itm": LN2}, exempt=TIED),
+            "grounding": Job(
+                on_regions(lambda m: Grounding(m, GroundingHead(32))),
+                {},
+                {"grounding": 2.0},
+                UNREAD | {r"transformer\.pooler\.": "only regions are scored"},
+            ),
+        },
     ),
 }

@@ -24,7 +24,9 @@ from tests.models.systems.common import (
     SMALL,
     TABLES,
     TEXT_LENGTH,
+    UNPOOLED_PAIR,
     VOCABULARY,
+    GroundedPatches,
     Job,
     System,
     encode_image,
@@ -49,6 +51,7 @@ SYSTEMS = {
             "vqa": Job(
                 lambda m: ClosedVQA(m, 32, ANSWERS), {"vqa": ANSWERS * LN2}, {"vqa": ONE_OF_EIGHT}, TABLES | ONE_IMAGE
             ),
+            "grounding": Job(GroundedPatches, {"grounding": LN2}, exempt=TABLES | ONE_IMAGE | UNPOOLED_PAIR, steps=300),
             "nlvr2": Job(lambda m: NLVR2(m, 32), {"nlvr2": LN2}, exempt=TABLES),
             "retrieval": Job(
                 lambda m: Retrieval(m, 32, FALSE),

@@ -38,6 +38,7 @@ from tests.models.systems.common import (
     TABLES,
     TEXT_LENGTH,
     VOCABULARY,
+    GroundedPatches,
     Job,
     System,
     encode_image,
@@ -167,6 +168,9 @@ SYSTEMS = {
                 {"vqa": ONE_OF_EIGHT},
                 WORDS | ONE_IMAGE | EARLY,
                 steps=300,
+            ),
+            "grounding": Job(
+                GroundedPatches, {"grounding": LN2}, exempt=WORDS | ONE_IMAGE | EARLY | UNPOOLED, steps=300
             ),
             "nlvr2": Job(lambda m: NLVR2(m, 32), {"nlvr2": LN2}, exempt=WORDS | EARLY),
         },

@@ -225,6 +225,13 @@ def format_of(data: bytes, where: str) -> str:
         return image.format or ""
 
 
+def upright_size(data: bytes, where: str) -> tuple[int, int]:
+    """Width and height in pixels of the upright image; reads only the header. Raises BadSample."""
+    with _opened(data, where) as image:
+        turned = _orientation(image) in SWAPS_SIDES
+        return (image.height, image.width) if turned else (image.width, image.height)
+
+
 @contextmanager
 def _opened(data: bytes, where: str) -> Iterator[Pillow.Image]:
     """An image whose header was read. Raises BadSample for any error in it or in the body of the with statement."""
@@ -335,3 +342,5 @@ _TRANSPOSE = {
     7: Pillow.Transpose.TRANSVERSE,
     8: Pillow.Transpose.ROTATE_90,
 }
+SWAPS_SIDES = (5, 6, 7, 8)
+"""EXIF orientations of images that lie on their side."""

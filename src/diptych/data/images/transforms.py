@@ -90,6 +90,21 @@ def resized(height: int, width: int, settings: ImageSettings) -> tuple[int, int]
     return tall, wide
 
 
+def visible_area(height: int, width: int, settings: ImageSettings) -> tuple[float, float, float, float]:
+    """The part of an image that `transform` keeps: x1, y1, x2, y2 as shares of its width and height."""
+    if not settings.crop:
+        return 0.0, 0.0, 1.0, 1.0
+    height, width = resized(height, width, settings)
+    left, top, right, bottom = _centre(height, width, settings.crop)
+    return left / width, top / height, right / width, bottom / height
+
+
+def _centre(height: int, width: int, side: int) -> tuple[int, int, int, int]:
+    """The square of this side in the centre: left, top, right, bottom."""
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
 def transform(image: Pillow.Image, settings: ImageSettings, random: np.random.Generator | None = None) -> np.ndarray:
     """uint8 pixels ``(height, width, 3)``: augmented with `random` if `settings.augment`, resized, then cropped.
 
@@ -104,8 +119,7 @@ def transform(image: Pillow.Image, settings: ImageSettings, random: np.random.Ge
     if image.size != (width, height):
         image = image.resize((width, height), Pillow.Resampling[settings.resample.upper()])
     if settings.crop:
-        left, top = (width - settings.crop) // 2, (height - settings.crop) // 2
-        image = image.crop((left, top, left + settings.crop, top + settings.crop))
+        image = image.crop(_centre(height, width, settings.crop))
     return np.array(image)  # a copy, because torch needs writable memory
 
 

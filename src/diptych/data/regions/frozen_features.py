@@ -112,20 +112,30 @@ class BoxLoader:
         whole: bool = False,
     ):
         self.features, self.boxes, self.classify, self.cache, self.whole = features, boxes, classify, cache, whole
-        self._name = digest("boxes", boxes.tobytes())
+        self._grid: tuple[bytes, Tensor] | None = None  # the last feature map and its key, for several sets of boxes
 
     def load(self, source: ImageSource, index: int, random: Random | None = None) -> DetectedImage:
-        name = digest(self._name, self.features.names.of(source, index))
-        arrays = self.cache.get_or_compute(name, lambda: self._pool(self.features.of(source, index)["grid"]))
-        return DetectedImage(arrays["features"].float().numpy(), self.boxes, arrays["classes"].float().numpy())
+        return self.load_boxes(source, index, self.boxes)
+
+    def load_boxes(self, source: ImageSource, index: int, boxes: np.ndarray) -> DetectedImage:
+        """The CNN's features in other boxes ``(n, 5)`` of one image. Raises BadSample."""
+        key = self.features.names.of(source, index)
+        name = digest(digest("boxes", boxes.tobytes()), key)
+        arrays = self.cache.get_or_compute(name, lambda: self._pool(self._map(source, index, key), boxes))
+        return DetectedImage(arrays["features"].float().numpy(), boxes, arrays["classes"].float().numpy())
+
+    def _map(self, source: ImageSource, index: int, key: bytes) -> Tensor:
+        if self._grid is None or self._grid[0] != key:
+            self._grid = key, self.features.of(source, index)["grid"]
+        return self._grid[1]
 
     def stack(self, loaded: Sequence[DetectedImage]) -> Regions:
         regions = stack_regions(loaded)
         return regions.with_whole_image() if self.whole else regions
 
-    def _pool(self, grid: Tensor) -> Arrays:
+    def _pool(self, grid: Tensor, boxes: np.ndarray) -> Arrays:
         with torch.no_grad():
-            features, classes = self.classify(pooled(grid.float(), torch.from_numpy(self.boxes)))
+            features, classes = self.classify(pooled(grid.float(), torch.from_numpy(boxes)))
             return {"features": features.half(), "classes": classes.half()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 
 from diptych.data.images.loading import file_of, stem_of
 from diptych.data.sources.answers import Normalise, commonest, largest, withheld
-from diptych.data.sources.base import Captioned, DataError, Question, Questioned
+from diptych.data.sources.base import Box, Captioned, DataError, Expression, Grounded, Question, Questioned
 from diptych.data.sources.copies import first_copies_of
 from diptych.utils.rng import permutation
 
@@ -48,12 +48,38 @@ class ShuffledCaptions:
         return f"{self.source.where(index)} with the captions of {self.source.where(self.owner[index])}"
 
 
+HIDDEN_TEXT = "?"
+"""What replaces a hidden text."""
+
+
+def check_ablate(ablate: str) -> None:
+    """Raises ValueError unless `ablate` is "image" or "text"."""
+    if ablate not in ("image", "text"):
+        raise ValueError(f"ablate must be 'image' or 'text': got {ablate!r}")
+
+
+def grey_image(image: Pillow.Image) -> Pillow.Image:
+    """A grey image of the same size."""
+    return Pillow.new("RGB", image.size, GREY)
+
+
+def ablated_file(source: Questioned | Grounded, ablate: str, index: int) -> bytes:
+    """Bytes that identify an image; a grey one is identified by its size."""
+    return repr(source.image(index).size).encode() if ablate == "image" else file_of(source, index)
+
+
+def ablated_stem(source: Questioned | Grounded, ablate: str, index: int) -> str:
+    """File stem of an image. Raises DataError for hidden images: a detector's regions cannot be made grey."""
+    if ablate == "image":
+        raise DataError("--ablate image cannot hide regions, which are read from a detector's files: leave it out")
+    return stem_of(source, index)
+
+
 class AblatedQuestions:
     """Questions with grey images (`ablate` "image") or with "?" as every question ("text")."""
 
     def __init__(self, source: Questioned, ablate: str):
-        if ablate not in ("image", "text"):
-            raise ValueError(f"ablate must be 'image' or 'text': got {ablate!r}")
+        check_ablate(ablate)
         self.source, self.ablate = source, ablate
         self.name, self.split = f"{source.name} (without {ablate})", source.split
 
@@ -62,21 +88,52 @@ class AblatedQuestions:
 
     def question(self, index: int) -> Question:
         question = self.source.question(index)
-        return replace(question, text="?") if self.ablate == "text" else question
+        return replace(question, text=HIDDEN_TEXT) if self.ablate == "text" else question
 
     def image(self, index: int) -> Pillow.Image:
         image = self.source.image(index)
-        return Pillow.new("RGB", image.size, GREY) if self.ablate == "image" else image
+        return grey_image(image) if self.ablate == "image" else image
 
     def file(self, index: int) -> bytes:
-        """Bytes that identify the image; a grey one is identified by its size."""
-        return repr(self.image(index).size).encode() if self.ablate == "image" else file_of(self.source, index)
+        return ablated_file(self.source, self.ablate, index)
 
     def stem(self, index: int) -> str:
-        """File stem of the image. Raises DataError for hidden images: a detector's regions cannot be made grey."""
-        if self.ablate == "image":
-            raise DataError("--ablate image cannot hide regions, which are read from a detector's files: leave it out")
-        return stem_of(self.source, index)
+        return ablated_stem(self.source, self.ablate, index)
+
+    def where(self, index: int) -> str:
+        return self.source.where(index)
+
+
+class AblatedExpressions:
+    """Referring expressions with grey images (`ablate` "image") or with "?" as every phrase ("text")."""
+
+    def __init__(self, source: Grounded, ablate: str):
+        check_ablate(ablate)
+        self.source, self.ablate = source, ablate
+        self.name, self.split = f"{source.name} (without {ablate})", source.split
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def expression(self, index: int) -> Expression:
+        expression = self.source.expression(index)
+        return replace(expression, phrase=HIDDEN_TEXT) if self.ablate == "text" else expression
+
+    def objects(self, image: int) -> Sequence[Box]:
+        return self.source.objects(image)
+
+    def size(self, image: int) -> tuple[int, int]:
+        return self.source.size(image)
+
+    def image(self, index: int) -> Pillow.Image:
+        image = self.source.image(index)
+        return grey_image(image) if self.ablate == "image" else image
+
+    def file(self, index: int) -> bytes:
+        return ablated_file(self.source, self.ablate, index)
+
+    def stem(self, index: int) -> str:
+        return ablated_stem(self.source, self.ablate, index)
 
     def where(self, index: int) -> str:
         return self.source.where(index)

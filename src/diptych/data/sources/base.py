@@ -1,4 +1,4 @@
-"""Interfaces of data sources (captioned images, questions about images) and their errors.
+"""Interfaces of data sources (captioned images, questions about images, phrases with boxes) and their errors.
 
 A source gives random access and is cheap to open: it reads its index, never its images. Images are decoded one at a
 time by `image`, which raises `BadSample` for a file that cannot be used. Errors of the *schema* (a missing column, a
@@ -7,7 +7,7 @@ missing file, a path outside the folder) are raised as `DataError` when the sour
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -105,4 +105,49 @@ class Questioned(Protocol):
 
     def where(self, index: int) -> str:
         """File and row of question `index`."""
+        ...
+
+
+Box = tuple[float, float, float, float]
+"""x1, y1, x2, y2 in pixels of the upright image, x2 and y2 exclusive."""
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A referring expression: a phrase and the box of what it refers to in an image."""
+
+    id: int
+    image: int  # index into the source's images
+    phrase: str
+    box: Box
+    kinds: tuple[str, ...] = ()  # of what it refers to: "people", "animals" …; metrics are computed for each
+
+
+@runtime_checkable
+class Grounded(Protocol):
+    """One split of referring expressions."""
+
+    name: str
+    split: str
+
+    def __len__(self) -> int:
+        """Number of expressions."""
+        ...
+
+    def expression(self, index: int) -> Expression: ...
+
+    def objects(self, image: int) -> Sequence[Box]:
+        """The boxes of all annotated objects of an image (an `Expression.image`)."""
+        ...
+
+    def size(self, image: int) -> tuple[int, int]:
+        """Width and height in pixels of an upright image, of which boxes are; nothing is decoded. Raises BadSample."""
+        ...
+
+    def image(self, index: int) -> Pillow.Image:
+        """The decoded image `index` (an `Expression.image`), mode RGB. Raises BadSample."""
+        ...
+
+    def where(self, index: int) -> str:
+        """File and row of expression `index`."""
         ...

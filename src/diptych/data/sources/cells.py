@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from diptych.config.validation import preview
@@ -128,3 +129,41 @@ def _json(value: str) -> Any:
         return json.loads(value)
     except (ValueError, RecursionError):
         return None
+
+
+def texts(row: Any, key: str, where: str) -> tuple[str, ...]:
+    """``row[key]``: a string, or a list of strings. Raises DataError for anything else."""
+    return captions(row, key, where)
+
+
+def box(row: Any, keys: Sequence[str], where: str) -> tuple[float, float, float, float]:
+    """The box x1, y1, x2, y2 in one cell or in four, of several boxes the smallest that contains them all.
+
+    A cell has four numbers as a list, or as text separated by blanks or commas, or a list of such lists. Whether the
+    box lies in its image is checked when the image is read.
+
+    Source: Rohrbach et al., ECCV 2016, section 4: phrases of Flickr30k Entities with several boxes.
+
+    Raises DataError.
+    """
+    if len(keys) > 1:
+        return corners([row[key] for key in keys], f"{where}, {', '.join(map(repr, keys))}")
+    _present(row, keys[0], where)
+    value, where = row[keys[0]], f"{where}, {keys[0]!r}"
+    if isinstance(value, str):
+        value = _json(value) if value.lstrip().startswith("[") else value.replace(",", " ").split()
+    if isinstance(value, list) and value and all(isinstance(item, list) for item in value):
+        x1, y1, x2, y2 = zip(*(corners(item, f"{where}, [{i}]") for i, item in enumerate(value)), strict=True)
+        return min(x1), min(y1), max(x2), max(y2)
+    return corners(value, where)
+
+
+def corners(value: Any, where: str) -> tuple[float, float, float, float]:
+    """Four numbers, each a number or its text. Raises DataError."""
+    try:
+        numbers = [float(item) for item in value if not isinstance(item, bool)]
+        if len(numbers) == len(value) == 4:
+            return numbers[0], numbers[1], numbers[2], numbers[3]
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise DataError(f"{where}: expected a box, the four numbers x1 y1 x2 y2 in pixels, got {preview(value)}")

@@ -15,7 +15,7 @@ import torch
 from PIL import Image as Pillow
 from torch import Tensor
 
-from diptych.data.images.decode import FORMATS, from_pillow, load_image, read_image_file
+from diptych.data.images.decode import FORMATS, from_pillow, load_image, read_image_file, upright_size
 from diptych.data.images.headers import has_image_signature
 from diptych.data.images.loading import size_and_pixels
 from diptych.data.sources.base import BadSample, DataError
@@ -64,6 +64,11 @@ class Photos:
             return load_image(Path(photo.path), self.min_side)
         pixels = photo.pixels
         return from_pillow(Pillow.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels, photo.where)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Width and height in pixels of the upright image; of a file only the header is read. Raises BadSample."""
+        photo = self._readable(index)
+        return self.image(index).size if photo.pixels is not None else upright_size(self.file(index), photo.path)
 
     def file(self, index: int) -> bytes:
         """Bytes of the image file; size and pixels of an image in memory. Raises BadSample."""

@@ -3,7 +3,7 @@
 Each sentence has its logical `form`, a claim or query about the graph:
 ``("count", phrase, n)``, ``("relation", phrase, relation, phrase)``, ``("ground", name)``, ``("together", phrase,
 ...)`` in captions; ``("exist", phrase)``, ``("count", phrase)``, ``("relation", phrase, relation, phrase)``,
-``("compare", phrase, phrase)`` and ``(attribute, phrase)`` in questions.
+``("compare", phrase, phrase)`` and ``(attribute, phrase)`` in questions; ``(phrase)`` or ``(phrase, relation, phrase)`` in referring expressions.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from diptych.data.synthetic.shapes import KINDS
 from diptych.data.synthetic.world import COLORS, HELD_OUT, MATERIALS, OPPOSITE, SIZES, Phrase, Scene, Thing, pick
 
 QUESTIONS = 5  # per scene
+EXPRESSIONS = 4  # referring expressions per scene
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 _RELATED = {
     "left": ("left of", "to the left of"),
@@ -222,3 +223,64 @@ def _compare(scene: Scene, rng: np.random.Generator, wanted: int) -> Sentence:
         a, b = (ranked[-1], fewer[-1]) if wanted == 0 else (fewer[-1], ranked[-1])
     text = f"are there more , fewer or the same number of {name(a, plural=True)} as {name(b, plural=True)} ?"
     return Sentence(text, ("compare", a, b), "compare", ("more", "fewer", "same")[wanted])
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A referring expression: its words, the index of the object that it identifies, and "attributes" or "relation"."""
+
+    text: str
+    thing: int
+    kind: str
+
+
+def expressions(scene: Scene) -> tuple[Reference, ...]:
+    """Referring expressions, each of which fits exactly one object: by its attributes, or by a relation to another.
+
+    Half of them have a relation, if one identifies an object: "the red thing left of the blue square".
+    """
+    rng = scene.generator("expressions")
+    related = _references_by_relation(scene)
+    references: list[Reference] = []
+    for turn in range(EXPRESSIONS):
+        if turn % 2 and related:
+            phrase, relation, a, b = pick(rng, related)
+            other = scene.things[b]
+            words = f"the {name(phrase)} {pick(rng, _RELATED[relation])} the {name(Phrase(other.kind, other.color))}"
+            references.append(Reference(words, a, "relation"))
+        else:
+            thing = int(rng.integers(len(scene.things)))
+            phrase = pick(rng, [phrase for phrase in _descriptions(scene.things[thing]) if scene.count(phrase) == 1])
+            references.append(Reference(f"the {name(phrase)}", thing, "attributes"))
+    return tuple(references)
+
+
+def _descriptions(thing: Thing) -> list[Phrase]:
+    """Phrases of one to three attributes of an object; color and kind together identify it in any scene."""
+    kind, color, material, size = thing.kind, thing.color, thing.material, thing.size
+    return [
+        Phrase(kind),
+        Phrase(color=color),
+        Phrase(kind, color),
+        Phrase(kind, size=size),
+        Phrase(kind, material=material),
+        Phrase(color=color, size=size),
+        Phrase(kind, color, material),
+        Phrase(kind, color, size=size),
+    ]
+
+
+def _references_by_relation(scene: Scene) -> list[tuple[Phrase, str, int, int]]:
+    """(phrase, relation, object, other object) of all phrases that fit several objects, one of them in this relation.
+
+    All others that fit clearly have the opposite relation, or are the other object itself.
+    """
+    found: list[tuple[Phrase, str, int, int]] = []
+    for a, relation, b in scene.relations():
+        for phrase in (Phrase(scene.things[a].kind), Phrase(color=scene.things[a].color), Phrase()):
+            fitting = [i for i, thing in enumerate(scene.things) if phrase.fits(thing) and i not in (a, b)]
+            if (fitting or phrase.fits(scene.things[b])) and all(
+                scene.holds(i, OPPOSITE[relation], b) for i in fitting
+            ):
+                found.append((phrase, relation, a, b))
+    return found

@@ -1,13 +1,16 @@
-"""Sources of the built-in world: captioned images (`Scenes`) and questions about them (`SceneQuestions`)."""
+"""Sources of the built-in world: captioned images (`Scenes`), questions about them (`SceneQuestions`), and referring
+expressions (`SceneExpressions`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from PIL import Image as Pillow
 
-from diptych.data.sources.base import DataError, Question
+from diptych.data.sources.base import Box, DataError, Expression, Question
 from diptych.data.synthetic import language
 from diptych.data.synthetic.render import render
 from diptych.data.synthetic.world import SPLITS, Scene, draw
@@ -31,6 +34,11 @@ def _captions(*key: Any) -> tuple[str, ...]:
 @lru_cache(_CACHED)
 def _questions(*key: Any) -> tuple[language.Sentence, ...]:
     return language.questions(_scene(*key))
+
+
+@lru_cache(_CACHED)
+def _expressions(*key: Any) -> tuple[language.Reference, ...]:
+    return language.expressions(_scene(*key))
 
 
 class Scenes:
@@ -113,3 +121,31 @@ class SceneQuestions:
 
     def where(self, index: int) -> str:
         return f"scenes/{self.split} (seed {self.scenes.seed}) question {index}"
+
+
+class SceneExpressions:
+    """Referring expressions of objects in scenes, four per scene: expression `i` is of image `i // 4`."""
+
+    def __init__(self, scenes: Scenes):
+        self.scenes, self.name, self.split = scenes, scenes.name, scenes.split
+
+    def __len__(self) -> int:
+        return language.EXPRESSIONS * len(self.scenes)
+
+    def expression(self, index: int) -> Expression:
+        image, place = divmod(index, language.EXPRESSIONS)
+        reference = _expressions(*self.scenes.key(image))[place]
+        return Expression(index, image, reference.text, self.objects(image)[reference.thing], (reference.kind,))
+
+    def objects(self, image: int) -> Sequence[Box]:
+        return [thing.box for thing in self.scenes.scene(image).things]
+
+    def size(self, image: int) -> tuple[int, int]:
+        scene = self.scenes.scene(image)
+        return scene.width, scene.height
+
+    def image(self, index: int) -> Pillow.Image:
+        return self.scenes.image(index)
+
+    def where(self, index: int) -> str:
+        return f"scenes/{self.split} (seed {self.scenes.seed}) expression {index}"
