@@ -37,6 +37,7 @@ from diptych.tasks.gallery import open_gallery, readable_gallery
 from diptych.tasks.operations import OPERATIONS
 from diptych.tasks.pair_scores import SCORES, dual_encoder_scorer
 from diptych.tasks.retrieval import score_by_similarity
+from diptych.tasks.retrieval_metrics import Folds
 from tests.models.test_first_step import toy
 from tests.runs.tiny_runs import write_model
 
@@ -275,7 +276,7 @@ def test_scores_are_those_that_evaluation_ranks_by(blip: diptych.VLM):
     scorer = dual_encoder_scorer(blip.loaded)
     assert scorer is not None
     with torch.no_grad():
-        ranked = score_by_similarity(blip.loaded, config, scorer, gallery, counter)
+        ranked = score_by_similarity(blip.loaded, config, scorer, gallery, Folds(gallery.source, 1), counter)
     pictures = [gallery.source.image(i) for i in range(4)]
     torch.testing.assert_close(blip.score(pictures, gallery.texts, "both"), ranked.scores.image_to_text)
     assert ranked.before_reranking is not None

@@ -251,6 +251,7 @@ class Batch(DeviceMixin):
     regions: Regions | None = None  # instead of an image, for models of regions
     image2: Image | Regions | None = None  # the right-hand image, if a sample has two
     negative_texts: Text | None = None  # mismatched texts: equally many per sample, in the order of samples
+    negative_images: Image | Regions | None = None  # mismatched images, likewise
     answers: AnswerTargets | None = None  # of the questions in `text`
     labels: dict[str, Tensor] = field(default_factory=dict)
     task: str = ""  # name of the batch's task, in multitask training

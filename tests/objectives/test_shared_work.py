@@ -19,7 +19,7 @@ from diptych.objectives.momentum import MomentumDistillation, Queue
 from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import KeyedChoices
 from diptych.objectives.views import Views
-from diptych.tasks.retrieval import Retrieval
+from diptych.tasks.retrieval_training import Retrieval
 from diptych.training.distributed import checkpoint_activations
 from tests.generation.counting import flops, rows_computed
 from tests.models.systems.common import FALSE, batch_of

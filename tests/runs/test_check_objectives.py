@@ -35,7 +35,7 @@ from diptych.runs.build import build
 from diptych.runs.check_objectives import CAPABILITIES, check_samples, compares_samples
 from diptych.runs.recipes import recipe
 from diptych.runs.train import open_validation
-from diptych.tasks.retrieval import Retrieval
+from diptych.tasks.retrieval_training import Retrieval
 
 SMALL = [
     "--model.dim",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,6 +17,8 @@ from diptych.config.objectives import ITC, ITM, Objectives, Triplet
 from diptych.config.run import Pretrain
 from diptych.data.images.loading import ImageSource, Random
 from diptych.data.loader import SkipCounter
+from diptych.data.sources.base import DataError
+from diptych.data.sources.subsets import CaptionSubset
 from diptych.inference.loaded_model import LoadedModel
 from diptych.models.configs import SCANConfig, VLMoConfig, VSEppConfig
 from diptych.models.vlmo import recipes as vlmo
@@ -25,6 +28,7 @@ from diptych.runs.pretrain import build
 from diptych.tasks.gallery import Gallery, GalleryImages, open_gallery, readable_gallery
 from diptych.tasks.pair_scores import FILL, CrossEncoder, dual_encoder_scorer
 from diptych.tasks.retrieval import RetrievalScores, Scores, evaluate, score_by_fusion, score_by_similarity
+from diptych.tasks.retrieval_metrics import RSUM, Folds
 from tests.runs.tiny_runs import loaded_from
 
 CONFIG = tasks.Retrieval(
@@ -66,13 +70,17 @@ def loaded_model(objectives: Objectives) -> LoadedModel:
     return loaded_from(run, module)
 
 
+def whole(gallery: Gallery) -> Folds:
+    return Folds(gallery.source, 1)
+
+
 def gallery(config: tasks.Retrieval = CONFIG) -> Gallery:
     return readable_gallery(open_gallery(config, 80), SkipCounter(0.0))
 
 
 @torch.no_grad()
 def at_once(loaded: LoadedModel) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and ITM log-odds (images, texts) of all pairs in one batch."""
+    """Cosines (images, texts) and ITM logits (images, texts, 2) of all pairs in one batch."""
     pairs, module = gallery(), loaded.module
     assert isinstance(module, Pretraining)
     examples = GalleryImages(pairs.source, loaded.image_settings)
@@ -87,7 +95,7 @@ def at_once(loaded: LoadedModel) -> tuple[torch.Tensor, torch.Tensor]:
     m = cosines.shape[1]
     pair = torch.arange(n * m)
     match = module.heads["itm"](loaded.model.fuse(text.index_samples(pair % m), image.index_samples(pair // m)).pooled)
-    return cosines, (match[:, 1] - match[:, 0]).view(n, m)
+    return cosines, match.view(n, m, 2)
 
 
 @pytest.fixture
@@ -97,14 +105,15 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diptych.tasks.retrieval.TEXT_BATCH", 5)
 
 
-@pytest.mark.parametrize("ranked_by", ["itm", "sum", "product"])
+@pytest.mark.parametrize("ranked_by", ["itm", "logit", "sum", "product"])
 def test_the_most_similar_pairs_are_reranked_and_the_others_rank_below(in_parts: None, ranked_by: Any):
     loaded, config = loaded_model(Objectives(itc=ITC(), itm=ITM())), replace(CONFIG, rerank_by=ranked_by)
-    scorer, (cosines, match) = dual_encoder_scorer(loaded), at_once(loaded)
+    scorer, (cosines, logits) = dual_encoder_scorer(loaded), at_once(loaded)
     assert scorer is not None and scorer.scale == pytest.approx(1 / 0.07, rel=0.5)
-    match = match + {"itm": 0.0, "sum": 1.0, "product": scorer.scale}[ranked_by] * cosines
+    match = logits[..., 1] - (logits[..., 0] if ranked_by in ("itm", "product") else 0)
+    match = match + {"itm": 0.0, "logit": 0.0, "sum": 1.0, "product": scorer.scale}[ranked_by] * cosines
     with torch.no_grad():
-        scored = score_by_similarity(loaded, config, scorer, gallery(), SkipCounter(0.0))
+        scored = score_by_similarity(loaded, config, scorer, gallery(), whole(gallery()), SkipCounter(0.0))
     assert scored.before_reranking is not None
     torch.testing.assert_close(scored.before_reranking, cosines, rtol=1e-5, atol=1e-6)
     for scores, similarities, logits in (
@@ -124,7 +133,9 @@ def test_a_reranked_candidate_of_lowest_log_odds_still_ranks_before_other_pairs(
         match = module.heads["itm"].get_submodule("linear")
         assert isinstance(match, nn.Linear)
         match.bias.copy_(torch.tensor([500.0, -500.0]))
-        scores = score_by_similarity(loaded, config, scorer, gallery(), SkipCounter(0.0)).scores.image_to_text
+        scores = score_by_similarity(
+            loaded, config, scorer, gallery(), whole(gallery()), SkipCounter(0.0)
+        ).scores.image_to_text
     reranked = scores > scores.min()
     assert (reranked.sum(1) == 3).all() and scores[reranked].max() < FILL
 
@@ -150,8 +161,8 @@ def test_reranking_all_pairs_equals_fusing_all_pairs(in_parts: None):
     scorer = dual_encoder_scorer(loaded)
     assert scorer is not None
     with torch.no_grad():
-        reranked = score_by_similarity(loaded, config, scorer, gallery(), SkipCounter(0.0))
-        fused = score_by_fusion(loaded, config, gallery(), SkipCounter(0.0))
+        reranked = score_by_similarity(loaded, config, scorer, gallery(), whole(gallery()), SkipCounter(0.0))
+        fused = score_by_fusion(loaded, config, gallery(), whole(gallery()), SkipCounter(0.0))
     torch.testing.assert_close(reranked.scores.image_to_text, fused.scores.image_to_text, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(reranked.scores.text_to_image, fused.scores.image_to_text.T, rtol=1e-5, atol=1e-6)
     assert fused.before_reranking is None and fused.gallery.image_of_text == [i for i in range(7) for _ in range(2)]
@@ -190,7 +201,7 @@ def test_a_model_with_its_own_similarity_needs_no_contrastive_head(
     scorer, pairs = dual_encoder_scorer(loaded), gallery()
     assert scorer is not None
     with torch.no_grad():
-        scored = score_by_similarity(loaded, CONFIG, scorer, pairs, SkipCounter(0.0))
+        scored = score_by_similarity(loaded, CONFIG, scorer, pairs, whole(pairs), SkipCounter(0.0))
         regions = RandomRegions().stack([RandomRegions().load(pairs.source, i, None) for i in range(7)])
         image = loaded.model.encode_image(regions)
         text = loaded.model.encode_text(loaded.tokenizer.encode(pairs.texts))
@@ -207,7 +218,12 @@ def test_true_similarities_score_full_marks_and_chance_with_shuffled_captions(mo
     image_of_text = {text: i for i in range(len(source)) for text in source.captions(i)}
 
     def true_scores(
-        loaded: LoadedModel, config: tasks.Retrieval, scorer: object, gallery: Gallery, counter: SkipCounter
+        loaded: LoadedModel,
+        config: tasks.Retrieval,
+        scorer: object,
+        gallery: Gallery,
+        folds: Folds,
+        counter: SkipCounter,
     ):
         scores = torch.eye(20)[:, [image_of_text[text] for text in gallery.texts]]
         return RetrievalScores(gallery, Scores(scores, scores.T))
@@ -227,7 +243,7 @@ def test_recall_of_each_direction_is_of_its_own_scores(monkeypatch: pytest.Monke
     def asymmetric(scores: Scores) -> dict[str, float]:
         monkeypatch.setattr(
             "diptych.tasks.retrieval.score_by_similarity",
-            lambda loaded, config, scorer, gallery, counter: RetrievalScores(gallery, scores, right),
+            lambda loaded, config, scorer, gallery, folds, counter: RetrievalScores(gallery, scores, right),
         )
         return evaluate(loaded, config).metrics
 
@@ -236,3 +252,83 @@ def test_recall_of_each_direction_is_of_its_own_scores(monkeypatch: pytest.Monke
         assert (metrics["image to text R@1"], metrics["text to image R@1"]) == (to_text, to_image)
         before = [metrics[f"{way} R@1, before re-ranking"] for way in ("image to text", "text to image")]
         assert before == [1.0, 1.0]
+
+
+DIRECTIONS = ("image to text", "text to image")
+
+
+@pytest.mark.parametrize("rerank", [0, 2])
+@pytest.mark.parametrize("objectives", [Objectives(itm=ITM()), Objectives(itc=ITC(), itm=ITM())], ids=["itm", "itc"])
+def test_recalls_in_folds_are_the_means_of_evaluating_each_fold(
+    in_parts: None, monkeypatch: pytest.MonkeyPatch, objectives: Objectives, rerank: int
+):
+    loaded, config = loaded_model(objectives), replace(CONFIG, gallery=12, rerank=rerank)
+    whole_source = open_gallery(config, 80)
+    with torch.no_grad():
+        in_folds = evaluate(loaded, replace(config, folds=3))
+        alone = []
+        for first in range(0, 12, 4):
+            part = CaptionSubset(whole_source, range(first, first + 4))
+            monkeypatch.setattr("diptych.tasks.retrieval.open_gallery", lambda *_, part=part: part)
+            alone.append(evaluate(loaded, config))
+    names = [f"{way} R@{k}{end}" for way in DIRECTIONS for k in (1, 5, 10) for end in ("", ", chance")]
+    for name in [*names, RSUM]:
+        expected = sum(result.metrics[name] for result in alone) / 3
+        assert in_folds.metrics[name] == pytest.approx(expected), name
+    assert (in_folds.metrics["images"], in_folds.metrics["texts"], in_folds.metrics["folds"]) == (12, 24, 3)
+    first = [{**row, "retrieved": row["retrieved"][: rerank or None]} for r in alone for row in r.predictions]
+    assert [{**row, "retrieved": row["retrieved"][: rerank or None]} for row in in_folds.predictions] == first
+
+
+def test_an_unreadable_image_moves_no_other_to_another_fold():
+    pairs = gallery(replace(CONFIG, gallery=6))
+    folds = Folds(pairs.source, 3)
+    assert folds.of_images(pairs).tolist() == [0, 0, 1, 1, 2, 2]
+    readable = pairs.select([0, 2, 3, 5]).select([1, 2, 3])
+    assert folds.of_images(readable).tolist() == [1, 1, 2] and folds.of_texts(readable).tolist() == [1, 1, 1, 1, 2, 2]
+    scores = torch.tensor([[1.0, 0.0, 3.0], [2.0, 1.0, 3.0], [0.0, 0.0, 1.0]]).repeat_interleave(2, 1)
+    recalls = folds.recalls(readable, {"": (scores, scores.T)})
+    assert [(len(fold.images), fold.recalls[""].image_to_text[1]) for fold in recalls.folds] == [(2, 0.5), (1, 1.0)]
+    assert recalls.named()["image to text R@1"] == 0.75
+
+
+def test_recalls_of_folds_with_each_photograph_drawn_once_are_those_measured():
+    """Folds have different numbers of texts, so that a mean over folds is none over texts."""
+    pairs = gallery(replace(CONFIG, gallery=6))
+    owner = [0, 0, 0, 1, 2, 3, 4, 5]
+    pairs = replace(pairs, texts=["a text"] * 8, image_of_text=owner)
+    scores = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
+    recalls = Folds(pairs.source, 3).recalls(pairs, {"": (scores, scores.T), ", before": (-scores, -scores.T)})
+    measured = {**recalls.named(), **recalls.named(", before")}
+    drawn = recalls.resampled()
+    once = drawn.metrics(np.ones((1, 6), dtype=np.int64))
+    assert drawn.photographs == 6
+    assert {name: value.item() for name, value in once.items()} == pytest.approx(measured)
+    twice = drawn.metrics(np.array([[2, 0, 1, 1, 1, 1]]))
+    first = recalls.folds[0].recalls[""].text_ranks[0] < 1
+    others = [fold.recalls[""].image_to_text[1] for fold in recalls.folds[1:]]
+    assert twice["image to text R@1"].item() == pytest.approx((float(first) + sum(others)) / 3)
+
+
+def test_folds_that_do_not_divide_the_gallery_raise():
+    with pytest.raises(DataError, match=r"scenes.*: 7 images cannot be divided into 5 folds .*; use --gallery 5"):
+        evaluate(loaded_model(Objectives(itm=ITM())), replace(CONFIG, folds=5))
+    with pytest.raises(DataError, match="use --folds 7 or less"):
+        evaluate(loaded_model(Objectives(itm=ITM())), replace(CONFIG, folds=8))
+
+
+def test_rsum_is_the_sum_of_the_six_recalls_in_percent():
+    with torch.no_grad():
+        metrics = evaluate(loaded_model(Objectives(itc=ITC())), CONFIG).metrics
+    recalls = [metrics[f"{way} R@{k}"] for way in DIRECTIONS for k in (1, 5, 10)]
+    assert metrics[RSUM] == pytest.approx(100 * sum(recalls)) and 0 < metrics[RSUM] <= 600
+
+
+def test_the_number_of_pairs_is_printed_before_they_are_fused(capsys: pytest.CaptureFixture[str]):
+    with torch.no_grad():
+        evaluate(loaded_model(Objectives(itm=ITM())), CONFIG)
+        assert "scoring 98 pairs of 7 images and 14 texts by fusion" in capsys.readouterr().out
+        evaluate(loaded_model(Objectives(itm=ITM())), replace(CONFIG, gallery=6, folds=3))
+        assert "scoring 24 pairs of 6 images and 12 texts by fusion" in capsys.readouterr().out
+        evaluate(loaded_model(Objectives(itc=ITC(), itm=ITM())), replace(CONFIG, rerank=99))
+        assert "re-ranking 98 of 98 pairs by fusion" in capsys.readouterr().out

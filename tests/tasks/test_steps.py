@@ -20,7 +20,7 @@ from diptych.modules.tokens import packing
 from diptych.protocols import TrainStep
 from diptych.tasks.classification import Classification
 from diptych.tasks.nlvr2 import NLVR2
-from diptych.tasks.retrieval import Retrieval
+from diptych.tasks.retrieval_training import Retrieval
 from diptych.tasks.vqa import ClosedVQA
 
 DIM, ANSWERS, NEGATIVES, VOCABULARY = 16, 6, 3, 30
@@ -129,6 +129,26 @@ def test_retrieval_scores_the_true_text_before_its_negatives():
     losses = step(batch, counts_of(step, batch))
     torch.testing.assert_close(losses["retrieval"], -scores.log_softmax(1)[:, 0].mean())
     assert losses["retrieval/accuracy"].item() == pytest.approx((scores.argmax(1) == 0).float().mean().item())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("num_texts", [0, 2])
+def test_retrieval_scores_the_text_with_its_negative_images(packed: bool, num_texts: int):
+    step, batch = Retrieval(vilt(), DIM, num_texts + 2), batch_of()
+    enlarge_weights(step)
+    images, texts = image_of(6, 8), text_of(3 * num_texts, 4) if num_texts else None
+    batch = replace(batch, negative_texts=texts, negative_images=images)
+    with packing(packed):
+        scores = step.candidate_scores(batch)
+    assert batch.image and batch.text and scores.shape == (3, 3 + num_texts)
+    for i in range(3):
+        text = step.model.encode_text(batch.text[i : i + 1])
+        candidates = [batch.image[i : i + 1], *(images[k : k + 1] for k in (2 * i, 2 * i + 1))]
+        one_by_one = torch.cat([step.score(step.model.encode_image(image), text) for image in candidates])
+        torch.testing.assert_close(scores[i, [0, -2, -1]], one_by_one, rtol=1e-4, atol=1e-5)
+    losses = step(batch, counts_of(step, batch))
+    torch.testing.assert_close(losses["retrieval"], -scores.log_softmax(1)[:, 0].mean())
+    assert step.chance_losses["retrieval"].value == pytest.approx(math.log(3 + num_texts))
 
 
 @pytest.mark.quick("4-*")

@@ -22,6 +22,9 @@ from diptych.config.validation import (
     settings,
 )
 
+RerankBy = Literal["itm", "logit", "sum", "product"]
+NumNegatives = Annotated[int, Range(0, 1024)]
+
 
 @settings()
 class NoOptions:
@@ -44,9 +47,25 @@ class VQAOptions:
 
 @settings()
 class RetrievalOptions:
-    """The fine-tuning for retrieval by a ranking head."""
+    """The fine-tuning for retrieval by a ranking head: the negatives of each pair (ViLT: 15 texts; ViLBERT: 1, 1, 1)."""
 
-    negative_texts: Annotated[int, Range(1, 1024)] = 15  # per pair
+    negative_texts: NumNegatives = 15  # captions of other images per pair
+    negative_images: NumNegatives = 0  # other images per pair
+    hard_texts: NumNegatives = 0  # captions of the nearest images per pair
+    hard_images: NumNegatives = 0  # nearest images per pair
+    nearest_images: Count = 100  # how many nearest images the hard negatives are drawn from
+
+    def __post_init__(self) -> None:
+        if not self.num_negatives:
+            raise ValueError(
+                "negative_texts: at least one of negative_texts, negative_images, hard_texts and hard_images must be "
+                "above 0, got 0 for all: a pair is ranked against its negatives"
+            )
+
+    @property
+    def num_negatives(self) -> int:
+        """Negatives of a pair, of all kinds."""
+        return self.negative_texts + self.negative_images + self.hard_texts + self.hard_images
 
 
 @settings()
@@ -121,8 +140,10 @@ class Retrieval(GalleryEvaluation):
     options: ClassVar[type[FinetuningOptions]] = RetrievalOptions
 
     rerank: CountOrZero = 32  # re-rank the dual encoder's top N by ITM; 0: no re-ranking
-    # re-rank by: itm: ITM probability (ALBEF); sum: ITM logit + cosine (BLIP); product: ITM x ITC probability
-    rerank_by: Literal["itm", "sum", "product"] = "product"
+    # re-rank by: itm: ITM probability (ALBEF's paper); logit: ITM logit of a match (its code); sum: this logit + cosine
+    # (BLIP); product: ITM x ITC probability. All systems' rules: docs/retrieval.md
+    rerank_by: RerankBy = "product"
+    folds: Count = 1  # mean recall over N folds of the gallery, in order: 5 for COCO 1k; 1: the whole gallery (5k)
 
 
 @settings()

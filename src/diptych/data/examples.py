@@ -91,10 +91,14 @@ class PairExamples:
         image = int(self.owner[index])
         return self.source.captions(image)[index - self._first[image]][:MAX_TEXT_CHARS]
 
+    def examples_of(self, image: int) -> range:
+        """The examples of an image: one for each of its captions."""
+        return range(int(self._first[image]), int(self._first[image + 1]))
+
     def load(self, index: int, seed: int, step: int) -> LoadedPair:
         i, caption = int(self.owner[index]), self.caption(index)
         check_text(caption, self.source.where(i))
-        image = self._image(i, index, seed, step)
+        image = self.load_image(i, index, seed, step)
         return LoadedPair(image, caption, self._replacement(i, index, seed, step), self._identity(i))
 
     def _identity(self, image: int) -> int:
@@ -102,7 +106,8 @@ class PairExamples:
             self._identities[image] = identity_of(self.loader, self.source, image)
         return int(self._identities[image])
 
-    def _image(self, image: int, index: int, seed: int, step: int) -> Any:
+    def load_image(self, image: int, index: int, seed: int, step: int) -> Any:
+        """An image of the source, augmented with draws of example `index`. Raises BadSample."""
         return self.loader.load(self.source, image, partial(generator, seed, step, index, f"augment {image}"))
 
     def _replacement(self, image: int, index: int, seed: int, step: int) -> Any:
@@ -121,7 +126,7 @@ class PairExamples:
             other += other >= image
             try:
                 if self._identity(other) != self._identity(image):
-                    return self._image(other, index, seed, step)
+                    return self.load_image(other, index, seed, step)
             except BadSample:  # reported when it is drawn as a sample itself
                 broken = True
         if broken:

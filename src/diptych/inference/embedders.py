@@ -20,7 +20,14 @@ from diptych.data.regions.files import open_regions
 from diptych.data.regions.frozen_features import BoxLoader, ExtractedFeatures, FeatureKeys, GridLoader, RegionLoader
 from diptych.encoders.efficientnet import FrozenCNN
 from diptych.encoders.hypercolumns import Hypercolumns
-from diptych.inference.feature_extractors import TEXT_FEATURES, cnn_maps, frozen_cnn, hypercolumns, memory_cache
+from diptych.inference.feature_extractors import (
+    TEXT_FEATURES,
+    cnn_maps,
+    frozen_cnn,
+    frozen_sources,
+    hypercolumns,
+    memory_cache,
+)
 from diptych.inference.saved_model import ModelSettings, RunError
 from diptych.models.configs import (
     RegionModel,
@@ -34,7 +41,7 @@ from diptych.modules.embeddings import GridEmbedding, RegionEmbedding
 from diptych.modules.frozen_text import FrozenTextEmbedding, FrozenTextEncoder
 from diptych.modules.input_embeddings import Grid, InputEmbeddings
 from diptych.modules.normalization import CENTRED
-from diptych.utils.feature_cache import MemoryCache
+from diptych.utils.feature_cache import MemoryCache, digest
 
 CNN_GRID = (7, 7)  # its size for images of 224 x 224 pixels
 
@@ -118,14 +125,35 @@ def image_input(settings: ModelSettings, augment: bool = False) -> ImageSettings
     has_whole_image = not isinstance(model, SCANConfig | VisualBERTConfig | VSEppConfig)  # serves as class token
     if kind not in ("grid", *BOXES):
         return RegionLoader(open_regions(Path(kind)), has_whole_image)
+    if kind == "grid":
+        return _grid_loader(images)
     network = hypercolumns() if kind == "hypercolumns" else frozen_cnn()
     # maps of all stages are ten times as large, and only what is pooled from them is kept in memory
     map_cache = MemoryCache(0) if kind == "hypercolumns" else memory_cache()
     features = ExtractedFeatures(network.extract, network.name, images, map_cache)
-    if kind == "grid":
-        return GridLoader(features)
     boxes = fixed_boxes(settings.embedders.scales or SCALES)
     return BoxLoader(features, boxes, network.project, memory_cache(), has_whole_image)
+
+
+def _grid_loader(images: ImageSettings) -> GridLoader:
+    """The loader of the frozen CNN's last feature map."""
+    return GridLoader(ExtractedFeatures(frozen_cnn().extract, frozen_cnn().name, images, memory_cache()))
+
+
+COMPARED = ImageSettings(shorter_side=224, square=True, augment=False)
+"""The preprocessing of images whose CNN features are compared, where the model itself reads pixels."""
+
+
+def comparable_features(settings: ModelSettings) -> tuple[ImageLoader, bytes]:
+    """A loader of frozen features by which images are compared, and a digest of what they depend on.
+
+    The features are those that the model reads; the frozen CNN's, if it reads pixels.
+    """
+    loader = image_input(settings)
+    if isinstance(loader, ImageSettings):
+        return _grid_loader(COMPARED), digest(frozen_cnn().name, repr(COMPARED))
+    sources = frozen_sources(settings).get("image", "")
+    return loader, digest(sources, repr(settings.embedders), repr(replace(settings.images, augment=False)))
 
 
 def cnn_feature_keys(settings: ModelSettings, augment: bool = False) -> FeatureKeys | None:

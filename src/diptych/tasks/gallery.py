@@ -35,11 +35,15 @@ def open_gallery(config: GalleryEvaluation, min_side: int) -> Captioned:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images, texts, and for each text the index of its image in `source`."""
+    """Images, texts, and for each text the index of its image in `source`.
+
+    `positions`: the place of each image among those that were opened, before any was left out; ascending.
+    """
 
     source: Captioned
     texts: list[str]
     image_of_text: list[int]
+    positions: list[int]
 
     def select(self, images: Sequence[int]) -> Gallery:
         """The gallery of these images only, in this order, with their texts."""
@@ -49,6 +53,7 @@ class Gallery:
             CaptionSubset(self.source, images),
             [self.texts[i] for i in texts],
             [new_index[self.image_of_text[i]] for i in texts],
+            [self.positions[image] for image in images],
         )
 
     def text_indices(self, images: Sequence[int]) -> list[int]:
@@ -60,7 +65,7 @@ class Gallery:
 def readable_gallery(source: Captioned, counter: SkipCounter) -> Gallery:
     """The gallery of a source's usable captions, and of the images that have one. Raises DataError if there is none."""
     texts, image_of_text = readable_texts(source, counter)
-    return Gallery(source, texts, image_of_text).select(sorted(set(image_of_text)))
+    return Gallery(source, texts, image_of_text, list(range(len(source)))).select(sorted(set(image_of_text)))
 
 
 def readable_texts(source: Captioned, counter: SkipCounter) -> tuple[list[str], list[int]]:

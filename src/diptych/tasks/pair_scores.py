@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diptych.batch import Image, Text
+from diptych.config.tasks import RerankBy
 from diptych.inference.loaded_model import LoadedModel
 from diptych.modules.attention import SharedContext
 from diptych.modules.heads import ITCHead, RankingHead
@@ -166,12 +167,13 @@ class DualEncoderScorer:
         self,
         pair_scores: Float[Tensor, "images texts"],
         similarities: Float[Tensor, "images texts"],
-        by: Literal["itm", "sum", "product"],
+        by: RerankBy,
     ) -> Float[Tensor, "images texts"]:
-        """The scores that pairs are ranked by: ITM log-odds, and the similarity with the weight that `by` gives it.
+        """The scores that pairs are ranked by: `pair_scores`, and the similarity with the weight that `by` gives it.
 
-        - "itm": the ITM log-odds;
-        - "sum": the log-odds plus the cosine (BLIP's official code);
+        - "itm": the ITM log-odds, which rank as the probability of a match does (ALBEF, section 3.4);
+        - "logit": the logit of a match (ALBEF's official code);
+        - "sum": the logit of a match plus the cosine (BLIP's official code);
         - "product": the product of the probabilities by ITM and by contrast, as the sum of their logarithms up to a
           constant: the log-odds plus `scale` · cosine.
 
@@ -179,7 +181,7 @@ class DualEncoderScorer:
         to the contrastive probabilities, estimates a ratio to these; by itself, after training on little data, it ranks
         worse than contrast, and the product does not.
         """
-        return pair_scores + {"itm": 0.0, "sum": 1.0, "product": self.scale}[by] * similarities
+        return pair_scores + {"itm": 0.0, "logit": 0.0, "sum": 1.0, "product": self.scale}[by] * similarities
 
 
 @dataclass(frozen=True)
@@ -221,13 +223,18 @@ def cosines(image: Float[Tensor, "a e"], text: Float[Tensor, "b e"]) -> Float[Te
         return image.float() @ text.float().T
 
 
-def pair_scorer(loaded: LoadedModel) -> PairScorer | None:
-    """The score of a pooled pair: a ranking head's output or the ITM log-odds; None if neither was trained."""
+def pair_scorer(loaded: LoadedModel, by: RerankBy = "itm") -> PairScorer | None:
+    """The score of a pooled pair: a ranking head's output, or by ITM; None if neither was trained.
+
+    By ITM the score is the logit of a match if `by` is "logit" or "sum", else the log-odds.
+    """
     if (ranking_head := _ranking_head(loaded)) is not None:
         return ranking_head
     head = dict(loaded.heads.items()).get("itm")
     if head is None or "itm" not in loaded.losses or not isinstance(loaded.model, FusionEncoder):
         return None
+    if by in ("logit", "sum"):
+        return lambda pooled: head(pooled)[:, 1]
     return lambda pooled: (logits := head(pooled))[:, 1] - logits[:, 0]
 
 

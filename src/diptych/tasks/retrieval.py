@@ -10,53 +10,27 @@ which is feasible for galleries of some hundreds.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diptych.batch import Batch, Image, Text
-from diptych.checkpoints.mapping import strip_prefix
-from diptych.checkpoints.strict import load_strict
 from diptych.config import tasks as settings
-from diptych.config.run import Finetune
 from diptych.data.loader import SkipCounter
-from diptych.data.ranking import RankedExamples
-from diptych.data.sources.captions import open_captions
-from diptych.inference.embedders import image_input
 from diptych.inference.loaded_model import LoadedModel
-from diptych.inference.saved_model import ModelSettings, RunError
-from diptych.inference.tokenizer import tokenizer_of
-from diptych.metrics.recall import recall, resampled_recalls
-from diptych.models.configs import ImageOnlyModel, model_name, pooled_dim
-from diptych.modules.attention import Context
-from diptych.modules.heads import ITCHead, ITMHead, RankingHead
-from diptych.modules.init import init_transformer
-from diptych.modules.tokens import Tokens
-from diptych.objectives.itc import ITCLoss
-from diptych.objectives.random_choices import KeyedChoices
-from diptych.objectives.views import Views
-from diptych.protocols import ChanceLoss, ComparisonPool, DualEncoder, FusionEncoder, image_contexts
+from diptych.inference.saved_model import RunError
+from diptych.models.configs import model_name
+from diptych.modules.heads import ITCHead, ITMHead
+from diptych.protocols import DualEncoder, FusionEncoder
 from diptych.report import QualitativeExample, RetrievalExample
-from diptych.tasks.common import (
-    encode_images,
-    encode_texts,
-    evaluation_rows,
-    evaluation_values,
-    options_of,
-    required,
-    sample_counts,
-)
+from diptych.tasks.common import encode_images, encode_texts, evaluation_rows, evaluation_values, required
 from diptych.tasks.definition import (
     MAX_EXAMPLES,
-    FineTuning,
-    Labels,
     Result,
     Task,
     draw_examples,
@@ -76,112 +50,15 @@ from diptych.tasks.pair_scores import (
     candidate_masks,
     dual_encoder_scorer,
     pair_scorer,
-    score_matrix,
 )
+from diptych.tasks.retrieval_metrics import Folds
+from diptych.tasks.retrieval_training import FINE_TUNING
 from diptych.tasks.session import current_session, pack, unpack
+from diptych.utils.terminal import echo
 
 FUSION_IMAGE_BATCH = 8  # images fused with every caption at once
 TOP_K = 5  # retrieved images kept in predictions
 BEFORE = ", before re-ranking"  # end of the names of such metrics
-
-
-class ContrastRetrieval(nn.Module):
-    """A training step: ITC loss of the model's first ITC branch over the batch on all ranks.
-
-    Source: VLMo, section 4.1; BEiT-3, table 10.
-    """
-
-    def __init__(self, model: DualEncoder, contrast: ITCHead):
-        super().__init__()
-        self.model = model
-        self.heads = nn.ModuleDict({"itc": contrast})
-        self.objective = ITCLoss(name="retrieval")
-        self.weights = {"retrieval": 1.0}
-        self.chance_losses: dict[str, ChanceLoss] = {}  # ln(number of candidates), which depends on the batch
-
-    def views(self, batch: Batch) -> Views:
-        """The lazily computed encodings of a batch."""
-        return Views(self.model, self.heads, batch, KeyedChoices(batch))
-
-    def samples_compared(self, among: ComparisonPool) -> dict[str, int]:
-        """See `protocols.ContrastiveStep`."""
-        return {"retrieval": self.objective.samples_compared(among)}
-
-    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
-        return self.objective.num_terms(self.views(batch))
-
-    def losses(self, views: Views, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: total / counts[name] for name, total in self.objective.loss_sums(views).items()}
-
-    def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.losses(self.views(batch), counts)
-
-    @torch.no_grad()
-    def score_matrix(self, images: Image, texts: Text) -> Float[Tensor, "images texts"]:
-        """The cosine of every image with every text."""
-        contrast: ITCHead = self.heads["itc"]  # type: ignore[assignment]
-        image = contrast.project_image(self.model.pooled_features(self.model.encode_image(images))[0])
-        text = contrast.project_text(self.model.pooled_features(self.model.encode_text(texts))[0])
-        return (image @ text.T).float()
-
-
-class Retrieval(nn.Module):
-    """A training step: cross entropy of the true text among itself and `num_negatives` negative texts.
-
-    The ranking head is initialised from the ITM head of pre-training by `init_from`, as in the official code.
-
-    Source: ViLT, section 4.2, with 15 negatives.
-    """
-
-    def __init__(self, model: FusionEncoder, dim: int, num_negatives: int = 15):
-        super().__init__()
-        self.model = model
-        self.rank = RankingHead(dim)
-        self.rank.apply(init_transformer)
-        self.weights = {"retrieval": 1.0}
-        self.chance_losses = {
-            "retrieval": ChanceLoss(
-                math.log(1 + num_negatives), "uniform over texts", "texts and image are not compared yet"
-            )
-        }
-
-    @torch.no_grad()
-    def init_from(self, match: ITMHead) -> None:
-        """Copies the row of the ITM head that computes the logit of a match."""
-        self.rank.linear.weight.copy_(match.linear.weight[1:])
-        self.rank.linear.bias.copy_(match.linear.bias[1:])
-
-    def num_terms(self, batch: Batch) -> dict[str, Tensor]:
-        return sample_counts(batch, "retrieval", "retrieval/accuracy")
-
-    def candidate_scores(self, batch: Batch) -> Float[Tensor, "b candidates"]:
-        """Each image's score with its own text, then with its negative texts."""
-        image = image_contexts(self.model, encode_images(self.model, batch))
-        true = self.score(image, self.model.encode_text(required(batch.text, "text")))
-        texts = self.model.encode_text(required(batch.negative_texts, "negative texts"))
-        image_index = torch.arange(len(batch), device=batch.ids.device).repeat_interleave(len(texts) // len(batch))
-        negative = self.score(image.index_samples(image_index), texts)
-        return torch.cat([true[:, None], negative.view(len(batch), -1)], 1)
-
-    def score(self, image: Context, text: Tokens) -> Float[Tensor, " b"]:
-        """The score of each image with the text of the same row."""
-        fused = self.model.fuse(text, image)  # type: ignore[arg-type]  # shared if the model takes it
-        return self.rank(fused.pooled).float()
-
-    def losses(self, scores: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        first = scores.new_zeros(len(scores), dtype=torch.long)
-        right = (scores.argmax(1) == 0).sum().float()
-        return {
-            "retrieval": F.cross_entropy(scores, first, reduction="sum") / counts["retrieval"],
-            "retrieval/accuracy": right.detach() / counts["retrieval/accuracy"],
-        }
-
-    def forward(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.losses(self.candidate_scores(batch), counts)
-
-    def score_matrix(self, images: Image, texts: Text, pairs: int = 256) -> Float[Tensor, "images texts"]:
-        """The score of every image with every text."""
-        return score_matrix(self.model, self.rank, images, texts, pairs)
 
 
 @runtime_checkable
@@ -190,7 +67,9 @@ class DualAndFusionEncoder(DualEncoder, FusionEncoder, Protocol):
 
 
 class Scores(NamedTuple):
-    """Scores in both directions, FILL if a pair is not a candidate. A candidate in both has the same score."""
+    """Scores in both directions. A candidate in both has the same score; FILL or less if a pair is not a candidate, and
+    -inf in `evaluate` if image and text are of different folds.
+    """
 
     image_to_text: Float[Tensor, "images texts"]
     text_to_image: Float[Tensor, "texts images"]
@@ -242,10 +121,11 @@ class RetrievalScores:
 
 
 def evaluate(loaded: LoadedModel, config: settings.Retrieval) -> Result:
-    """Recall@1, 5 and 10 in both directions, with the chance level and the gallery's size.
+    """Recall@1, 5 and 10 in both directions and their sum, with the chance level and the gallery's size.
 
-    A run trained with a contrastive loss is scored by similarity, and its top pairs are re-ranked if it was trained
-    with ITM too; other runs fuse all pairs.
+    With several folds, images are compared with the texts of their fold alone, and recalls are means over folds. A run
+    trained with a contrastive loss is scored by similarity, and its top pairs are re-ranked if it was trained with ITM
+    too; other runs fuse all pairs.
 
     Raises:
         DataError: the data cannot be read.
@@ -253,28 +133,27 @@ def evaluate(loaded: LoadedModel, config: settings.Retrieval) -> Result:
     """
     _ = loaded.tokenizer  # raises before images are read, if the vocabulary is unknown
     counter = SkipCounter(config.max_skipped)
-    gallery = readable_gallery(open_gallery(config, loaded.image_settings.shorter_side), counter)
+    source = open_gallery(config, loaded.image_settings.shorter_side)
+    folds = Folds(source, config.folds)
+    gallery = readable_gallery(source, counter)
     scorer = dual_encoder_scorer(loaded)
     if scorer is None:
-        scored = score_by_fusion(loaded, config, gallery, counter)
+        scored = score_by_fusion(loaded, config, gallery, folds, counter)
     else:
-        scored = score_by_similarity(loaded, config, scorer, gallery, counter)
+        scored = score_by_similarity(loaded, config, scorer, gallery, folds, counter)
     counter.check()
-    image_of_text = torch.tensor(scored.gallery.image_of_text, dtype=torch.long)
-    recalls = recall(scored.scores.image_to_text, image_of_text, of_images=scored.scores.text_to_image)
-    metrics: dict[str, float] = {"images": recalls.images, "texts": recalls.texts, "skipped": counter.num_skipped}
-    metrics |= recalls.named()
-    by_suffix = {"": recalls}
-    for k in recalls.text_to_image:
-        metrics[f"image to text R@{k}, chance"] = recalls.chance_image_to_text[k]
-        metrics[f"text to image R@{k}, chance"] = recalls.chance_text_to_image[k]
+    gallery, scores = scored.gallery, {"": (scored.scores.image_to_text, scored.scores.text_to_image)}
     if scored.before_reranking is not None:
-        metrics["candidates re-ranked"] = config.rerank
-        by_suffix[BEFORE] = recall(scored.before_reranking, image_of_text)
-        metrics |= by_suffix[BEFORE].named(BEFORE)
+        scores[BEFORE] = scored.before_reranking, scored.before_reranking.T
+    recalls = folds.recalls(gallery, scores)
+    metrics: dict[str, float] = {"images": len(gallery.source), "texts": len(gallery.texts)}
+    metrics |= {"folds": config.folds} if config.folds > 1 else {}
+    metrics |= {"skipped": counter.num_skipped, **recalls.named(), **recalls.chance()}
+    if scored.before_reranking is not None:
+        metrics |= {"candidates re-ranked": config.rerank, **recalls.named(BEFORE)}
     predictions, make_examples = _predictions(scored, 0 if config.shuffle_captions else MAX_EXAMPLES)
-    resampled = resampled_recalls(image_of_text, by_suffix)
-    return Result(metrics, predictions, make_examples, list(counter.skipped.values()), resampled=resampled)
+    skipped = list(counter.skipped.values())
+    return Result(metrics, predictions, make_examples, skipped, resampled=recalls.resampled())
 
 
 def predict(loaded: LoadedModel, batch: Batch) -> list[dict[str, Any]]:
@@ -309,7 +188,12 @@ def _encoded_images(
 
 
 def score_by_similarity(
-    loaded: LoadedModel, config: settings.Retrieval, scorer: DualEncoderScorer, gallery: Gallery, counter: SkipCounter
+    loaded: LoadedModel,
+    config: settings.Retrieval,
+    scorer: DualEncoderScorer,
+    gallery: Gallery,
+    folds: Folds,
+    counter: SkipCounter,
 ) -> RetrievalScores:
     """Scores of all readable images and texts by similarity; the top pairs are re-ranked if ITM was trained.
 
@@ -330,8 +214,9 @@ def score_by_similarity(
             image = images.own[number].features
             yield number, torch.cat([scorer.similarity(image, text.features).float().cpu() for text in texts], 1)
 
-    similarities = torch.cat(current_session().values("comparing", list(images.sizes), compute=compare, record=False))
-    pair_score, num_candidates = pair_scorer(loaded), config.rerank
+    parts = current_session().values("comparing", list(images.sizes), compute=compare, record=False)
+    similarities = torch.cat(parts).masked_fill(~folds.compared(gallery), -torch.inf)
+    pair_score, num_candidates = pair_scorer(loaded, config.rerank_by), config.rerank
     if pair_score is None or not num_candidates:
         return RetrievalScores(gallery, Scores(similarities, similarities.T))
     combine = partial(scorer.with_pair_scores, by=config.rerank_by)
@@ -350,13 +235,17 @@ def rerank(
 ) -> Scores:
     """Scores of candidates, which `combine` makes of their fused scores and similarities; other pairs rank below them.
 
-    Candidates are the `num_candidates` most similar texts of each image and images of each text.
+    Candidates are the `num_candidates` most similar texts of each image and images of each text; a pair of similarity
+    -inf (of different folds) is none, and keeps this score.
     """
     for_image, for_text = candidate_masks(similarities, num_candidates)
+    compared = similarities != -torch.inf
+    for_image, for_text = for_image & compared, for_text & compared.T
     scored = for_image | for_text.T
+    echo(f"re-ranking {int(scored.sum()):,} of {scored.numel():,} pairs by fusion")
     scores = combine(_score_candidates(loaded, pair_score, scored, images, texts), similarities)
-    behind = min(FILL, scores[scored].min().item() - 1)
-    return Scores(scores.masked_fill(~for_image, behind), scores.T.masked_fill(~for_text, behind))
+    behind = torch.where(compared, min(FILL, scores[scored].min().item() - 1), -torch.inf)
+    return Scores(torch.where(for_image, scores, behind), torch.where(for_text, scores.T, behind.T))
 
 
 def _score_candidates(
@@ -381,11 +270,11 @@ def _score_candidates(
 
 
 def score_by_fusion(
-    loaded: LoadedModel, config: settings.Retrieval, gallery: Gallery, counter: SkipCounter
+    loaded: LoadedModel, config: settings.Retrieval, gallery: Gallery, folds: Folds, counter: SkipCounter
 ) -> RetrievalScores:
-    """Scores of all readable images and texts, each pair fused. Images are streamed: only their scores stay in memory.
+    """Scores of all readable images and texts, each pair of a fold fused.
 
-    Raises RunError if the run was trained with no loss that scores pairs.
+    Images are streamed: only their scores stay in memory. Raises RunError if the run was trained with no loss that scores pairs.
     """
     pair_score, model = pair_scorer(loaded), loaded.model
     if pair_score is None:
@@ -393,16 +282,25 @@ def score_by_fusion(
             "retrieval needs a run that was trained with a contrastive, matching or ranking loss: a pre-training run "
             "with itc, triplet or itm, or a run of `diptych finetune retrieval`"
         )
+    compared = folds.compared(gallery)
+    echo(
+        f"scoring {int(compared.sum()):,} pairs of {len(gallery.source):,} images and {len(gallery.texts):,} texts by "
+        "fusion"
+    )
     encoder = CrossEncoder(model, pair_score, list(encode_texts(loaded, gallery.texts, TEXT_BATCH)))
 
     def rows_of(batch: Batch) -> list[dict[str, Any]]:
-        scores = encoder.score_all(encode_images(model, batch))
-        return [{"image": i, "scores": pack(row)} for i, row in zip(batch.ids.tolist(), scores, strict=True)]
+        wanted = compared[batch.ids.cpu()]
+        image_index, text_index = (index.to(loaded.device) for index in wanted.nonzero(as_tuple=True))
+        pairs = encoder.score(encode_images(model, batch), image_index, text_index)
+        rows = pairs.split(wanted.sum(1).tolist())
+        return [{"image": i, "scores": pack(row)} for i, row in zip(batch.ids.tolist(), rows, strict=True)]
 
     examples = GalleryImages(gallery.source, loaded.image_input)
     rows = evaluation_rows(loaded, examples, config, FUSION_IMAGE_BATCH, counter, "scoring pairs", rows_of)
     image_ids = [row["image"] for row in rows]
-    scores = torch.stack([unpack(row["scores"]) for row in rows])[:, gallery.text_indices(image_ids)]
+    wanted, pairs = compared[image_ids], torch.cat([unpack(row["scores"]) for row in rows])
+    scores = torch.full(wanted.shape, -torch.inf).masked_scatter(wanted, pairs)[:, gallery.text_indices(image_ids)]
     return RetrievalScores(gallery.select(image_ids), Scores(scores, scores.T))
 
 
@@ -412,7 +310,8 @@ def _predictions(
     """For each text the TOP_K images retrieved first, and a function that makes `num_examples` examples of them."""
     gallery, scores = scored.gallery, scored.scores.text_to_image
     source, image_of_text = gallery.source, gallery.image_of_text
-    best = scores.topk(min(TOP_K, scores.shape[1]), 1).indices.tolist()
+    values, indices = scores.topk(min(TOP_K, scores.shape[1]), 1)  # -inf: images of other folds
+    best = [row[:n] for row, n in zip(indices.tolist(), values.isfinite().sum(1).tolist(), strict=True)]
     predictions = [
         {"text": text, "image": source.where(own), "retrieved": [source.where(i) for i in top]}
         for text, own, top in zip(gallery.texts, image_of_text, best, strict=True)
@@ -423,28 +322,6 @@ def _predictions(
         return RetrievalExample(gallery.texts[text], results)
 
     return predictions, lambda: draw_examples(evenly_spaced(range(len(image_of_text)), num_examples), example)
-
-
-def build_module(model: Any, config: ModelSettings, labels: Labels, options: settings.RetrievalOptions) -> Retrieval:
-    """The training step on a model. Raises RunError if it does not fuse texts with images."""
-    if not isinstance(model, FusionEncoder) or isinstance(config.model, ImageOnlyModel):
-        raise RunError(f"retrieval needs a model that fuses text and image; a {model_name(config.model)} does not")
-    return Retrieval(model, pooled_dim(config.model), options.negative_texts)
-
-
-def training_examples(run: Finetune, split: str, labels: Labels, augment: bool) -> RankedExamples:
-    """Images of a split with a caption, and captions of other images."""
-    options = options_of(run, settings.RetrievalOptions)
-    source = open_captions(run.data, split, run.layout, min_side=run.images.shorter_side)
-    return RankedExamples(source, tokenizer_of(run), image_input(run, augment), options.negative_texts)
-
-
-def init_ranking_head(module: Retrieval, weights: Mapping[str, Tensor]) -> None:
-    """Initialises the ranking head from the ITM head of pre-training, if the weights have one."""
-    if itm := strip_prefix(weights, "heads.itm."):
-        head = ITMHead(module.rank.linear.in_features)
-        load_strict(head, itm, "heads.itm")
-        module.init_from(head)
 
 
 def lacks(loaded: LoadedModel) -> str:
@@ -475,7 +352,7 @@ TASK = Task(
     settings.Retrieval,
     evaluate,
     lacks,
-    FineTuning(build_module, training_examples, initialize=init_ranking_head),
+    FINE_TUNING,
     predict,
     unused,
 )

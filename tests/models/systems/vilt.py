@@ -10,7 +10,7 @@ from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import WordMasking
 from diptych.objectives.wpa import WPALoss
 from diptych.tasks.nlvr2 import NLVR2
-from diptych.tasks.retrieval import Retrieval
+from diptych.tasks.retrieval_training import Retrieval
 from diptych.tasks.vqa import ClosedVQA
 from tests.models.systems.common import (
     ALL_ALIKE,

@@ -23,7 +23,7 @@ from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.objectives.random_choices import WordMasking
 from diptych.tasks.nlvr2 import NLVR2
-from diptych.tasks.retrieval import ContrastRetrieval
+from diptych.tasks.retrieval_training import ContrastRetrieval
 from diptych.tasks.vqa import ClosedVQA
 from tests.models.systems.common import (
     ANSWERS,

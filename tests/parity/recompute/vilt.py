@@ -18,7 +18,7 @@ from diptych.objectives.random_choices import FixedChoices, MaskedText
 from diptych.objectives.views import Views
 from diptych.objectives.wpa import TransportPlan, WPALoss
 from diptych.tasks.nlvr2 import NLVR2
-from diptych.tasks.retrieval import Retrieval
+from diptych.tasks.retrieval_training import Retrieval
 from diptych.tasks.vqa import ClosedVQA
 from tests.parity.golden_case import Case, Recomputed, Table
 from tests.parity.recompute.inputs import batch_of, padded, patch_grid, text_of

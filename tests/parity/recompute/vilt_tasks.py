@@ -9,7 +9,7 @@ from torch import Tensor
 from diptych.batch import Batch, Image
 from diptych.modules.tokens import FusedTokens
 from diptych.tasks.nlvr2 import NLVR2
-from diptych.tasks.retrieval import Retrieval
+from diptych.tasks.retrieval_training import Retrieval
 from diptych.tasks.vqa import ClosedVQA
 from tests.parity.golden_case import Case, Recomputed, Table
 from tests.parity.recompute.inputs import batch_of, text_of

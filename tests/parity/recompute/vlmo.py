@@ -17,7 +17,7 @@ from diptych.objectives.pretraining import Pretraining
 from diptych.objectives.random_choices import FixedChoices, MaskedText
 from diptych.objectives.views import Views
 from diptych.tasks.nlvr2 import NLVR2
-from diptych.tasks.retrieval import ContrastRetrieval
+from diptych.tasks.retrieval_training import ContrastRetrieval
 from diptych.tasks.vqa import ClosedVQA
 from tests.parity.golden_case import Case, Recomputed, Table
 from tests.parity.recompute.inputs import padded

@@ -87,8 +87,11 @@ def vqa() -> Finetune:
 def retrieval() -> Finetune:
     """Flickr30k captions, 20 epochs of 64 (section 3.2, caption-based image retrieval), from a run of `pretrain`.
 
-    Differs: each image is paired with its true text and three negative texts; the paper has the true pair and pairs
-    with a negative text, a negative image and a hard negative image.
+    Each pair is ranked against itself with a random text, with a random image, and with a hard negative: a caption of
+    one of the 100 nearest images, as in the official code (the paper: "a hard negative").
+
+    Differs: the nearest images are by the mean of the model's region features; the official code reads a published
+    file. A negative text is no caption of the image in any of its rows, and a negative image has no such caption.
     """
     run = pretrain()
     optimizer = Optimizer(learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1)
@@ -102,5 +105,5 @@ def retrieval() -> Finetune:
         training=training,
         recipe="vilbert.retrieval",
         embedders=run.embedders,
-        options=RetrievalOptions(negative_texts=3),
+        options=RetrievalOptions(negative_texts=1, negative_images=1, hard_texts=1),
     )

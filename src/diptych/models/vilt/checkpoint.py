@@ -27,7 +27,7 @@ from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.objectives.wpa import WPALoss
 from diptych.tasks.nlvr2 import NLVR2
-from diptych.tasks.retrieval import Retrieval
+from diptych.tasks.retrieval_training import Retrieval
 from diptych.tasks.vqa import ClosedVQA
 
 OUTSIDE_BLOCKS = KeyMapping(

@@ -36,7 +36,7 @@ from diptych.objectives.itm import HardNegativeITMLoss
 from diptych.objectives.mlm import MLMLoss
 from diptych.objectives.pretraining import Objective, Pretraining
 from diptych.tasks.nlvr2 import NLVR2
-from diptych.tasks.retrieval import ContrastRetrieval
+from diptych.tasks.retrieval_training import ContrastRetrieval
 from diptych.tasks.vqa import ClosedVQA
 
 TABLE = "relative_position_bias_table"
