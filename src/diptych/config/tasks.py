@@ -47,7 +47,7 @@ class VQAOptions:
 
 @settings()
 class RetrievalOptions:
-    """The fine-tuning for retrieval by a ranking head: the negatives of each pair (ViLT: 15 texts; ViLBERT: 1, 1, 1)."""
+    """The fine-tuning for retrieval by a ranking head: the negatives of each pair (ViLT: 15 texts; ViLBERT: 3 kinds)."""
 
     negative_texts: NumNegatives = 15  # captions of other images per pair
     negative_images: NumNegatives = 0  # other images per pair

@@ -274,7 +274,10 @@ def score_by_fusion(
 ) -> RetrievalScores:
     """Scores of all readable images and texts, each pair of a fold fused.
 
-    Images are streamed: only their scores stay in memory. Raises RunError if the run was trained with no loss that scores pairs.
+    Images are streamed: only their scores stay in memory.
+
+    Raises:
+        RunError: the run was trained with no loss that scores pairs.
     """
     pair_score, model = pair_scorer(loaded), loaded.model
     if pair_score is None:

@@ -124,7 +124,8 @@ class Retrieval(nn.Module):
             texts = self.model.encode_text(batch.negative_texts)
             scores.append(self.score(image.index_samples(_repeated(batch, len(texts))), texts))
         if batch.negative_images is not None:
-            images = image_contexts(self.model, self.model.encode_image(batch.negative_images))  # type: ignore[arg-type]
+            images = self.model.encode_image(batch.negative_images)  # type: ignore[arg-type]
+            images = image_contexts(self.model, images)
             num_images = len(batch.negative_images)
             scores.append(self.score(images, text.index_samples(_repeated(batch, num_images))))
         return torch.cat([part.view(len(batch), -1) for part in scores], 1)

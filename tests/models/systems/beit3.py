@@ -34,6 +34,7 @@ from tests.models.systems.common import (
     ONE_OF_EIGHT,
     PATCH,
     TEXT_LENGTH,
+    UNPOOLED_PAIR,
     VOCABULARY,
     GroundedPatches,
     Job,
@@ -179,7 +180,7 @@ SYSTEMS = {
         methods=METHODS,
         forward=FUSED,
         jobs={
-            "grounding": Job(GroundedPatches, {"grounding": LN2}, exempt=TABLES | PAIR, steps=300),
+            "grounding": Job(GroundedPatches, {"grounding": LN2}, exempt=TABLES | PAIR | UNPOOLED_PAIR, steps=300),
             "vqa": Job(
                 lambda m: ClosedVQA(m, 32, ANSWERS),
                 {"vqa": ANSWERS * LN2},

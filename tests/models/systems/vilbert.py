@@ -240,7 +240,7 @@ SYSTEMS = {
                 on_regions(lambda m: Grounding(m, GroundingHead(32))),
                 {},
                 {"grounding": 2.0},
-                UNREAD | {r"transformer\.pooler\.": "only regions are scored"},
+                TABLES | {r"transformer\.pooler\.": "only regions are scored"},
             ),
         },
     ),
