@@ -46,7 +46,7 @@ class Benchmark(DataSettings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gallery: CountOrZero = 0  # evaluation: only the first N images; 0: all
     rerank: CountOrZero = tasks.Retrieval.rerank  # retrieval: re-rank the top K of contrastive retrieval by ITM; 0: off
-    rerank_by: Literal["itm", "sum", "product"] = tasks.Retrieval.rerank_by  # as for evaluate
+    rerank_by: tasks.RerankBy = tasks.Retrieval.rerank_by  # as for evaluate
     num_beams: NumBeams = tasks.Captioning.num_beams
     workers: Workers = 2
 

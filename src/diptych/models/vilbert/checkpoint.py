@@ -40,7 +40,7 @@ from diptych.tasks.entailment import Entailment
 from diptych.tasks.grounding import Grounding
 from diptych.tasks.multitask import MultiTask
 from diptych.tasks.nlvr2 import NLVR2
-from diptych.tasks.retrieval import Retrieval
+from diptych.tasks.retrieval_training import Retrieval
 from diptych.tasks.vcr import MultipleChoice
 from diptych.tasks.vqa import ClosedVQA
 
