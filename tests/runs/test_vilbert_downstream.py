@@ -61,8 +61,9 @@ def regions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def command(tmp_path: Path, regions: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command, and returns what it printed."""
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command with a small validation, and returns what it printed."""
+    monkeypatch.setattr("diptych.runs.train.VALIDATION_EXAMPLES", 8)
 
     def run(*words: Any) -> str:
         assert main([str(word) for word in words]) == 0
