@@ -90,6 +90,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(module, function, reached)
     monkeypatch.setattr("diptych.runs.finetune.inherited", lambda folder, run, own=False: run)
     monkeypatch.setattr("diptych.cli.predict.read_config", lambda folder: SimpleNamespace(task=folder.name))
+    monkeypatch.setattr("diptych.cli.evaluate.task_of", lambda folder: folder.name)
     for module in {command.replace("-", "_") for command in COMMANDS} - {"import", "export"}:
         for check in CHECKS:
             monkeypatch.setattr(f"diptych.cli.{module}.{check}", lambda *_: "data", raising=False)
