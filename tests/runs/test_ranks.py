@@ -62,4 +62,6 @@ def test_a_step_and_its_validation_on_two_ranks_equal_those_of_one(two: Path, tm
         saved = load_file(out / "model.safetensors")
         assert saved.keys() == weights.keys()
         for name in weights:
-            torch.testing.assert_close(saved[name], weights[name], rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                saved[name], weights[name], rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+            )
