@@ -60,13 +60,13 @@ def shell_lines(text: str) -> Iterator[str]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words behind every `diptych` that begins a command line; synopses with […] and COMMAND are none, nor are
+    """The words behind every `diptych` that begins a command line; synopses with […], COMMAND and TASK are none, nor are
     the recorded commands of earlier versions.
     """
     text = TABLE.sub(lambda table: "" if OLDER in table[0] else table[0], text)
     for line in shell_lines(text):
         line = re.sub(r"^(torchrun|\S*python) .*?-m diptych ", "diptych ", line.strip())
-        if line.startswith("diptych ") and not re.search(r"COMMAND|\[|…", line):
+        if line.startswith("diptych ") and not re.search(r"COMMAND|TASK|\[|…", line):
             words = shlex.split(line, comments=True)[1:]
             if (
                 len(words) > 1 or words[0] not in COMMANDS
