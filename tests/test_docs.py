@@ -17,6 +17,7 @@ import pytest
 
 from bench.result_pages import TABLE, pages, records, with_tables
 from diptych.cli import COMMANDS, main
+from diptych.runs.recipes import finetuning_recipe
 from tests.test_layers import LEVELS
 
 ROOT = Path(__file__).parents[1]
@@ -83,7 +84,7 @@ CASES = {
 
 
 FINETUNED = {
-    words[words.index("--out") + 1]: words[1].rpartition(".")[2]
+    words[words.index("--out") + 1]: finetuning_recipe(words[1]).task
     for words in CASES.values()
     if words[0] == "finetune" and "--out" in words
 }

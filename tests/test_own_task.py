@@ -14,7 +14,7 @@ from tests.copied_package import ROOT, copy_package, run_copy
 
 OWN = ROOT / "tests" / "own_task"
 DOCUMENT = ROOT / "docs" / "adding-a-task.md"
-TABLE = "(Retrieval, Captioning, VQA, Matching, Classification)"
+TABLE = "(Retrieval, Captioning, VQA, Grounding, Matching, Classification)"
 SMALL = "--model.dim 32 --model.depth 1 --model.num_heads 2 --model.mlp_dim 64 --images.shorter_side 64"
 MODEL = "--model.patch_size 16 --images.patch_size 16 --model.grid 4 4"
 RUN = "--batch_size 8 --workers 0 --device cpu --precision fp32"

@@ -111,7 +111,9 @@ def test_finished_rows_are_read_back_without_training(finished: Path, monkeypatc
     (stage,) = cell["stages"]
     (path,) = (finished / "contrast/seed0/last").glob("evaluate-retrieval-*/metrics.json")
     scores = json.loads(path.read_text())
-    assert one[3] == f"{100 * stage['scores']['matching']['matching accuracy']:.1f}"
+    accuracy = stage["scores"]["matching"]["matching accuracy"]
+    low, high = stage["intervals"]["matching"]["matching accuracy"]
+    assert one[3] == f"{100 * accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
     assert stage["scores"]["retrieval"] == scores["metrics"] and scores["metrics"]["images"] == 6
     rows = [json.loads(line) for line in (finished / "contrast/seed0/last/metrics.jsonl").read_text().splitlines()]
     assert stage["losses"]["itc"]["start"] == rows[0]["itc"] and stage["losses"]["itc"]["end"] == rows[3]["itc"]

@@ -279,7 +279,7 @@ def test_tasks_and_settings_that_do_not_fit_a_run_raise(pretrained: Path, vqa: P
     with pytest.raises(RunError, match="pre-training run"):
         evaluate(vqa, Matching(split="train", workers=0, device="cpu"))
     with pytest.raises(
-        RunError, match="give one of Retrieval, Captioning, VQA, Matching, Classification, not Evaluation"
+        RunError, match="give one of Retrieval, Captioning, VQA, Grounding, Matching, Classification, not Evaluation"
     ):
         evaluate(pretrained, Evaluation())
 

@@ -26,6 +26,7 @@ from diptych.utils.rng import random_words, uniform
 from tests.training.toy import settings
 
 WORDS, LENGTH, STEPS, STOP = 40, 7, 5, 2
+KEEP_BEST = {"keep_best": "itc", "evaluate_every": 1, "checkpoint_every": 3}
 
 
 def module() -> MomentumDistillation:
@@ -73,12 +74,20 @@ def train(out: Path, cfg: Training, stopped: bool = False, rank: int = 0, world:
         fit(module(), stream, cfg, out, **more)  # type: ignore[arg-type]
 
 
+def validation(step: int) -> dict[str, float]:
+    """Values whose best is at step 2, which neither a checkpoint nor the last weights have."""
+    return {"val/itc": abs(step - 2.0)}
+
+
 def divided(out: Path) -> None:
-    """An uninterrupted run, an interrupted one, and its continuation."""
+    """An uninterrupted run, an interrupted one, and its continuation; and runs that keep the best weights."""
     with processes("cpu") as group:
         for name, stopped in (("whole", False), ("stopped", True), ("went-on", True), ("went-on", False)):
             cfg = training(parallel="fsdp")
             train(out / name, cfg, stopped, group.rank, group.world, group=group)
+        for parallel in ("ddp", "fsdp"):
+            cfg = training(parallel=parallel, **KEEP_BEST)
+            train(out / f"best-{parallel}", cfg, False, group.rank, group.world, evaluate=validation, group=group)
 
 
 if __name__ == "__main__":  # teacher.py OUT

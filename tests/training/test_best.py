@@ -26,7 +26,7 @@ class Killed(Exception):
 
 def train(out: Path, training: Training, kill_at: int = -1, seen: dict | None = None) -> Path:
     """Trains a Toy with the validation losses of VALUES; raises Killed before the batch of step `kill_at`."""
-    toy, batches = Toy(dropout=0.2), stream(training)
+    toy, batches = Toy(dropout=0.2, depth=2), stream(training)
 
     def evaluate(step: int) -> dict[str, float]:
         if seen is not None:
@@ -85,6 +85,7 @@ OPTIMIZERS = {
     "sgd": Optimizer(name="sgd", learning_rate=1e-2, momentum=0.9, decay_all=True),
     "drops": Optimizer(learning_rate=1e-2, schedule="drops", drops=(0.3, 0.6)),
     "per epoch": Optimizer(learning_rate=1e-2, schedule="cosine", final_rate=0.01, rate_per_epoch=True),
+    "layers": Optimizer(learning_rate=1e-2, layer_decay=0.5),
     "parts": Optimizer(learning_rate=1e-2, part_rates=("heads=10", "hidden=0.1")),
 }
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from diptych.training.best import BEST_FILE
 from diptych.training.checkpoint import CHECKPOINT, MODEL
 from diptych.training.log import TIME_FIELDS
-from tests.training.teacher import STOP, train, training
+from tests.training.teacher import KEEP_BEST, STOP, train, training, validation
 
 SCRIPT = ("-m", "tests.training.teacher")
 
@@ -81,3 +82,20 @@ def test_one_process_resumes_a_run_of_two_ranks(two: Path, tmp_path: Path):
     assert len(rows(tmp_path / "one")) == STOP
     train(tmp_path / "one", training())
     assert_close(tmp_path / "one", two / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_ranks_keep_the_best_weights_of_one_process(two: Path, tmp_path: Path, parallel: str):
+    train(tmp_path, training(**KEEP_BEST), evaluate=validation)
+    best = json.loads((tmp_path / BEST_FILE).read_text())
+    assert (best["step"], best["last_step"]) == (2, 5)
+    out = two / f"best-{parallel}"
+    assert json.loads((out / BEST_FILE).read_text()) == best
+    assert_close(out, tmp_path)
+    saved, wanted = load_file(out / MODEL), load_file(tmp_path / MODEL)
+    assert saved.keys() == wanted.keys()
+    for name in wanted:
+        torch.testing.assert_close(saved[name], wanted[name], rtol=1e-3, atol=1e-5)
+    last = load_file(out / CHECKPOINT)
+    assert any(not torch.equal(t, last[f"weight/student.{name}"]) for name, t in saved.items())

@@ -24,7 +24,7 @@ LENGTH, VOCABULARY = 6, 11
 class Toy(nn.Module):
     """Two losses over words: one with as many terms as masked words, which differ between parts of a batch."""
 
-    def __init__(self, dropout: float = 0.0, unused: bool = False, nan_at: int = -1):
+    def __init__(self, dropout: float = 0.0, unused: bool = False, nan_at: int = -1, depth: int = 0):
         super().__init__()
         torch.manual_seed(0)
         self.words = nn.Embedding(VOCABULARY, 16)
@@ -35,6 +35,7 @@ class Toy(nn.Module):
         self.out.weight = self.words.weight  # tied
         self.heads = nn.ModuleDict({"itm": nn.Linear(16, 2)})
         self.spare = nn.Linear(2, 2) if unused else None
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(16, 16), nn.Tanh()) for _ in range(depth))
         self.weights = {"mlm": 1.0, "itm": 0.5}
         self.chance_losses = {"itm": ChanceLoss(0.6931, "matching prior", "no image in sight")}
         self.nan_at = nan_at
@@ -49,6 +50,8 @@ class Toy(nn.Module):
     def forward(self, batch: Batch, counts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         assert batch.text is not None
         x = self.hidden(self.dropout(self.norm(self.words(batch.text.ids)).tanh()))
+        for block in self.blocks:
+            x = x + block(x)
         mask = self.hidden_words(batch)
         mlm = nn.functional.cross_entropy(self.out(x)[mask], batch.text.ids[mask], reduction="sum")
         logits, target = self.heads["itm"](x.mean(1)), batch.text.ids[:, 0] % 2

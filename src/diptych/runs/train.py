@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from diptych.batch import Batch
-from diptych.checkpoints.strict import load_strict
 from diptych.config import training as train_settings
 from diptych.config.run import Finetune, Pretrain
 from diptych.config.serialization import to_json
@@ -27,7 +26,6 @@ from diptych.data.sources.division import division_of, say_division
 from diptych.data.tokenizers.tokenizer import vocabulary_file_name, vocabulary_in
 from diptych.inference.embedders import augmentation_warning
 from diptych.inference.feature_extractors import check_frozen_features
-from diptych.inference.folder import read_weights
 from diptych.inference.saved_model import RunError, read_config
 from diptych.modules.tokens import packing
 from diptych.objectives.gather import without_gathering
@@ -208,7 +206,6 @@ def _write_report(module: nn.Module, out: Path) -> None:
     """Writes report.html and prints which weights are the best, the skipped samples, and the paths of both files."""
     if best := best_summary(out):
         echo(best)
-        load_strict(student_of(module), read_weights(out), str(out))  # those of the last step are in memory
     page = report.write(out, student_of(module).get_submodule("model"))
     if skipped := report.continue_on_error("the list of skipped samples", lambda: report.skipped(out), ""):
         echo(skipped)

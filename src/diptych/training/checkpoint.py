@@ -142,10 +142,7 @@ def load(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict
         kind, _, name = key.partition("/")
         parts.setdefault(kind, {})[name] = t
     weights, best = parts.pop("weight", {}), parts.pop("best", {})
-    if difference := mismatch(module, weights):
-        raise CheckpointError(f"{out / CHECKPOINT} does not fit: {difference}; use another --out")
-    current = module.state_dict()
-    load_state(module, {name: distribute_like(current[name], t) for name, t in weights.items()})
+    _load_weights(out / CHECKPOINT, module, weights)
     parameters = dict(module.named_parameters())
     for kind, state in parts.items():
         for name, t in state.items():
@@ -155,6 +152,21 @@ def load(out: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict
             # fused AdamW requires even the step count on the parameter's device
             optimizer.state[p][kind] = distribute_like(p, t.to(p.device, copy=True))
     return best
+
+
+def load_saved_weights(out: Path, module: nn.Module) -> None:
+    """Loads ``out/model.safetensors`` (`save_weights`), in place. Every rank must call it. Raises CheckpointError."""
+    with _with_advice("remove it: the same command writes it again"):
+        weights, _ = digests.read(out / MODEL)
+    _load_weights(out / MODEL, student_of(module), weights)
+
+
+def _load_weights(path: Path, module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Loads the weights of a file, sharded like the module's. Raises CheckpointError if they do not fit."""
+    if difference := mismatch(module, weights):
+        raise CheckpointError(f"{path} does not fit: {difference}; use another --out")
+    current = module.state_dict()
+    load_state(module, {name: distribute_like(current[name], t) for name, t in weights.items()})
 
 
 def read_training_state(out: Path, shape: Any = MINIMAL_STATE) -> dict[str, Any] | None:

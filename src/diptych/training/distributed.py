@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from inspect import isfunction
 from itertools import count
-from typing import TYPE_CHECKING, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -63,7 +64,7 @@ def shard(module: nn.Module, device: torch.device) -> None:
     Source: Zhao et al. 2023 (PyTorch FSDP); torch's `fully_shard`.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+    from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     scalars = {p for p in module.parameters() if p.dim() == 0}
@@ -74,10 +75,55 @@ def shard(module: nn.Module, device: torch.device) -> None:
     separate = [unit for unit in units if all(owners[p] == 1 and p not in outside for p in unit.parameters())]
     # the root is resharded after forward too, so that no parameter stays gathered between passes
     for unit in [*separate, module]:
+        methods = _methods(type(unit))  # before `fully_shard`, which changes the class
         sharded = fully_shard(unit, mesh=mesh, reshard_after_forward=True, ignored_params=scalars)
         sharded.set_force_sum_reduction_for_comms(device.type == "cpu")  # gloo has no averaging reduction
-        if hasattr(unit, "project_context"):  # called before the block's forward
-            register_fsdp_forward_method(unit, "project_context")
+        if unit is not module:
+            _gather_in_methods(unit, methods)
+
+
+def _methods(kind: type[nn.Module]) -> list[str]:
+    """The names of the public methods that a module class adds to `nn.Module`, without `forward`."""
+    added = [vars(base) for base in kind.__mro__ if issubclass(base, nn.Module) and base is not nn.Module]
+    names = dict.fromkeys(name for members in added for name, member in members.items() if isfunction(member))
+    return [name for name in names if not name.startswith("_") and name not in vars(nn.Module)]
+
+
+def _gather_in_methods(unit: nn.Module, methods: Iterable[str]) -> None:
+    """Makes a sharded unit's `methods` gather its weights as `forward` does: models call parts of a block directly.
+
+    Only the outermost call gathers: a method that is called by another, or by `forward`, has the weights already.
+    """
+    from torch.distributed.fsdp import register_fsdp_forward_method
+
+    running = False
+
+    def enter(*_: object) -> None:
+        nonlocal running
+        running = True
+
+    def leave(*_: object) -> None:
+        nonlocal running
+        running = False
+
+    def outermost(plain: Callable[..., T], gathering: Callable[..., T]) -> Callable[..., T]:
+        def method(*args: Any, **kwargs: Any) -> T:
+            if running:
+                return plain(*args, **kwargs)
+            enter()
+            try:
+                return gathering(*args, **kwargs)
+            finally:
+                leave()
+
+        return method
+
+    unit.register_forward_pre_hook(enter)
+    unit.register_forward_hook(leave, always_call=True)
+    for name in methods:
+        plain = getattr(unit, name)
+        register_fsdp_forward_method(unit, name)
+        setattr(unit, name, outermost(plain, getattr(unit, name)))
 
 
 def unshard(module: nn.Module) -> None:
@@ -206,8 +252,8 @@ def pick_device(name: str = "auto") -> torch.device:
 def uses_bf16(device: torch.device, precision: str, module: nn.Module | None = None) -> bool:
     """Whether `precision` ("fp32", "bf16", "auto") means bf16 on `device`, for this `module` if there is one.
 
-    "auto" is bf16 if the hardware supports it, and on a CPU if the module is wide enough to gain by it, unless the environment variable DIPTYCH_BF16 ("on" or "off")
-    overrides that. Raises ValueError if the variable has any other value.
+    "auto" is bf16 if the hardware supports it, and on a CPU if the module is wide enough to gain by it, unless the
+    environment variable DIPTYCH_BF16 ("on" or "off") overrides that. Raises ValueError if the variable has any other value.
     """
     if precision != "auto":
         return precision == "bf16"

@@ -255,6 +255,7 @@ def fit(
 ) -> Path:
     """Trains `step` until `settings.steps`, resuming from the checkpoint in `out`; returns the weights file.
 
+    `step` ends with the weights of that file: the last, or with `keep_best` the best.
     Resumed after a kill at any moment, a run on the CPU ends with the same bits as an uninterrupted one.
 
     Args:
@@ -313,6 +314,8 @@ def _fit(
     group.wait()  # until every rank has read the files that rank 0 is about to write
     with Log(out, run.done, settings.steps) if group.main else nullcontext() as log, stop_signal() as stop_request:
         run.train(stream, evaluate, log, stop_request)
+    if run.best is not None:
+        checkpoint.load_saved_weights(out, step)  # the best; those of the last step are in memory
     if optimizer_step.is_sharded:
         unshard(step)  # only one rank writes the report
     return out / checkpoint.MODEL

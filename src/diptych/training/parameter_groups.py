@@ -80,10 +80,9 @@ def layer_depths(module: nn.Module) -> dict[str, int]:
 
     The last block of a stack has depth 1, the first the number of blocks, and embeddings one more; all others (final
     norms, poolers, heads) have depth 0. A stack is an outermost ModuleList of modules with submodules: each of the
-    towers and streams of a model has its own. Embeddings are modules with Embedding in their class's name, frozen text encoders with their
-    projection, and tokens that are
-    parameters of a module with a stack (class token, positions); where several stacks are equally near, the deepest
-    counts.
+    towers and streams of a model has its own. Embeddings are modules with Embedding in their class's name, frozen text
+    encoders with their projection, and tokens that are parameters of a module with a stack (class token, positions);
+    where several stacks are equally near, the deepest counts.
 
     Source: BEiT (optim_factory.get_num_layer_for_vit).
     Differs: BEiT has one stack; here blocks of several stacks that follow each other (the text encoder and the fusion
