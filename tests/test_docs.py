@@ -17,6 +17,7 @@ import pytest
 
 from bench.result_pages import TABLE, pages, records, with_tables
 from diptych.cli import COMMANDS, main
+from diptych.runs.recipes import finetuning_recipe
 from tests.test_layers import LEVELS
 
 ROOT = Path(__file__).parents[1]
@@ -60,13 +61,13 @@ def shell_lines(text: str) -> Iterator[str]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words behind every `diptych` that begins a command line; synopses with […] and COMMAND are none, nor are
+    """The words behind every `diptych` that begins a command line; synopses with […], COMMAND and TASK are none, nor are
     the recorded commands of earlier versions.
     """
     text = TABLE.sub(lambda table: "" if OLDER in table[0] else table[0], text)
     for line in shell_lines(text):
         line = re.sub(r"^(torchrun|\S*python) .*?-m diptych ", "diptych ", line.strip())
-        if line.startswith("diptych ") and not re.search(r"COMMAND|\[|…", line):
+        if line.startswith("diptych ") and not re.search(r"COMMAND|TASK|\[|…", line):
             words = shlex.split(line, comments=True)[1:]
             if (
                 len(words) > 1 or words[0] not in COMMANDS
@@ -83,7 +84,7 @@ CASES = {
 
 
 FINETUNED = {
-    words[words.index("--out") + 1]: words[1].rpartition(".")[2]
+    words[words.index("--out") + 1]: finetuning_recipe(words[1]).task
     for words in CASES.values()
     if words[0] == "finetune" and "--out" in words
 }

@@ -78,9 +78,9 @@ def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("finetune vqa --recipe vilt.tiny --out x --task retrieval", "there is no --task"),
         (
             "finetune retrieval --recipe vilt.tiny --out x --ablate image",
-            "--ablate is a setting of vqa and grounding, and the task",
+            "--ablate is a setting of vqa and grounding, and",
         ),
-        ("pretrain vilt.tiny --out x --num_epochs 1", "no --num_epochs; did you mean --epochs?"),
+        ("pretrain vilt.tiny --out x --num_train_epochs 1", "no --num_train_epochs; did you mean --epochs?"),
         ("pretrain CLIP.small --out x", "no recipe 'CLIP.small'; did you mean clip.small or "),
         (
             "pretrain vilt.tiny --out x --model.image_size 1",
@@ -126,7 +126,7 @@ def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("finetune albef.vqaa --out x", "did you mean albef.vqa or "),
         ("corrupt-captions scenes --out x --data scenes", "there is no --data; did you mean"),
         ("finetune albef.vqa --recipe vilt.tiny --out x", "albef.vqa has a model of its own"),
-        ("finetune crossvit.small --data {tmp} --out x", "CIFAR-100's meta, train and test"),
+        ("finetune crossvit.small --data {tmp} --out x", "no images in folders of classes; expected CIFAR's pickles"),
         ("finetune", None),
         ("finetune vqa --out x", "give either --from RUN"),
         ("finetune vqa --from a --recipe b --out x", "give either --from RUN"),
@@ -134,7 +134,7 @@ def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("evaluate {tmp}/nowhere", "no config.json there"),
         ("evaluate {tmp}", "no config.json there"),
         ("evaluate {broken}", "not a model that this version can read (config.colour: no such field; remove it)"),
-        ("evaluate x --task vqaa", "--task: expected one of retrieval, captioning, vqa, matching, "),
+        ("evaluate x --task vqaa", "--task: expected one of retrieval, captioning, vqa, grounding, "),
         (
             "evaluate x --task vqa --rerank 3",
             "--rerank is a setting of retrieval, and the task is vqa: leave it out, or evaluate on retrieval",

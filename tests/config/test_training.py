@@ -49,7 +49,6 @@ def test_validations_are_due_by_steps_or_epochs_and_at_the_end():
     ("change", "message"),
     [
         (lambda: Training(stop_after=3), "stop_after is 3 and keep_best is empty"),
-        (lambda: Training(evaluate_epochs=1.0, evaluate_every=5), "set one of them to 0"),
         (lambda: Optimizer(drops=(0.5,)), "need each other"),
         (lambda: Optimizer(schedule="drops"), "need each other"),
         (lambda: Optimizer(schedule="constant", final_rate=0.1), "final_rate is of linear and cosine"),

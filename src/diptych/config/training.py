@@ -99,7 +99,7 @@ class Training:
     activation_checkpointing: bool = False  # recompute activations in backward: less memory, about a third more compute
     log_every: Count = 10  # steps per row of metrics.jsonl
     evaluate_every: CountOrZero = 0  # steps between validations; 0: only at the end
-    evaluate_epochs: Epochs = 0.0  # epochs between validations, in place of `evaluate_every`; 0: by steps
+    evaluate_epochs: Epochs = 0.0  # epochs between validations, whatever `evaluate_every` is; 0: by steps
     # validation metric, such as vqa/score or itm, by which the best weights are saved; empty: the last weights are
     keep_best: str = ""
     stop_after: CountOrZero = 0  # validations without a better `keep_best` after which the run ends; 0: never
@@ -114,10 +114,6 @@ class Training:
             raise ValueError(
                 f"stop_after is {self.stop_after} and keep_best is empty: name in keep_best the validation metric that "
                 "must improve, or set stop_after to 0"
-            )
-        if self.evaluate_epochs and self.evaluate_every:
-            raise ValueError(
-                f"evaluate_epochs is {self.evaluate_epochs} and evaluate_every {self.evaluate_every}: set one of them to 0"
             )
 
     @property
