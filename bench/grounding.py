@@ -42,7 +42,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scenes", action="store_true", help="the built-in world with true boxes instead")
     parser.add_argument("--photographs", type=int, default=1800, help="of train, in fine-tuning; 0: all")
-    parser.add_argument("--steps", type=int, default=350, help="of each fine-tuning")
+    parser.add_argument("--train_scenes", type=int, default=5000, help="with --scenes; 1,200 are learned by heart")
+    parser.add_argument("--steps", type=int, default=0, help="of each fine-tuning; 0: 350, with --scenes 2,000")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -53,7 +54,7 @@ def photographs(arguments: argparse.Namespace) -> None:
     """The study on photographs."""
     phrases = subset(Path(arguments.data) / "entities.jsonl", arguments.out, arguments.photographs)
     data = f"--data {{phrases}} --images_root {{flickr8k}} --embedders.scales {SCALES}"
-    training = f"--steps {arguments.steps} --seed {{seed}} --workers 0 --evaluate_every 200"
+    training = f"--steps {arguments.steps or 350} --seed {{seed}} --workers 0 --evaluate_every 200"
     pretrain = "pretrain vilbert.small --data {flickr8k} --seed {seed} --out {out}/pretrained-{seed}"
 
     def row(name: str, folder: str, start: str, *before: str, more: str = "") -> Row:
@@ -80,12 +81,11 @@ def photographs(arguments: argparse.Namespace) -> None:
 
 def scenes(arguments: argparse.Namespace) -> None:
     """The study on the built-in world."""
-    training = (
-        f"--steps {arguments.steps} --seed {{seed}} --workers 0 --proposals joined --optimizer.learning_rate 1e-3"
-    )
+    data = f"scenes:{arguments.train_scenes}"
+    training = f"--steps {arguments.steps or 2000} --seed {{seed}} --proposals true --optimizer.learning_rate 1e-3"
 
     def row(name: str, folder: str, more: str = "") -> Row:
-        finetune = f"finetune grounding --recipe vilbert.small --data scenes:1200 {training} {more}"
+        finetune = f"finetune grounding --recipe vilbert.small --data {data} {training} --workers 1 {more}"
         commands = (
             f"{' '.join(finetune.split())} --out {{out}}/{folder}-{{seed}}",
             f"evaluate {{out}}/{folder}-{{seed}} --proposals true --workers 0",
@@ -93,13 +93,13 @@ def scenes(arguments: argparse.Namespace) -> None:
         return Row(name, commands, f"{{out}}/{folder}-{{seed}}/evaluate-grounding-*proposals_true*")
 
     rows = (
-        *blind_rows("scenes:1200", "", "true boxes"),
+        *blind_rows(data, "", "true boxes"),
         row("phrases hidden", "scenes-text-blind", "--ablate text"),
         row("ViLBERT small, not pre-trained", "scenes"),
     )
     facts = {
         "title": "Grounding of phrases in scenes, with true boxes as regions",
-        "data": "the built-in world: 1,200 train scenes, 1,000 of val with 4,000 phrases",
+        "data": f"the built-in world: {arguments.train_scenes:,} train scenes, 1,000 of val with 4,000 phrases",
         "first column": "model",
     }
     run("grounding_scenes", rows, SCENE_COLUMNS, facts, arguments, {})

@@ -15,7 +15,7 @@ PRETRAIN = (
     "--out {{out}}/start/{system}"
 )
 FINETUNE = (
-    "finetune vqa --init_from {{out}}/start/{system} --data {{{data}}} --steps 200 --batch_size 64 --workers 0 "
+    "finetune vqa --init_from {{out}}/start/{system} --data {{{data}}} --steps 120 --batch_size 64 --workers 0 "
     "--device cpu --min_answer_count 2 --seed {{seed}} {options}--out {{out}}/{name}/{{seed}}"
 )
 EVALUATE = "evaluate {{out}}/{name}/{{seed}} --split val --workers 0 --device cpu"
@@ -23,7 +23,6 @@ FORMS = {
     "closed": "",
     "open": "--answers open ",
     "closed, question only": "--ablate image ",
-    "open, question only": "--answers open --ablate image ",
 }
 
 

@@ -403,6 +403,7 @@ def test_what_a_model_cannot_do_is_said_in_one_sentence(tmp_path: Path, photos: 
         "caption": lambda: vilt.caption(photos),
         "answer": lambda: vilt.answer(photos, "a"),
         "classify": lambda: vilt.classify(photos),
+        "zero_shot": lambda: vilt.classify(photos, labels=["a", "b"]),
         "predict": lambda: vilt.predict(photos),
     }
     assert calls.keys() == OPERATIONS.keys() - able
@@ -501,7 +502,11 @@ def test_create_model_takes_recipes_sizes_and_overrides():
     assert out.pooled.shape == (2, 16) and torch.equal(out.pooled, again.pooled)
     assert torch.equal(out.pooled, model(image=pixels, text=ids).pooled)
     assert out.image.mask.shape[1] == 17  # 4 x 4 patches and the class token
-    assert "vilt.base" in diptych.list_models() and diptych.list_models("clip.*") == ["clip.base", "clip.small"]
+    assert "vilt.base" in diptych.list_models() and diptych.list_models("clip.*") == [
+        "clip.base",
+        "clip.cifar100_probe",
+        "clip.small",
+    ]
     for name, message in {
         "vilt.bsae": r"no model 'vilt.bsae'; did you mean vilt.base",
         "vilt_base": r"no model 'vilt_base'; did you mean vilt.base",

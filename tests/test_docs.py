@@ -27,6 +27,7 @@ PYTHON = re.compile(r"^(?:<!-- code of (\S+) -->\n)?```(?:python|py)\n(.*?)^```"
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FILE = re.compile(r"(?<![\w./*{-])((?:[\w*-]+/)+[\w*.-]+\.(?:py|md|json|svg|css|html|npz|txt))(?![\w/])")
 HISTORY = ("CHANGELOG.md",)  # names of commands of older versions
+OLDER = "the command is of an earlier version"  # in the provenance of a table: its command does not parse now
 TO_WRITE = re.compile(r"NAME|DIR|RUN|FILE")  # files that the reader creates
 
 
@@ -39,7 +40,8 @@ WORK = (
     "capfilt.corrupt_captions.corrupt_captions", "runs.train_tokenizer.train_tokenizer", "runs.baselines.baselines",
     "benchmark.run.benchmark", "runs.import_checkpoint.import_checkpoint", "runs.export.export", "planning.info.info",
     "planning.estimate.estimate", "runs.demo.demo", "predict.photos.caption_photos", "predict.photos.answer_question",
-    "predict.photos.score_texts", "predict.photos.predict_task", "predict.photos.embed",
+    "predict.photos.score_texts", "predict.grounding.ground_phrases",
+    "predict.photos.predict_task", "predict.photos.embed",
 )  # fmt: skip
 """What the commands call once their words are understood."""
 CHECKS = ("check_data", "check_saved", "check_inputs", "needed_data")
@@ -58,7 +60,10 @@ def shell_lines(text: str) -> Iterator[str]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words behind every `diptych` that begins a command line; synopses with […] and COMMAND are none."""
+    """The words behind every `diptych` that begins a command line; synopses with […] and COMMAND are none, nor are
+    the recorded commands of earlier versions.
+    """
+    text = TABLE.sub(lambda table: "" if OLDER in table[0] else table[0], text)
     for line in shell_lines(text):
         line = re.sub(r"^(torchrun|\S*python) .*?-m diptych ", "diptych ", line.strip())
         if line.startswith("diptych ") and not re.search(r"COMMAND|\[|…", line):
@@ -77,6 +82,19 @@ CASES = {
 }
 
 
+FINETUNED = {
+    words[words.index("--out") + 1]: words[1].rpartition(".")[2]
+    for words in CASES.values()
+    if words[0] == "finetune" and "--out" in words
+}
+"""The task of each run that the pages fine-tune, by its folder."""
+
+
+def task_of(folder: Path) -> str:
+    """The task of a run that some page fine-tunes; KeyError for others."""
+    return FINETUNED[folder.as_posix()]
+
+
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Commands that stop where their work would begin, on data and run folders that need not exist."""
@@ -89,7 +107,8 @@ def no_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for module, (_, _, function) in zip(modules, places, strict=True):
         monkeypatch.setattr(module, function, reached)
     monkeypatch.setattr("diptych.runs.finetune.inherited", lambda folder, run, own=False: run)
-    monkeypatch.setattr("diptych.cli.predict.read_config", lambda folder: SimpleNamespace(task=folder.name))
+    monkeypatch.setattr("diptych.cli.predict.read_config", lambda folder: SimpleNamespace(task=task_of(folder)))
+    monkeypatch.setattr("diptych.cli.evaluate.task_of", task_of)
     for module in {command.replace("-", "_") for command in COMMANDS} - {"import", "export"}:
         for check in CHECKS:
             monkeypatch.setattr(f"diptych.cli.{module}.{check}", lambda *_: "data", raising=False)
@@ -124,7 +143,7 @@ def test_every_command_line_parses(capsys: pytest.CaptureFixture[str]):
         ("diptych learn --data x", "no command 'learn'"),
         ("diptych pretrain vilt.tiny --out x --accumulate 2", "no --accumulate"),
         ("diptych pretrain vilt.huge --out x", "no recipe 'vilt.huge'"),
-        ("diptych evaluate x --task retrieval --candidates 16", "no --candidates"),
+        ("diptych evaluate x --task retrieval --candidates 16", "--candidates is a setting of vqa"),
         ("diptych pretrain vilt.tiny --out x --steps many", "many"),
     ],
 )

@@ -76,8 +76,11 @@ def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             "--negative_texts is a setting of retrieval, and",
         ),
         ("finetune vqa --recipe vilt.tiny --out x --task retrieval", "there is no --task"),
-        ("finetune retrieval --recipe vilt.tiny --out x --ablate image", "--ablate is a setting of vqa, and the task"),
-        ("pretrain vilt.tiny --out x --epochs 1", "no --epochs; did you mean --steps, which counts batches?"),
+        (
+            "finetune retrieval --recipe vilt.tiny --out x --ablate image",
+            "--ablate is a setting of vqa and grounding, and the task",
+        ),
+        ("pretrain vilt.tiny --out x --num_epochs 1", "no --num_epochs; did you mean --epochs?"),
         ("pretrain CLIP.small --out x", "no recipe 'CLIP.small'; did you mean clip.small or "),
         (
             "pretrain vilt.tiny --out x --model.image_size 1",

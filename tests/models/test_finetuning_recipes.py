@@ -62,7 +62,10 @@ def small(run: Finetune) -> tuple[Finetune, Batch]:
     draw = torch.Generator().manual_seed(1)
     false = torch.randint(10, VOCABULARY, (2 * B, 6), generator=draw)
     labels = {"targets": torch.rand(B, 3, generator=draw), "class": torch.tensor([0, 1, 1, 0])}
-    inputs = replace(batch(like), negative_texts=Text(false, torch.ones_like(false, dtype=torch.bool)), labels=labels)
+    inputs = batch(like)
+    if inputs.regions is not None:  # the overlap of each region with the true box
+        labels["regions"] = torch.rand(inputs.regions.mask.shape, generator=draw) * inputs.regions.mask
+    inputs = replace(inputs, negative_texts=Text(false, torch.ones_like(false, dtype=torch.bool)), labels=labels)
     if isinstance(run.options, VQAOptions) and run.options.answers == "open":
         answers = Text(false[:, :4], torch.ones_like(false[:, :4], dtype=torch.bool))
         question = torch.arange(B).repeat_interleave(2)

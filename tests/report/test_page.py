@@ -19,6 +19,7 @@ from diptych.report import (
     Facts,
     FilteringExample,
     Findings,
+    GroundingExample,
     HeatMap,
     Histogram,
     NearDuplicateExample,
@@ -39,6 +40,9 @@ SECTIONS = [
     RetrievalExample(HOSTILE, [(IMAGE, 0.9, True)]),
     RetrievalExample(IMAGE, [(HOSTILE, 0.9, False)]),
     AnswerExample(IMAGE, HOSTILE, [(HOSTILE, 0.5), ("no", float("nan"))], HOSTILE, 0.0),
+    GroundingExample(IMAGE, HOSTILE, [0, 0, 0.5, 1], [float("nan"), -1, 2, 0.3], 0.4, 0.6),
+    GroundingExample(IMAGE, HOSTILE, (0.1, 0.1, 0.5, 0.6), (0, 0, 1, 1), float("nan"), 0.3),
+    GroundingExample(IMAGE, HOSTILE, (0.1, 0.1, 0.5, 0.6), (0, 0, 1, 1), None, 0.7),
     CaptionExample(IMAGE, HOSTILE, 0.7, [HOSTILE, "a dog"]),
     FilteringExample(IMAGE, HOSTILE, [(HOSTILE, HOSTILE, True), ("dropped", "match 0.1", False)]),
     NearDuplicateExample([(IMAGE, HOSTILE), (IMAGE, "a.jpg")], HOSTILE),
@@ -46,7 +50,7 @@ SECTIONS = [
     HeatMap(IMAGE, [HOSTILE, "dog"], np.ones((2, 3, 4)), 0.4, HOSTILE),
     Facts({HOSTILE: HOSTILE}),
 ]
-IMAGES = 11  # <img> elements of these sections
+IMAGES = 14  # <img> elements of these sections
 
 
 class Elements(HTMLParser):

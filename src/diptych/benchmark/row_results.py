@@ -74,7 +74,8 @@ def same_run(folder: Path, run: Pretrain) -> bool:
     if not (folder / "run.json").is_file():
         return False
     existing, facts = read_run(folder)
-    run = replace(run, training=run.training.for_examples(facts["examples"]))
+    if run.training.epochs:
+        run = replace(run, training=run.training.for_examples(facts["examples"]))
     return _identity(existing) == _identity(run) and not changed_features(read_config(folder))
 
 

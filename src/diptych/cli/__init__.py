@@ -44,6 +44,7 @@ Examples:
   diptych finetune vqa --from runs/vilt --data vqa/ --out runs/vqa
   diptych import blip model_base.pth --out runs/blip
   diptych caption runs/blip photos/ --out captions.jsonl
+  diptych ground runs/grounding dog.jpg "the dog on the left" --out boxed.png
 
 Commands:
 {commands}

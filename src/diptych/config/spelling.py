@@ -96,8 +96,7 @@ def suggest_setting(name: str, known: Sequence[str]) -> str:
     same = _same_meaning(bare(name), known) or _same_meaning(bare(name).rpartition(".")[2], known)
     if not same:
         return suggest_name(name, known)
-    unit = ", which counts batches" if [bare(one) for one in same] == ["steps"] and "epoch" in name else ""
-    return f"; did you mean {' or '.join(same[:3])}{unit}?"
+    return f"; did you mean {' or '.join(same[:3])}?"
 
 
 def _same_meaning(name: str, known: Sequence[str]) -> list[str]:
