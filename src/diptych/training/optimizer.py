@@ -10,6 +10,7 @@ from torch import nn
 
 from diptych.config.training import Optimizer, Training, steps_of
 from diptych.protocols import student_of
+from diptych.training.distributed import is_sharded
 from diptych.training.parameter_groups import parameter_groups
 
 
@@ -42,7 +43,10 @@ def build_optimizer(module: nn.Module, settings: Optimizer) -> EagerAdamW | Eage
     # one kernel for all parameters; on CPU, 8 times faster than the Python loop
     fused = next(module.parameters()).device.type in ("cpu", "cuda")
     if settings.name == "sgd":
-        return EagerSGD(groups, lr=settings.learning_rate, momentum=settings.momentum, fused=fused)
+        # torch's fused SGD does not take sharded parameters, and its foreach kernels do not mix them with unsharded ones
+        fused = fused and not any(is_sharded(p) for p in module.parameters())
+        rate, momentum = settings.learning_rate, settings.momentum
+        return EagerSGD(groups, lr=rate, momentum=momentum, fused=fused, foreach=False)
     return EagerAdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=fused)
 
 
