@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
-from diptych.config.data import USUAL_LAYOUT, Layout
+from diptych.config.data import USUAL_LAYOUT, DataLayout
 from diptych.data.loader import Skipped
 from diptych.data.sources.base import Captioned, DataError
 from diptych.data.sources.captions import open_captions
@@ -54,7 +54,7 @@ class InputShard:
     first: int = 0
     last: int | None = None
     tar: bool = False
-    layout: Layout = USUAL_LAYOUT
+    layout: DataLayout = USUAL_LAYOUT
 
     def open(self, min_side: int | None = None) -> OpenShard:
         """Opens the images, decoded to a shorter side of at least `min_side` pixels. Raises DataError."""
@@ -82,7 +82,7 @@ class OpenShard:
         return safe_key(self.source.members[index].key) if isinstance(self.source, CaptionedShards) else f"{index:08d}"
 
 
-def input_shards(data: str, split: str, images: int, layout: Layout = USUAL_LAYOUT) -> list[InputShard]:
+def input_shards(data: str, split: str, images: int, layout: DataLayout = USUAL_LAYOUT) -> list[InputShard]:
     """A shard for each tar, with the tar's name; for other data, one for every `images` images. Raises DataError."""
     split = requested_split(split, data) if split else ""
     if data.endswith(".tar"):
@@ -102,7 +102,7 @@ def input_shards(data: str, split: str, images: int, layout: Layout = USUAL_LAYO
 
 
 @lru_cache(4)
-def _opened(data: str, split: str, layout: Layout, min_side: int | None) -> Captioned:
+def _opened(data: str, split: str, layout: DataLayout, min_side: int | None) -> Captioned:
     return open_captions(data, split, layout, min_side=min_side)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from diptych.cli.arguments import parse_int, pop_option, pop_positional, wants_help
 from diptych.cli.errors import UsageError
-from diptych.config.data import Columns, Layout
+from diptych.config.data import Columns, DataLayout
 from diptych.config.validation import VocabSize
 from diptych.runs.check_inputs import check_data
 from diptych.utils.terminal import echo
@@ -28,7 +28,7 @@ def train_tokenizer_command(args: list[str]) -> None:
         return
     data, out = pop_positional(args, "the data"), Path(pop_option(args, "--out"))
     size, split = pop_option(args, "--size", "8000"), pop_option(args, "--split", "train")
-    layout = Layout(Columns.parse(pop_option(args, "--columns", "")), pop_option(args, "--images_root", ""))
+    layout = DataLayout(Columns.parse(pop_option(args, "--columns", "")), pop_option(args, "--images_root", ""))
     if args:
         raise UsageError(
             f"train-tokenizer takes DATA, --out, --size, --split, --columns and --images_root, not {' '.join(args)}"

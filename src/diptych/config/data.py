@@ -65,7 +65,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Layout:
+class DataLayout:
     """Where a data set's rows have what: column names, and the folder that image names are relative to.
 
     `images_root`: "" for the folder of the data.
@@ -75,7 +75,7 @@ class Layout:
     images_root: str = ""
 
 
-USUAL_LAYOUT = Layout()
+USUAL_LAYOUT = DataLayout()
 
 
 @settings(kw_only=True)
@@ -89,9 +89,9 @@ class DataSettings:
         Columns.parse(self.columns)
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> DataLayout:
         """Where the rows of the data have what."""
-        return Layout(Columns.parse(self.columns), self.images_root)
+        return DataLayout(Columns.parse(self.columns), self.images_root)
 
 
 Channels = tuple[float, float, float]

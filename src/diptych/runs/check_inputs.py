@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diptych.config.data import BOXES, USUAL_LAYOUT, DataSettings, Layout
+from diptych.config.data import BOXES, USUAL_LAYOUT, DataLayout, DataSettings
 from diptych.config.run import Finetune, Pretrain
 from diptych.config.tasks import EVALUATIONS
 from diptych.data.sources.base import DataError
@@ -72,7 +72,7 @@ def check_out(data: str, out: Path) -> None:
         check_saved(out)
 
 
-def check_data(spec: str, layout: Layout = USUAL_LAYOUT) -> None:
+def check_data(spec: str, layout: DataLayout = USUAL_LAYOUT) -> None:
     """Raises DataError if the data that `--data` names does not exist, or cannot have this layout."""
     check_layout(spec, layout)
     if spec.endswith(".tar"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from diptych.config.data import USUAL_LAYOUT, Layout
+from diptych.config.data import USUAL_LAYOUT, DataLayout
 from diptych.data.examples import MAX_TEXT_CHARS
 from diptych.data.sources.base import Captioned, DataError
 from diptych.data.sources.captions import open_captions
@@ -17,7 +17,7 @@ from diptych.utils.io import atomic_write
 from diptych.utils.lock import locked
 
 
-def train_tokenizer(data: str, split: str, size: int, out: Path, layout: Layout = USUAL_LAYOUT) -> int:
+def train_tokenizer(data: str, split: str, size: int, out: Path, layout: DataLayout = USUAL_LAYOUT) -> int:
     """Trains WordPiece on the captions of a split and writes the vocabulary to a new file, one token per line.
 
     Args:

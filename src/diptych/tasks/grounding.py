@@ -26,7 +26,7 @@ from diptych.attribution.grounding import (
 )
 from diptych.batch import Batch
 from diptych.config import tasks as settings
-from diptych.config.data import Layout
+from diptych.config.data import DataLayout
 from diptych.config.run import Finetune
 from diptych.data.grounding import GroundedExamples, Proposals, box_shares
 from diptych.data.images.loading import with_images
@@ -321,7 +321,7 @@ def grounding_module(loaded: LoadedModel) -> Grounding | None:
     return loaded.module if isinstance(loaded.module, Grounding) else None
 
 
-def expressions(data: str, split: str, layout: Layout, ablate: str, min_side: int) -> Grounded:
+def expressions(data: str, split: str, layout: DataLayout, ablate: str, min_side: int) -> Grounded:
     """Referring expressions of a split; with `ablate` "image" or "text" that part of each is hidden (baseline)."""
     source = open_expressions(data, split, layout, min_side=min_side)
     return AblatedExpressions(source, ablate) if ablate else source

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from diptych.batch import Batch, Text
 from diptych.config import tasks as settings
-from diptych.config.data import Layout
+from diptych.config.data import DataLayout
 from diptych.config.run import Finetune
 from diptych.config.training import steps_of
 from diptych.data.examples import QuestionExamples
@@ -367,7 +367,7 @@ def training_examples(run: Finetune, split: str, labels: Labels, augment: bool) 
     return QuestionExamples(source, tokenizer_of(run), images, list(labels.names), normalise_answer, decoded)
 
 
-def questions(data: str, split: str, layout: Layout, ablate: str, min_side: int) -> Questioned:
+def questions(data: str, split: str, layout: DataLayout, ablate: str, min_side: int) -> Questioned:
     """Questions of a split; with `ablate` "image" or "text" that part of each is hidden (baseline)."""
     source = open_questions(data, split, layout, min_side=min_side)
     return AblatedQuestions(source, ablate) if ablate else source

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diptych.config.data import USUAL_LAYOUT, Columns, Layout
+from diptych.config.data import USUAL_LAYOUT, Columns, DataLayout
 from diptych.data.sources.base import BadSample, DataError
 from diptych.data.sources.captions import CaptionedFiles, open_captions
 from diptych.data.sources.splits import drawn_split, named_split
@@ -26,7 +26,7 @@ def write_table(folder: Path, text: str, name: str = "train.csv") -> Path:
     return folder / name
 
 
-def assert_data_error(spec: Path, *parts: str, split: str = "train", layout: Layout = USUAL_LAYOUT) -> None:
+def assert_data_error(spec: Path, *parts: str, split: str = "train", layout: DataLayout = USUAL_LAYOUT) -> None:
     """Opening raises one line that contains every part."""
     with pytest.raises(DataError) as caught:
         open_captions(str(spec), split, layout)
@@ -122,8 +122,8 @@ def test_jsonl_with_a_split_column_and_columns_by_name(tmp_path):
     rows = [{"file": f"00{i}.jpg", "text": f"t{i}", "part": "val" if i == 1 else "train"} for i in range(3)]
     path = write_table(tmp_path, "\n".join(map(json.dumps, rows)) + "\n", "captions.jsonl")
     columns = Columns(image="file", caption="text", split="part")
-    assert open_captions(str(path), "val", Layout(columns)).captions(0) == ("t1",)
-    assert len(open_captions(str(tmp_path), "train", Layout(columns))) == 2
+    assert open_captions(str(path), "val", DataLayout(columns)).captions(0) == ("t1",)
+    assert len(open_captions(str(tmp_path), "train", DataLayout(columns))) == 2
 
 
 def test_a_table_without_splits_is_divided_by_image(tmp_path):

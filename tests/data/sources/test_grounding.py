@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image as Pillow
 
-from diptych.config.data import Columns, Layout
+from diptych.config.data import Columns, DataLayout
 from diptych.data.images.decode import SWAPS_SIDES, decode, upright_size
 from diptych.data.sources.base import BadSample, DataError, Grounded, NoSplit
 from diptych.data.sources.grounding import open_expressions
@@ -60,7 +60,7 @@ def test_flickr30k_entities_as_json_lines(tmp_path: Path):
 def test_a_table_of_ones_own(header: str, row: str, columns: str, tmp_path: Path):
     write_images(tmp_path, 1)
     (tmp_path / "phrases.csv").write_text(f"{header}\n{row}\n")
-    source = open_expressions(str(tmp_path / "phrases.csv"), "val", Layout(Columns.parse(columns)))
+    source = open_expressions(str(tmp_path / "phrases.csv"), "val", DataLayout(Columns.parse(columns)))
     assert (source.expression(0).phrase, source.expression(0).box) == ("a dog", (1, 2, 11.5, 12))
 
 
@@ -140,7 +140,7 @@ def test_refers_images_may_be_elsewhere(tmp_path: Path):
     (tmp_path / "data" / "train2014").rename(tmp_path / "coco")
     with pytest.raises(DataError, match=r"image 581857: image 'COCO_train2014_000000581857.jpg' is missing"):
         open_expressions(str(path), "train")
-    source = open_expressions(str(path), "train", Layout(images_root=str(tmp_path / "coco")))
+    source = open_expressions(str(path), "train", DataLayout(images_root=str(tmp_path / "coco")))
     assert source.image(0).size == (40, 30)
 
 

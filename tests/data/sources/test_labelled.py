@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from diptych.config.data import Columns, ImageSettings, Layout
+from diptych.config.data import Columns, DataLayout, ImageSettings
 from diptych.data.images.loading import stem_of
 from diptych.data.sources.base import DataError, NoSplit
 from diptych.data.sources.labelled import CIFAR, ClassifiedScenes, LabelledExamples, OfClasses, open_labelled
@@ -178,12 +178,12 @@ def test_a_table_names_the_class_of_each_image(tmp_path: Path):
         picture(tmp_path / f"{i}.png", i)
         rows.append(f"{i}.png,{name},{split}")
     (tmp_path / "table.csv").write_text("\n".join(rows))
-    layout = Layout(Columns.parse("image=file,label=kind"))
+    layout = DataLayout(Columns.parse("image=file,label=kind"))
     train, val = (open_labelled(str(tmp_path), split, layout) for split in ("train", "val"))
     assert list(train.classes) == ["9", "10"] and [train.label(i) for i in range(2)] == [1, 0] and val.label(0) == 0
     assert val.where(0) == f"{tmp_path}/table.csv, line 4 (2.png)"
     with pytest.raises(DataError, match=r"no 'label' among .* --columns"):
-        open_labelled(str(tmp_path), "val", Layout(Columns.parse("image=file")))
+        open_labelled(str(tmp_path), "val", DataLayout(Columns.parse("image=file")))
 
 
 def test_the_class_of_a_scene_is_the_kind_of_its_largest_object():

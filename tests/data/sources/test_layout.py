@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diptych.config.data import Columns, Layout
+from diptych.config.data import Columns, DataLayout
 from diptych.config.tasks import Retrieval
 from diptych.data.sources.base import DataError
 from diptych.data.sources.captions import open_captions
@@ -70,7 +70,7 @@ def test_columns_of_any_name_and_images_in_any_folder(tmp_path_factory, headings
     path = write(data / f"table{suffix}", rows)
     columns = Columns.parse(f"image={image},caption={caption},question={question},answer={answer},split={split}")
     needs_root = place == "elsewhere" or (place == "linked" and naming == "absolute")
-    layout = Layout(columns, str(images) if needs_root else "")
+    layout = DataLayout(columns, str(images) if needs_root else "")
     captioned, asked = open_captions(str(path), "val", layout), open_questions(str(path), "val", layout)
     for i in range(ROWS):
         assert captioned.captions(i) == (f"caption {i}",)
@@ -80,7 +80,7 @@ def test_columns_of_any_name_and_images_in_any_folder(tmp_path_factory, headings
     assert f"columns not read: {question}, {answer}, {other}" in captioned.division  # type: ignore[attr-defined]
     if needs_root:
         with pytest.raises(DataError, match="--images_root"):
-            open_captions(str(path), "val", Layout(columns))
+            open_captions(str(path), "val", DataLayout(columns))
 
 
 @pytest.mark.parametrize("heading", ["text", "Title", "sentence"])
@@ -89,7 +89,7 @@ def test_a_missing_column_is_suggested(tmp_path, heading):
     path = write(tmp_path / "val.csv", [{"Image": name, heading: "a"} for name in names])
     with pytest.raises(DataError, match=rf"no 'caption' among .*give --columns caption={heading}$"):
         open_captions(str(path), "val")
-    assert len(open_captions(str(path), "val", Layout(Columns(caption=heading)))) == ROWS
+    assert len(open_captions(str(path), "val", DataLayout(Columns(caption=heading)))) == ROWS
 
 
 def test_several_files_of_one_name_are_not_confused(tmp_path):
@@ -120,7 +120,7 @@ def test_rows_do_not_lead_out_of_the_folder(tmp_path, root, name):
     name = name.replace("SECRET", str(tmp_path / "secret.jpg"))
     path = write(inside / "val.csv", [{"image": name, "caption": "a"}])
     with pytest.raises(DataError, match=r"val.csv, line 2: .* leads outside .*inside"):
-        open_captions(str(path), "val", Layout(images_root=str(inside) if root else ""))
+        open_captions(str(path), "val", DataLayout(images_root=str(inside) if root else ""))
 
 
 @pytest.mark.parametrize("text", ["caption", "caption=", "words=text", "caption=a,caption=b", "caption=a,,image"])
@@ -131,10 +131,10 @@ def test_columns_that_cannot_be_read(text):
 
 def test_a_layout_that_the_data_have_not(tmp_path):
     for spec, layout, message in (
-        ("scenes:4", Layout(Columns(caption="text")), "--columns is for tables, and scenes:4 is none"),
-        ("scenes:4", Layout(images_root=str(tmp_path)), "--images_root is for files that name images"),
-        ("x.tar", Layout(images_root=str(tmp_path)), "--images_root is for files that name images"),
-        (str(tmp_path), Layout(images_root=str(tmp_path / "gone")), "no such folder; check --images_root"),
+        ("scenes:4", DataLayout(Columns(caption="text")), "--columns is for tables, and scenes:4 is none"),
+        ("scenes:4", DataLayout(images_root=str(tmp_path)), "--images_root is for files that name images"),
+        ("x.tar", DataLayout(images_root=str(tmp_path)), "--images_root is for files that name images"),
+        (str(tmp_path), DataLayout(images_root=str(tmp_path / "gone")), "no such folder; check --images_root"),
     ):
         with pytest.raises(DataError, match=message):
             open_captions(spec, "train", layout)

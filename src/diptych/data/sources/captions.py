@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image as Pillow
 
-from diptych.config.data import USUAL_LAYOUT, Columns, Layout
+from diptych.config.data import USUAL_LAYOUT, Columns, DataLayout
 from diptych.data.images.decode import load_image, read_image_file
 from diptych.data.sources import cells, formats
 from diptych.data.sources.base import Captioned, DataError, NoSplit
@@ -67,7 +67,7 @@ class CaptionedFiles:
 
 
 def open_captions(
-    spec: str, split: str, layout: Layout = USUAL_LAYOUT, *, seed: int = 0, min_side: int | None = None
+    spec: str, split: str, layout: DataLayout = USUAL_LAYOUT, *, seed: int = 0, min_side: int | None = None
 ) -> Captioned:
     """One split of a captioned data set.
 

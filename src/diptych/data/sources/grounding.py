@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image as Pillow
 
-from diptych.config.data import USUAL_LAYOUT, Columns, Layout
+from diptych.config.data import USUAL_LAYOUT, Columns, DataLayout
 from diptych.config.tasks import Grounding
 from diptych.data.images.decode import load_image, read_image_file, upright_size
 from diptych.data.sources.base import Box, DataError, Expression, Grounded
@@ -86,7 +86,7 @@ class GroundedFiles:
 
 
 def open_expressions(
-    spec: str, split: str, layout: Layout = USUAL_LAYOUT, *, seed: int = 0, min_side: int | None = None
+    spec: str, split: str, layout: DataLayout = USUAL_LAYOUT, *, seed: int = 0, min_side: int | None = None
 ) -> Grounded:
     """One split of a data set of referring expressions.
 
@@ -122,7 +122,7 @@ def open_expressions(
     return _of_table(file, split, layout, seed, min_side)
 
 
-def _of_table(file: Path, split: str, layout: Layout, seed: int, min_side: int | None) -> GroundedFiles:
+def _of_table(file: Path, split: str, layout: DataLayout, seed: int, min_side: int | None) -> GroundedFiles:
     """The expressions of a table: a row for each, with image, phrase, box and, if it has them, kinds."""
     columns, folder = layout.columns, Folder.of(file, layout.images_root)
     content = data_in_json(read_text(file), file) if file.suffix == ".json" else None

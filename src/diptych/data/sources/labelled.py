@@ -14,7 +14,7 @@ import torch
 from PIL import Image as Pillow
 
 from diptych.batch import Batch
-from diptych.config.data import USUAL_LAYOUT, Columns, ImageSettings, Layout
+from diptych.config.data import USUAL_LAYOUT, Columns, DataLayout, ImageSettings
 from diptych.config.validation import preview
 from diptych.data.images.decode import load_image, read_image_file
 from diptych.data.images.loading import ImageLoader, file_of, image_loader, stem_of, with_images
@@ -64,7 +64,7 @@ class ClassifiedImages(LabelledImages, Protocol):
 
 
 def open_labelled(
-    spec: str, split: str, layout: Layout = USUAL_LAYOUT, *, seed: int = 0, min_side: int | None = None
+    spec: str, split: str, layout: DataLayout = USUAL_LAYOUT, *, seed: int = 0, min_side: int | None = None
 ) -> ClassifiedImages:
     """One split of a data set of classified images. The classes are those of all its splits.
 
@@ -235,7 +235,7 @@ class ClassifiedFiles:
         return f"{where} ({file})" if where else str(self.root / file)
 
 
-def _labelled_table(path: Path, split: str, layout: Layout, seed: int, min_side: int | None) -> ClassifiedFiles:
+def _labelled_table(path: Path, split: str, layout: DataLayout, seed: int, min_side: int | None) -> ClassifiedFiles:
     """One split of a table with the columns image and label."""
     file, columns = path, layout.columns
     if path.is_dir():

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diptych.config.data import USUAL_LAYOUT, Layout
+from diptych.config.data import USUAL_LAYOUT, DataLayout
 from diptych.config.spelling import suggest_name
 from diptych.data.sources.base import DataError
 from diptych.utils.io import InvalidJSON, decode_json
@@ -141,7 +141,7 @@ class Folder:
         return self._listings[head]
 
 
-def check_layout(spec: str, layout: Layout) -> None:
+def check_layout(spec: str, layout: DataLayout) -> None:
     """Raises DataError for a layout that the data have not, or a folder of images that does not exist."""
     tars, scenes = spec.endswith(".tar"), spec.partition(":")[0] == "scenes"
     if layout.images_root and (tars or scenes):

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image as Pillow
 
-from diptych.config.data import USUAL_LAYOUT, Columns, Layout
+from diptych.config.data import USUAL_LAYOUT, Columns, DataLayout
 from diptych.config.tasks import VQA
 from diptych.data.images.decode import load_image, read_image_file
 from diptych.data.sources.base import DataError, Question, Questioned
@@ -68,7 +68,7 @@ class QuestionedFiles:
 
 
 def open_questions(
-    spec: str, split: str, layout: Layout = USUAL_LAYOUT, *, seed: int = 0, min_side: int | None = None
+    spec: str, split: str, layout: DataLayout = USUAL_LAYOUT, *, seed: int = 0, min_side: int | None = None
 ) -> Questioned:
     """One split of a data set of questions about images.
 
