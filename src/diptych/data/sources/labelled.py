@@ -71,8 +71,8 @@ def open_labelled(
     Args:
         spec: a folder with CIFAR-100's or CIFAR-10's pickles, a table (CSV, TSV, JSONL with image and label; such a
             file itself, or a .json file with a list of a table's rows), or a folder for each class
-            (``DIR/CLASS/*.jpg``, or ``DIR/train/CLASS/*.jpg`` with a folder for each split); or ``scenes``, where the class is the kind of
-            the largest object.
+            (``DIR/CLASS/*.jpg``, or ``DIR/train/CLASS/*.jpg`` with a folder for each split); or ``scenes``, where the
+            class is the kind of the largest object.
         split: "train", "val", "test", or a synonym. Data without splits is divided as in `captions.open_captions`.
         layout: column names of a table, and the folder of its images.
         seed: keys the division.
