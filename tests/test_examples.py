@@ -48,7 +48,10 @@ def test_photographs_are_trained_on(tmp_path: Path, capsys: pytest.CaptureFixtur
     main = example("train_on_your_photos")
     main("scenes:20", str(tmp_path / "run"), "clip.base", 2, **CLIP)
     shown = capsys.readouterr().out
-    assert "VLM(CLIP on cpu; can: embed_images, embed_texts, itc)" in shown and "\nshuffled captions 0" in shown
+    assert (
+        "VLM(CLIP on cpu; can: embed_images, embed_texts, itc, zero_shot, ground)" in shown
+        and "\nshuffled captions 0" in shown
+    )
     pairs = [(picture, "a thing") for picture in sample_pictures()]
     main(pairs, str(tmp_path / "pairs"), "clip.base", 2, **CLIP)
     assert "VLM(CLIP" in capsys.readouterr().out

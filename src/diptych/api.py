@@ -121,7 +121,17 @@ class VLM:
         self.loaded, self.dtype = loaded, dtype or torch.float32
 
     def __repr__(self) -> str:
-        shown = "embed_images", "embed_texts", *SCORES, "caption", "answer", "classify", "ground", "predict"
+        shown = (
+            "embed_images",
+            "embed_texts",
+            *SCORES,
+            "caption",
+            "answer",
+            "classify",
+            "zero_shot",
+            "ground",
+            "predict",
+        )
         can = ", ".join(filter(self.can, shown))
         return f"VLM({type(self.model).__name__} on {self.device.type}; can: {can})"
 

@@ -24,6 +24,7 @@ from diptych.runs import build as building
 from diptych.runs.import_checkpoint import import_checkpoint
 from diptych.runs.load_model import load_model
 from diptych.runs.recipes import recipe, recipes
+from diptych.tasks.definition import Labels, fine_tuning
 from diptych.utils.state_dict import named_weights
 from tests.models.test_finetuning_recipes import OWN, labels_of, small, task_of
 from tests.models.test_first_step import toy
@@ -88,8 +89,7 @@ def test_a_run_of_every_recipe_is_loaded_without_its_objectives(
 def test_a_run_of_every_task_is_loaded_with_its_labels(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run, _ = small(recipe(name, "Finetune"))
     module = task_of(run)
-    if run.task == "classification":
-        run = replace(run, model=replace(run.model, num_classes=len(labels_of(run))))  # type: ignore[call-arg]
+    run = replace(run, model=fine_tuning(run.task).config(run.model, Labels(labels_of(run))))
     write_model(tmp_path, run, module, labels_of(run))
     refuse_training_steps(monkeypatch)
     loaded = load_model(tmp_path, CPU)
