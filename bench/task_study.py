@@ -116,8 +116,7 @@ class Study:
             "rows": rows,
             "commands": {row.name: [self._published(command) for command in row.commands] for row in self.rows},
             "command": f"python -m bench.{self.name}",
-            "seeds": f"seeds {', '.join(map(str, self.seeds))}: mean ± half the range; intervals: photographs resampled, "
-            f"seed {self.seeds[0]}",
+            "seeds": self._measured_seeds(cells),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores shared with other work, no GPU",
             "versions": f"Python {platform.python_version()}, PyTorch {torch.__version__}",
             "date": str(date.today()),
@@ -125,6 +124,16 @@ class Study:
         }
         path = RESULTS / f"{self.name}.json"
         path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def _measured_seeds(self, cells: Mapping[tuple[str, int], Mapping[str, Any] | None]) -> str:
+        """The seeds of which every row that was run has a result, and what cells of several seeds contain."""
+        run = {row.name for row in self.rows if row.commands and any(cells.get((row.name, s)) for s in self.seeds)}
+        seeds = [seed for seed in self.seeds if run and all(cells.get((name, seed)) for name in run)]
+        several = ": mean ± half the range" if len(seeds) > 1 else ""
+        numbers = ", ".join(map(str, seeds)) or str(self.seeds[0])
+        return (
+            f"seed{'s' * (len(seeds) > 1)} {numbers}{several}; intervals: photographs resampled, seed {self.seeds[0]}"
+        )
 
     def _published(self, command: str) -> str:
         """A command line as a reader gives it."""
