@@ -26,7 +26,7 @@ benchmark: .venv/ready
 	$(BIN)/diptych benchmark --data $(DIPTYCH_DATA)/flickr8k $(BENCHMARK)
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2
 
 # Thousands of damaged inputs for every reader, and runs killed at random moments; the counts go to build/campaign.
 campaign: .venv/ready
