@@ -67,14 +67,14 @@ def estimate_command(args: list[str]) -> None:
 def _table(run: Pretrain, result: Estimate, utilisation: float) -> Table:
     profile, device = result.profile, result.device
     steps, batch = result.training.steps, run.training.batch_size
-    epochs = steps * batch / profile.num_examples
+    epochs = f" ({steps * batch / profile.num_examples:,.3g} epochs)" if profile.num_examples else ""
     tokens = profile.text_tokens + profile.image_tokens
     peak = device.bf16_flops if result.bf16 else device.fp32_flops
     memory = sum(result.memory.values())
     rows = {
         "parameters, trained and all": f"{profile.trained / 1e6:,.1f} M, {profile.parameters / 1e6:,.1f} M",
         "tokens of a sample, text + image": f"{profile.text_tokens:.0f} + {profile.image_tokens:.0f}",
-        f"tokens of the run, {steps:,} steps of {batch:,} ({epochs:,.3g} epochs)": f"{tokens * steps * batch:.3g}",
+        f"tokens of the run, {steps:,} steps of {batch:,}{epochs}": f"{tokens * steps * batch:.3g}",
         "FLOPs of a step, and of the run": f"{result.flops:.3g}, {result.flops * steps:.3g}",
     }
     rows |= {f"memory of a rank: {name}": f"{size / 1e9:,.2f} GB" for name, size in result.memory.items()}

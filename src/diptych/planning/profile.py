@@ -57,7 +57,7 @@ class Profile:
     fixed: Cost
     per_sample: Cost
     samples_per_second: float  # that one process of this machine loads, by CPU time
-    num_examples: int = 1  # of the training split
+    num_examples: int = 0  # of the training split; 0: not counted
     chunk_size: int = 0  # samples that gradient caching encodes at a time; 0: no gradient caching
     chunk_bytes: float = 0.0  # activations per sample of a chunk, which the backward pass computes again
 
@@ -100,10 +100,20 @@ def profile(run: Pretrain) -> Profile:
         fixed,
         each,
         _loading_rate(dataset),
-        len(dataset if data == run.data else examples(run, run.split, augment=True)),
+        _num_examples(run, dataset if data == run.data else None),
         chunk_size,
         chunk_bytes,
     )
+
+
+def _num_examples(run: Pretrain, dataset: Examples | None) -> int:
+    """Examples of the training split; 0 if it is not open, and no setting counts by epochs: opening it may take long.
+
+    `dataset`: the split, if it is open.
+    """
+    if dataset is None and run.training.needs_epochs:
+        dataset = examples(run, run.split, augment=True)
+    return 0 if dataset is None else len(dataset)
 
 
 def _has_frozen_networks(run: Pretrain) -> bool:
