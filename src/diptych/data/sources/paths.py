@@ -35,7 +35,8 @@ class Folder:
     def __init__(self, root: str | Path, also: str = ""):
         self.root, self.also = Path(root).resolve(), also
         self._given_root = os.path.abspath(root)  # as absolute names may begin with it, where it is a link
-        self._listings: dict[str, set[str]] = {}
+        self._listings: dict[str, dict[str, bool]] = {}
+        self._outside: dict[str, bool] = {}  # whether links lead to a subfolder outside
 
     @classmethod
     def of(cls, file: Path, images_root: str = "") -> Folder:
@@ -78,8 +79,16 @@ class Folder:
         return files[0] if len(files) == 1 else None
 
     def linked_out(self, file: str) -> bool:
-        """Whether a file lies outside the folder, and a link leads to it."""
-        return not (self.root / file).resolve().is_relative_to(self.root)
+        """Whether a file lies outside the folder, and a link leads to it. Reads links only."""
+        head, tail = os.path.split(file)
+        if self._listing(head)[tail]:
+            return not self._within(file)
+        if head not in self._outside:
+            self._outside[head] = not self._within(head)
+        return self._outside[head]
+
+    def _within(self, name: str) -> bool:
+        return (self.root / name).resolve().is_relative_to(self.root)
 
     def files(self, subfolder: str) -> list[str]:
         """Sorted names of the files in a subfolder; empty if it does not exist."""
@@ -133,11 +142,12 @@ class Folder:
                     found.setdefault(name, []).append(relative)
         return found
 
-    def _listing(self, head: str) -> set[str]:
-        """Names of the files of a subfolder; empty if it does not exist."""
+    def _listing(self, head: str) -> dict[str, bool]:
+        """Files of a subfolder, and whether each is a link; empty if it does not exist."""
         if head not in self._listings:
             place = self.root / head
-            self._listings[head] = {e.name for e in os.scandir(place) if e.is_file()} if place.is_dir() else set()
+            entries = list(os.scandir(place)) if place.is_dir() else []
+            self._listings[head] = {e.name: e.is_symlink() for e in entries if e.is_file()}
         return self._listings[head]
 
 
