@@ -36,6 +36,21 @@ OPTIMIZERS = {
 """The optimizer of each task that has not that of FINETUNING."""
 
 
+PROBE = Optimizer(
+    name="sgd",
+    learning_rate=0.002,
+    momentum=0.9,
+    weight_decay=5e-5,
+    decay_all=True,
+    warmup=0,
+    schedule="cosine",
+    final_rate=0.01,
+    rate_per_epoch=True,
+    max_grad_norm=0.0,
+)
+"""SGD of MACA's linear probes: a cosine from one epoch to the next that ends at a hundredth of the rate."""
+
+
 def finetuning(task: str, run: Pretrain) -> Finetune:
     """Fine-tuning for a task with the model and images of a pre-training recipe: 1,000 steps of 64 samples."""
     optimizer = OPTIMIZERS.get(task, FINETUNING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 from torch import nn
@@ -138,8 +139,8 @@ def _nearest(path: str, stacks: dict[str, nn.ModuleList], stack: str) -> bool:
 
 def _shared(a: str, b: str) -> int:
     """Number of leading parts that two dotted paths share."""
-    parts = zip(a.split("."), b.split("."), strict=False)
-    return next((i for i, (x, y) in enumerate(parts) if x != y), min(a.count("."), b.count(".")) + 1)
+    pairs = zip(a.split("."), b.split("."), strict=False)  # the shorter path ends the comparison
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _join(path: str, name: str) -> str:

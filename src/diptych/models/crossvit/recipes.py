@@ -6,6 +6,7 @@ from diptych.config.data import IMAGENET_MEAN, IMAGENET_STD, ImageSettings
 from diptych.config.run import Finetune
 from diptych.config.tasks import NoOptions
 from diptych.config.training import Optimizer, Training
+from diptych.models.common_recipes import PROBE
 from diptych.models.crossvit.config import CrossViTConfig
 
 
@@ -44,17 +45,6 @@ def cifar100_15() -> Finetune:
     model = CrossViTConfig(
         dims=(192, 384), num_heads=(6, 6), mlp_dims=(576, 1152), stages=((1, 5, 0),) * 3, num_classes=100
     )
-    optimizer = Optimizer(
-        name="sgd",
-        learning_rate=0.002,
-        weight_decay=5e-5,
-        decay_all=True,
-        warmup=0,
-        schedule="cosine",
-        final_rate=0.01,
-        rate_per_epoch=True,
-        max_grad_norm=0.0,
-    )
     images = ImageSettings(shorter_side=274, crop=240, mean=IMAGENET_MEAN, std=IMAGENET_STD, random_crop=0.08)
     return Finetune(
         options=NoOptions(),
@@ -68,7 +58,7 @@ def cifar100_15() -> Finetune:
             batch_size=128,
             evaluate_epochs=1,
             keep_best="classification/accuracy",
-            optimizer=optimizer,
+            optimizer=PROBE,
         ),
         data="cifar-100-python",
         recipe="crossvit.cifar100_15",

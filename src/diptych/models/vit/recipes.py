@@ -9,6 +9,7 @@ from diptych.config.objectives import ClassDistillation, GridDistillation, Objec
 from diptych.config.run import Finetune, Pretrain
 from diptych.config.tasks import NoOptions
 from diptych.config.training import Optimizer, Training
+from diptych.models.common_recipes import PROBE
 from diptych.models.vit.config import ViTConfig
 
 
@@ -71,18 +72,7 @@ def cifar100_l16() -> Finetune:
 
 def _cifar100(recipe: str, model: ViTConfig, batch: int, rate: float) -> Finetune:
     """MACA's linear probe: SGD, a cosine from one epoch to the next that ends at a hundredth of the rate."""
-    optimizer = Optimizer(
-        name="sgd",
-        learning_rate=rate,
-        momentum=0.9,
-        weight_decay=5e-5,
-        decay_all=True,
-        warmup=0,
-        schedule="cosine",
-        final_rate=0.01,
-        rate_per_epoch=True,
-        max_grad_norm=0.0,
-    )
+    optimizer = replace(PROBE, learning_rate=rate)
     images = ImageSettings(
         shorter_side=256,
         crop=224,
