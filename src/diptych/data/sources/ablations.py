@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from PIL import Image as Pillow
@@ -52,68 +53,50 @@ HIDDEN_TEXT = "?"
 """What replaces a hidden text."""
 
 
-def check_ablate(ablate: str) -> None:
-    """Raises ValueError unless `ablate` is "image" or "text"."""
-    if ablate not in ("image", "text"):
-        raise ValueError(f"ablate must be 'image' or 'text': got {ablate!r}")
+class _Ablated:
+    """What sources of texts about images share whose images are grey (`ablate` "image") or texts hidden ("text")."""
 
-
-def grey_image(image: Pillow.Image) -> Pillow.Image:
-    """A grey image of the same size."""
-    return Pillow.new("RGB", image.size, GREY)
-
-
-def ablated_file(source: Questioned | Grounded, ablate: str, index: int) -> bytes:
-    """Bytes that identify an image; a grey one is identified by its size."""
-    return repr(source.image(index).size).encode() if ablate == "image" else file_of(source, index)
-
-
-def ablated_stem(source: Questioned | Grounded, ablate: str, index: int) -> str:
-    """File stem of an image. Raises DataError for hidden images: a detector's regions cannot be made grey."""
-    if ablate == "image":
-        raise DataError("--ablate image cannot hide regions, which are read from a detector's files: leave it out")
-    return stem_of(source, index)
-
-
-class AblatedQuestions:
-    """Questions with grey images (`ablate` "image") or with "?" as every question ("text")."""
-
-    def __init__(self, source: Questioned, ablate: str):
-        check_ablate(ablate)
+    def __init__(self, source: Any, ablate: str):
+        if ablate not in ("image", "text"):
+            raise ValueError(f"ablate must be 'image' or 'text': got {ablate!r}")
         self.source, self.ablate = source, ablate
         self.name, self.split = f"{source.name} (without {ablate})", source.split
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def question(self, index: int) -> Question:
-        question = self.source.question(index)
-        return replace(question, text=HIDDEN_TEXT) if self.ablate == "text" else question
-
     def image(self, index: int) -> Pillow.Image:
         image = self.source.image(index)
-        return grey_image(image) if self.ablate == "image" else image
+        return Pillow.new("RGB", image.size, GREY) if self.ablate == "image" else image
 
     def file(self, index: int) -> bytes:
-        return ablated_file(self.source, self.ablate, index)
+        """Bytes that identify an image; a grey one is identified by its size."""
+        return repr(self.source.image(index).size).encode() if self.ablate == "image" else file_of(self.source, index)
 
     def stem(self, index: int) -> str:
-        return ablated_stem(self.source, self.ablate, index)
+        """File stem of an image. Raises DataError for hidden images: a detector's regions cannot be made grey."""
+        if self.ablate == "image":
+            raise DataError("--ablate image cannot hide regions, which are read from a detector's files: leave it out")
+        return stem_of(self.source, index)
 
     def where(self, index: int) -> str:
         return self.source.where(index)
 
 
-class AblatedExpressions:
+class AblatedQuestions(_Ablated):
+    """Questions with grey images (`ablate` "image") or with "?" as every question ("text")."""
+
+    source: Questioned
+
+    def question(self, index: int) -> Question:
+        question = self.source.question(index)
+        return replace(question, text=HIDDEN_TEXT) if self.ablate == "text" else question
+
+
+class AblatedExpressions(_Ablated):
     """Referring expressions with grey images (`ablate` "image") or with "?" as every phrase ("text")."""
 
-    def __init__(self, source: Grounded, ablate: str):
-        check_ablate(ablate)
-        self.source, self.ablate = source, ablate
-        self.name, self.split = f"{source.name} (without {ablate})", source.split
-
-    def __len__(self) -> int:
-        return len(self.source)
+    source: Grounded
 
     def expression(self, index: int) -> Expression:
         expression = self.source.expression(index)
@@ -124,19 +107,6 @@ class AblatedExpressions:
 
     def size(self, image: int) -> tuple[int, int]:
         return self.source.size(image)
-
-    def image(self, index: int) -> Pillow.Image:
-        image = self.source.image(index)
-        return grey_image(image) if self.ablate == "image" else image
-
-    def file(self, index: int) -> bytes:
-        return ablated_file(self.source, self.ablate, index)
-
-    def stem(self, index: int) -> str:
-        return ablated_stem(self.source, self.ablate, index)
-
-    def where(self, index: int) -> str:
-        return self.source.where(index)
 
 
 Guess = Callable[[Question], str]

@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from PIL import Image as Pillow
-
 from diptych.config.data import USUAL_LAYOUT, Columns, DataLayout
-from diptych.data.images.decode import load_image, read_image_file
 from diptych.data.sources import cells, formats
 from diptych.data.sources.base import Captioned, DataError, NoSplit
 from diptych.data.sources.copies import byte_range, same_bytes
 from diptych.data.sources.division import Row, divide
 from diptych.data.sources.formats import Entry
+from diptych.data.sources.image_files import ImageFiles
 from diptych.data.sources.paths import APART, Folder, check_layout, data_folders, data_in_json, read_text
 from diptych.data.sources.splits import SEVERAL, named_split, requested_split
 
@@ -22,42 +20,26 @@ TABLES = (".csv", ".tsv", ".jsonl")
 KNOWN = "dataset*.json (Karpathy), captions_*.json (COCO) or one .csv, .tsv, .jsonl; tars are named by a glob"
 
 
-class CaptionedFiles:
-    """Captioned images in files of a folder (see `base.Captioned`).
-
-    `min_side`: large JPEGs may be decoded at a smaller scale whose shorter side is at least this many pixels.
-    `division`: one line on how the data was divided into splits.
-    """
+class CaptionedFiles(ImageFiles):
+    """Captioned images in files of a folder (see `base.Captioned`)."""
 
     def __init__(
         self,
-        name: str,
-        split: str,
         root: Path,
+        split: str,
         entries: Sequence[Entry],
         min_side: int | None = None,
         division: str = "",
     ):
-        self.name, self.split, self.root, self.entries, self.min_side = name, split, root, entries, min_side
-        self.division = division
+        super().__init__(root, split, [entry.file for entry in entries], min_side, division)
+        self.entries = entries
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def image(self, index: int) -> Pillow.Image:
-        return load_image(self.root / self.entries[index].file, self.min_side)
-
-    def file(self, index: int) -> bytes:
-        """Bytes of the image file. Raises BadSample."""
-        return read_image_file(self.root / self.entries[index].file)
-
-    def stem(self, index: int) -> str:
-        """File name of the image without its suffix."""
-        return Path(self.entries[index].file).stem
-
     def pictures(self) -> Sequence[int]:
         """For each image the first one with the same bytes (see `copies.ListsCopies`)."""
-        return same_bytes([byte_range(self.root / entry.file) for entry in self.entries])
+        return same_bytes([byte_range(self.root / file) for file in self.files])
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self.entries[index].captions
@@ -103,7 +85,7 @@ def open_captions(
     divided = divide(table, rows, folder, split, seed)
     entries = formats.merged((file, row.where, captions(row)) for file, row in divided.rows)
     division = divided.division + (formats.unread(divided.rows[0][1].content, columns, ("caption",)) if columns else "")
-    return CaptionedFiles(folder.root.name, split, folder.root, entries, min_side, division)
+    return CaptionedFiles(folder.root, split, entries, min_side, division)
 
 
 def _read(path: Path, columns: Columns) -> tuple[Iterable[Row], Callable[[Row], Iterable[str]], Columns | None]:

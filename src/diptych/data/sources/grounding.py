@@ -8,17 +8,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from PIL import Image as Pillow
-
 from diptych.config.data import USUAL_LAYOUT, Columns, DataLayout
 from diptych.config.tasks import Grounding
-from diptych.data.images.decode import load_image, read_image_file, upright_size
+from diptych.data.images.decode import upright_size
 from diptych.data.sources.base import Box, DataError, Expression, Grounded
 from diptych.data.sources.captions import TABLES, by_name, choose, tables_in
 from diptych.data.sources.cells import box as box_in
 from diptych.data.sources.cells import texts
 from diptych.data.sources.division import divide
 from diptych.data.sources.formats import check_no_columns, heading, table, unread
+from diptych.data.sources.image_files import ImageFiles
 from diptych.data.sources.paths import Folder, check_layout, data_in_json, read_rows, read_text
 from diptych.data.sources.refer import PICKLES, read_refer, refer_files
 from diptych.data.sources.splits import requested_split
@@ -28,13 +27,12 @@ CORNERS = "x1 y1 x2 y2"
 """Names of four columns with a box, where there is none of a whole box."""
 
 
-class GroundedFiles:
+class GroundedFiles(ImageFiles):
     """Referring expressions of images in files of a folder (see `base.Grounded`).
 
     Args:
         expressions: each with its row.
         objects: the boxes of all annotated objects of each image.
-        division: one line on how the data was divided into splits.
     """
 
     def __init__(
@@ -47,8 +45,8 @@ class GroundedFiles:
         min_side: int | None = None,
         division: str = "",
     ):
-        self.name, self.split, self.root, self.min_side, self.division = root.name, split, root, min_side, division
-        self.files, self.expressions, self._objects = files, expressions, objects
+        super().__init__(root, split, files, min_side, division)
+        self.expressions, self._objects = expressions, objects
         self.size = lru_cache(None)(self._size)
 
     def __len__(self) -> int:
@@ -66,19 +64,7 @@ class GroundedFiles:
 
     def _size(self, image: int) -> tuple[int, int]:
         """Width and height of an upright image. Raises BadSample."""
-        path = self.root / self.files[image]
-        return upright_size(read_image_file(path), str(path))
-
-    def image(self, index: int) -> Pillow.Image:
-        return load_image(self.root / self.files[index], self.min_side)
-
-    def file(self, index: int) -> bytes:
-        """Bytes of image file `index`. Raises BadSample."""
-        return read_image_file(self.root / self.files[index])
-
-    def stem(self, index: int) -> str:
-        """File name of the image without its suffix."""
-        return Path(self.files[index]).stem
+        return upright_size(self.file(image), str(self.root / self.files[image]))
 
     def where(self, index: int) -> str:
         where, expression = self.expressions[index]

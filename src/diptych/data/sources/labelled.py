@@ -16,12 +16,12 @@ from PIL import Image as Pillow
 from diptych.batch import Batch
 from diptych.config.data import USUAL_LAYOUT, Columns, DataLayout, ImageSettings
 from diptych.config.validation import preview
-from diptych.data.images.decode import load_image, read_image_file
 from diptych.data.images.loading import ImageLoader, file_of, image_loader, stem_of, with_images
 from diptych.data.sources.base import DataError, NoSplit
 from diptych.data.sources.captions import TABLES, by_name, choose, tables_in
 from diptych.data.sources.division import Divided, Row, divide
 from diptych.data.sources.formats import check_no_columns, heading, table, unread
+from diptych.data.sources.image_files import ImageFiles
 from diptych.data.sources.paths import Folder, check_layout, data_in_json, need, read_text
 from diptych.data.sources.splits import SPLITS, counted, known_split, requested_split
 from diptych.utils.feature_cache import digest
@@ -198,7 +198,7 @@ def _text(name: Any, path: Path) -> str:
     return name.decode(errors="replace") if isinstance(name, bytes) else name
 
 
-class ClassifiedFiles:
+class ClassifiedFiles(ImageFiles):
     """Images in files of a folder, each of one of `classes`; `labels` are their indices."""
 
     def __init__(
@@ -210,22 +210,11 @@ class ClassifiedFiles:
         division: str,
         min_side: int | None = None,
     ):
-        self.name, self.root, self.split, self.classes = root.name, root, split, classes
-        self.rows, self.division, self.min_side = rows, division, min_side  # rows: file, where, label
+        super().__init__(root, split, [file for file, _, _ in rows], min_side, division)
+        self.classes, self.rows = classes, rows  # rows: file, where, label
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def image(self, index: int) -> Pillow.Image:
-        return load_image(self.root / self.rows[index][0], self.min_side)
-
-    def file(self, index: int) -> bytes:
-        """Bytes of the image file. Raises BadSample."""
-        return read_image_file(self.root / self.rows[index][0])
-
-    def stem(self, index: int) -> str:
-        """File name of the image without its suffix."""
-        return Path(self.rows[index][0]).stem
 
     def label(self, index: int) -> int:
         return self.rows[index][2]

@@ -9,58 +9,41 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from PIL import Image as Pillow
-
 from diptych.config.data import USUAL_LAYOUT, Columns, DataLayout
 from diptych.config.tasks import VQA
-from diptych.data.images.decode import load_image, read_image_file
 from diptych.data.sources.base import DataError, Question, Questioned
 from diptych.data.sources.captions import TABLES, by_name, choose, inside, tables_in
 from diptych.data.sources.cells import answers as answers_in
 from diptych.data.sources.cells import optional_text, text
 from diptych.data.sources.division import Row, divide
 from diptych.data.sources.formats import check_no_columns, check_split_columns, heading, table, unread
+from diptych.data.sources.image_files import ImageFiles
 from diptych.data.sources.paths import Folder, check_layout, data_in_json, need, read_rows, read_text
 from diptych.data.sources.splits import known_split, named_split, requested_split
 
 KNOWN = "*questions*.json and *annotations*.json (VQA v2), *questions*.json (GQA), or one .csv, .tsv, .jsonl with the columns"
 
 
-class QuestionedFiles:
-    """Questions about images in files of a folder (see `base.Questioned`).
-
-    `division`: one line on how the data was divided into splits.
-    """
+class QuestionedFiles(ImageFiles):
+    """Questions about images in files of a folder (see `base.Questioned`)."""
 
     def __init__(
         self,
-        name: str,
-        split: str,
         root: Path,
+        split: str,
         files: Sequence[str],
         questions: Sequence[tuple[str, Question]],
         min_side: int | None = None,
         division: str = "",
     ):
-        self.name, self.split, self.root, self.min_side = name, split, root, min_side
-        self.files, self.questions, self.division = files, questions, division
+        super().__init__(root, split, files, min_side, division)
+        self.questions = questions
 
     def __len__(self) -> int:
         return len(self.questions)
 
     def question(self, index: int) -> Question:
         return self.questions[index][1]
-
-    def image(self, index: int) -> Pillow.Image:
-        return load_image(self.root / self.files[index], self.min_side)
-
-    def file(self, index: int) -> bytes:
-        """Bytes of image file `index`. Raises BadSample."""
-        return read_image_file(self.root / self.files[index])
-
-    def stem(self, index: int) -> str:
-        """File name of the image without its suffix."""
-        return Path(self.files[index]).stem
 
     def where(self, index: int) -> str:
         where, question = self.questions[index]
@@ -122,7 +105,7 @@ def open_questions(
     division = divided.division
     if tabular:
         division += unread(divided.rows[0][1].content, layout.columns, ("question", "answer", "answers"))
-    return QuestionedFiles(folder.root.name, split, folder.root, list(places), questions, min_side, division)
+    return QuestionedFiles(folder.root, split, list(places), questions, min_side, division)
 
 
 def _check_withheld(questions: Sequence[tuple[str, Question]], split: str) -> None:
